@@ -1,0 +1,1 @@
+"""Speed measurements behind `fibo bench`: ratios within one run, against the strongest alternative."""

@@ -1,0 +1,1 @@
+"""Hydra config groups, read through pkg://fibo_robot.conf."""

@@ -1,0 +1,1 @@
+"""Simulated tasks, demonstrations, rollouts and their statistics."""

@@ -1,0 +1,1 @@
+"""The `fibo` command: one module per subcommand, each thin (parse, call, print)."""

@@ -1,0 +1,89 @@
+"""What datasets, environments and policies agree on, and the only thing they know about each other.
+
+A task publishes a :class:`ShapeMeta`; a dataset reads the observation keys it names; a policy is built
+from it; the rollout engine drives anything that follows the :class:`Policy` protocol.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """One observation key.
+
+    Attributes:
+        shape: without batch or time; `(3, H, W)` for `rgb`, `(D,)` for `low_dim`.
+        kind: `rgb` (uint8 images) or `low_dim` (float32 vectors).
+    """
+
+    shape: tuple[int, ...]
+    kind: Literal["rgb", "low_dim"]
+
+
+@dataclass(frozen=True)
+class ShapeMeta:
+    """Shapes and horizons of one task as one policy sees it.
+
+    Attributes:
+        obs: observation keys, named as robomimic names them.
+        action_dim: A, the length of one action.
+        n_obs_steps: how many of the latest observations the policy sees.
+        action_horizon: how many future actions it predicts at once.
+        n_action_steps: how many of those are executed before it looks again.
+    """
+
+    obs: Mapping[str, ObservationSpec]
+    action_dim: int
+    n_obs_steps: int = 1
+    action_horizon: int = 1
+    n_action_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_action_steps <= self.action_horizon:
+            raise ValueError(
+                f"n_action_steps ({self.n_action_steps}) must lie between 1 and action_horizon "
+                f"({self.action_horizon}): a policy cannot execute actions that it does not predict."
+            )
+        if self.n_obs_steps < 1:
+            raise ValueError(f"n_obs_steps must be at least 1, not {self.n_obs_steps}.")
+
+    def keys(self, kind: Literal["rgb", "low_dim"]) -> list[str]:
+        """Observation keys of one kind, in their given order."""
+        return [key for key, spec in self.obs.items() if spec.kind == kind]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; :meth:`from_dict` reads it back."""
+        return {
+            "obs": {key: {"shape": list(spec.shape), "kind": spec.kind} for key, spec in self.obs.items()},
+            "action_dim": self.action_dim,
+            "n_obs_steps": self.n_obs_steps,
+            "action_horizon": self.action_horizon,
+            "n_action_steps": self.n_action_steps,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ShapeMeta":
+        """Read what :meth:`to_dict` wrote."""
+        obs = {key: ObservationSpec(tuple(spec["shape"]), spec["kind"]) for key, spec in values["obs"].items()}
+        return cls(**{**values, "obs": obs})
+
+
+class Policy(Protocol):
+    """What the rollout engine needs of a policy."""
+
+    shape_meta: ShapeMeta
+
+    def reset(self, episodes: Sequence[int]) -> None:
+        """Begin these episodes (named by their seeds); per-episode state and generators start here."""
+
+    def act(self, obs: Mapping[str, Tensor], episodes: Sequence[int]) -> Tensor:
+        """Actions `(B, n_action_steps, A)` for a batch of observations `(B, n_obs_steps, ...)`.
+
+        Row i belongs to `episodes[i]`; rows may be any subset of the running episodes in any order, and
+        an action depends on its own row, its episode and that episode's earlier calls only. rgb is
+        uint8, low_dim float32. Actions are in the environment's own units.
+        """
