@@ -1,0 +1,81 @@
+"""Callbacks every run has: the checkpoint directory, the history of metrics, a line per epoch."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from fibo_robot.files import write_json
+from fibo_robot.training import checkpoint
+from fibo_robot.training.module import ModelModule
+
+HISTORY = "history.json"
+
+
+class CheckpointDirectory(Checkpoint):
+    """Writes the checkpoint directory at the end of every `every_n_epochs`-th epoch, and of the last.
+
+    `model.safetensors` holds the averaged weights where weight averaging is on: it is written from the
+    very state that trainer.ckpt records.
+    """
+
+    def __init__(
+        self, directory: Path, config: dict[str, Any], meta: dict[str, Any], every_n_epochs: int = 1
+    ) -> None:
+        self.directory, self.config, self.meta, self.every_n_epochs = directory, config, meta, every_n_epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        if done % self.every_n_epochs and done != trainer.max_epochs:
+            return
+        assert isinstance(pl_module, ModelModule)
+        partial = self.directory / f".partial-{checkpoint.TRAINER}"
+        trainer.save_checkpoint(partial, weights_only=False)  # collective: every rank calls it
+        if not trainer.is_global_zero:
+            return
+        state = torch.load(partial, map_location="cpu", weights_only=True)["state_dict"]
+        weights = {
+            key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")
+        }
+        meta = {**self.meta, **pl_module.checkpoint_meta(), "epoch": done, "step": trainer.global_step}
+        checkpoint.save_checkpoint(self.directory, weights, self.config, meta)
+        partial.replace(self.directory / checkpoint.TRAINER)
+
+
+class History(pl.Callback):
+    """Keeps one row of metrics per epoch in `history.json`; a resumed run continues the same rows."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.rows: list[dict[str, float]] = []
+        self._started = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics}
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            seconds = time.monotonic() - self._started
+            write_json(self.directory / HISTORY, [_without_nan(row) for row in self.rows])
+            shown = "  ".join(
+                f"{name} {value:.4g}" for name, value in metrics.items() if not name.endswith("_step")
+            )
+            trainer.print(
+                f"epoch {row['epoch']}/{trainer.max_epochs}  {shown}  ({seconds:.0f} s)", flush=True
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+
+def _without_nan(row: dict[str, float]) -> dict[str, float | None]:
+    return {key: None if value != value else value for key, value in row.items()}

@@ -1,0 +1,150 @@
+"""The checkpoint directory: everything needed to rebuild and trust a model, nothing that runs code.
+
+    config.yaml         the resolved training config
+    model.safetensors   the weights, normaliser statistics and all
+    meta.json           shape_meta or labels, versions, dataset hash, git revision, ...
+    trainer.ckpt        optimiser and loop state; read only to resume training, with weights_only
+
+Each file is replaced atomically, trainer.ckpt last, so a kill at any moment leaves a loadable directory.
+"""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import fibo_robot
+from fibo_robot.errors import FiboError
+from fibo_robot.files import replace_atomically, write_json
+
+FORMAT_VERSION = 1
+CONFIG, MODEL, META, TRAINER = "config.yaml", "model.safetensors", "meta.json", "trainer.ckpt"
+RECORDED_PACKAGES = ("torch", "timm", "lightning", "mujoco", "robosuite", "robomimic", "numpy")
+# A model may act differently under another version of these: loading warns.
+BEHAVIOUR_PACKAGES = ("mujoco", "robosuite")
+
+
+class CheckpointError(FiboError):
+    """A checkpoint directory is missing, incomplete, or not one of ours."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint directory holds, apart from the trainer's state."""
+
+    directory: Path
+    config: dict[str, Any]
+    meta: dict[str, Any]
+    state_dict: dict[str, Tensor]
+
+
+def save_checkpoint(
+    directory: Path | str,
+    state_dict: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    meta: Mapping[str, Any],
+) -> None:
+    """Write config, weights and meta to `directory`, adding versions and the git revision to meta."""
+    directory = Path(directory)
+    with replace_atomically(directory / CONFIG) as temporary:
+        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    write_json(
+        directory / META,
+        {
+            "format_version": FORMAT_VERSION,
+            "fibo_robot": fibo_robot.__version__,
+            "versions": installed_versions(),
+            "git_revision": _git_revision(),
+            **meta,
+        },
+    )
+    with replace_atomically(directory / MODEL) as temporary:
+        save_file({key: value.detach().cpu().contiguous() for key, value in state_dict.items()}, temporary)
+
+
+def load_checkpoint(directory: Path | str) -> Checkpoint:
+    """Read a checkpoint directory without executing anything from it.
+
+    Raises:
+        CheckpointError: the directory or one of its files is missing or unreadable.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"No checkpoint directory at {directory}. Give the run directory `fibo train` wrote."
+        )
+    missing = [name for name in (CONFIG, META, MODEL) if not (directory / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{directory} is not a complete checkpoint: {', '.join(missing)} missing. "
+            "Give the run directory that `fibo train` wrote, or train again."
+        )
+    try:
+        config = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
+        meta = json.loads((directory / META).read_text(encoding="utf-8"))
+        state_dict = load_file(directory / MODEL)
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{directory} holds a damaged file: {error}. Restore it or train again."
+        ) from error
+    if not isinstance(config, dict) or not isinstance(meta, dict):
+        raise CheckpointError(
+            f"{directory}: {CONFIG} and {META} must hold mappings. Restore them or train again."
+        )
+    if meta.get("format_version", 0) > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{directory} was written by fibo_robot {meta.get('fibo_robot')}, newer than this one "
+            f"({fibo_robot.__version__}). Upgrade with: pip install -U fibo-robot"
+        )
+    return Checkpoint(directory, config, meta, state_dict)
+
+
+def version_differences(meta: Mapping[str, Any]) -> list[str]:
+    """One plain sentence for each package whose other version may change what the model does."""
+    trained, here = meta.get("versions", {}), installed_versions()
+    return [
+        f"The checkpoint was made with {name} {trained[name]}, this is {here.get(name, 'not installed')}: "
+        "results may differ."
+        for name in BEHAVIOUR_PACKAGES
+        if name in trained and trained[name] != here.get(name)
+    ]
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages whose behaviour a result depends on; absent ones are left out."""
+    versions = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_revision() -> str | None:
+    """Revision of the source checkout, with `+changes` where it is not clean; None outside one."""
+    source = Path(__file__).resolve().parents[2]
+    if not (source / ".git").exists():
+        return None
+    try:
+        git = ["git", "-C", str(source)]
+        revision = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision.strip() + ("+changes" if changes.strip() else "")

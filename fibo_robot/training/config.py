@@ -1,0 +1,94 @@
+"""Composing the Hydra config, with errors that say what was mistyped and what was probably meant."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fibo_robot.errors import FiboError
+
+CONFIG_MODULE = "fibo_robot.conf"
+
+
+class ConfigError(FiboError):
+    """An override names a key or a config that does not exist, or does not parse."""
+
+
+def compose_config(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
+    """Compose a config of `fibo_robot.conf` with Hydra overrides.
+
+    Raises:
+        ConfigError: an override is malformed or names an unknown key or option; the message names the
+            nearest known one.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        try:
+            return compose(config_name, overrides=list(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(error, overrides, config_name)) from error
+
+
+def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> str:
+    text = str(error)
+    choice = re.search(r"Could not find '([^'/]+)/([^']+)'", text)
+    if choice:
+        group, option = choice.groups()
+        options = sorted(re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)) or options_of(group)
+        return (
+            f"There is no {group} named '{option}'.{_nearest(option, options)} Known: {', '.join(options)}."
+        )
+    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
+    missing_group = re.search(
+        r"Could not override '([^'@]+)'.*?No match in the defaults list", text, flags=re.DOTALL
+    )
+    if unknown or missing_group:
+        given = next(group for group in (missing_group or unknown).groups() if group)
+        full = next(
+            (o.split("=")[0].lstrip("+~") for o in overrides if o.split("=")[0].endswith(given)), given
+        )
+        return f"Unknown config key '{full}'.{_nearest(full, list(known_keys(overrides, config_name)))}"
+    return " ".join(text.splitlines()[:2])
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not close:
+        leaf = word.rsplit(".", 1)[-1]
+        close = [key for key in known if key.rsplit(".", 1)[-1] == leaf][:1]
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def options_of(group: str) -> list[str]:
+    """The options of a config group, e.g. every experiment."""
+    GlobalHydra.instance().clear()
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+def known_keys(overrides: Sequence[str], config_name: str = "train") -> Iterator[str]:
+    """Dotted keys of the config, composed with those of the overrides that choose a group's option."""
+    GlobalHydra.instance().clear()
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        groups = GlobalHydra.instance().config_loader().list_groups("")
+        choices = [override for override in overrides if override.split("=")[0] in groups]
+        try:
+            config = compose(config_name, overrides=choices)
+        except (HydraException, OmegaConfBaseException):
+            config = compose(config_name)
+    yield from groups
+    yield from _leaves(OmegaConf.to_container(config, resolve=False), "")
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[str]:
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        yield path
+        if isinstance(value, dict):
+            yield from _leaves(value, path + ".")

@@ -1,0 +1,159 @@
+"""One training run: compose the config, build data and model, fit, and leave a checkpoint directory.
+
+The same command run again resumes: the run directory holds the trainer's state, and every batch is a
+function of seed and step, so the resumed run computes what an uninterrupted one computes.
+"""
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+
+from fibo_robot.errors import FiboError
+from fibo_robot.training.callbacks import CheckpointDirectory, History
+from fibo_robot.training.checkpoint import CONFIG, TRAINER
+from fibo_robot.training.config import ConfigError, compose_config, options_of
+
+# These may differ between a run and its continuation.
+FREE_TO_CHANGE = {"logger", "run_dir", "debug"}
+
+
+def train_from_overrides(overrides: Sequence[str]) -> Path:
+    """Train from Hydra overrides; `-m` sweeps with Hydra's launcher. Returns the run directory.
+
+    Raises:
+        ConfigError: the config names something unknown or lacks a value.
+        FiboError: the data or the model cannot be built.
+    """
+    if {"-m", "--multirun"} & set(overrides):
+        from fibo_robot.training.sweep import sweep
+
+        return sweep(overrides)
+    config = compose_config(overrides)
+    if config.get("policy") is None and config.get("classifier") is None:
+        known = ", ".join(options_of("experiment"))
+        raise ConfigError(f"Nothing to train: choose an experiment, e.g. experiment=lift_bc. Known: {known}.")
+    return train(config)
+
+
+def train(config: DictConfig) -> Path:
+    """Train what the composed config describes, or continue it where its run directory left off."""
+    _quiet_libraries()
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    run_dir = Path(config.run_dir)
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(
+            f"{str(error).splitlines()[0]}. Give it on the command line as key=value."
+        ) from error
+    _refuse_other_run(run_dir, resolved)
+    data = build(config.data)
+    data.setup("fit")
+    module = build(config.get("policy") or config.classifier, seed=config.seed, **data.model_inputs())
+    run_dir.mkdir(parents=True, exist_ok=True)
+    trainer = _trainer(config, run_dir, resolved, data.meta())
+    state = run_dir / TRAINER
+    if state.exists():
+        _check_not_finished(state, trainer, run_dir)
+    elif trainer.is_global_zero:
+        parameters = sum(p.numel() for p in module.model.parameters())
+        print(
+            f"training {config.name}: {parameters / 1e6:.2f} M parameters, results in {run_dir}", flush=True
+        )
+    _fit(trainer, module, data, state if state.exists() else None)
+    return run_dir
+
+
+def build(node: Any, **given: Any) -> Any:
+    """Instantiate a config node; an error inside keeps its own message when it is meant for the user."""
+    try:
+        return instantiate(node, **given)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, FiboError):
+            raise cause from None
+        if cause is None:
+            raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(f"Cannot build {node._target_}: {cause}") from error
+
+
+def _refuse_other_run(run_dir: Path, resolved: dict[str, Any]) -> None:
+    """An existing run directory may only be continued by the config that made it."""
+    if not (run_dir / CONFIG).exists():
+        return
+    earlier = yaml.safe_load((run_dir / CONFIG).read_text(encoding="utf-8"))
+    changed = sorted(
+        key for key in {*earlier, *resolved} - FREE_TO_CHANGE if earlier.get(key) != resolved.get(key)
+    )
+    if changed:
+        raise FiboError(
+            f"{run_dir} holds a run with another config ({', '.join(changed)} differ). "
+            "Give run_dir=NEW_FOLDER, or the same config to continue it."
+        )
+
+
+def _check_not_finished(state: Path, trainer: pl.Trainer, run_dir: Path) -> None:
+    done = torch.load(state, map_location="cpu", weights_only=True)["epoch"] + 1
+    if done >= trainer.max_epochs:
+        raise FiboError(
+            f"{run_dir} is already trained ({done} epochs). Give run_dir=NEW_FOLDER to train again."
+        )
+    print(f"resuming {run_dir} after epoch {done} of {trainer.max_epochs}", flush=True)
+
+
+def _trainer(config: DictConfig, run_dir: Path, resolved: dict[str, Any], meta: dict[str, Any]) -> pl.Trainer:
+    options = dict(resolved["trainer"])
+    ours = options.pop("fibo")
+    callbacks: list[pl.Callback] = [
+        History(run_dir),
+        CheckpointDirectory(run_dir, resolved, meta, ours["checkpoint_every_n_epochs"]),
+    ]
+    if ours["ema_decay"] is not None:
+        callbacks.append(EMAWeightAveraging(decay=ours["ema_decay"]))
+    on_terminal = sys.stdout.isatty()
+    if on_terminal:
+        callbacks.append(RichProgressBar(leave=False))
+    return pl.Trainer(
+        **options,
+        logger=instantiate(config.logger) if config.logger else False,
+        callbacks=callbacks,
+        default_root_dir=run_dir,
+        enable_checkpointing=True,
+        enable_progress_bar=on_terminal,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def _fit(
+    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, state: Path | None
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into an exit and ignores further ones.
+        signal.signal(signal.SIGINT, handler)
+        print("interrupted; the same command resumes from the last finished epoch", flush=True)
+        raise KeyboardInterrupt from error
+
+
+def _quiet_libraries() -> None:
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Loaders are fed from memory or sized by the data config; Lightning's advice does not apply.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*The number of training batches.*")

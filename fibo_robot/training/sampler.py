@@ -1,0 +1,79 @@
+"""Which samples make up which training step: a pure function of the seed and the step number.
+
+A run that is killed restarts at the last checkpoint and meets exactly the batches that an uninterrupted
+run meets, with any number of loader workers, because no state but the step number decides them.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+
+def derived_seed(*parts: int) -> int:
+    """A 63-bit seed from several integers; different tuples give independent streams."""
+    # The length goes in too: SeedSequence pads with zeros, so (1, 2) and (1, 2, 0) would be one stream.
+    words = np.random.SeedSequence((len(parts), *parts)).generate_state(2, np.uint32)
+    return int(words[0]) << 31 | int(words[1]) >> 1
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Batch sampler over endless shuffled passes, cut into "epochs" of a fixed number of steps.
+
+    Yields lists of `(sample_index, draw)`. `draw` counts samples since the start of training, so a
+    dataset that seeds its augmentation with `derived_seed(seed, draw)` is reproducible in any worker.
+
+    Args:
+        num_samples: size of the dataset.
+        batch_size: samples per step and process.
+        steps_per_epoch: steps between two checkpoints.
+        seed: decides every pass's order.
+        rank, world_size: this process's share; together the processes see one batch of
+            `batch_size * world_size` samples, the same that a single process with that batch size sees.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        steps_per_epoch: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if min(num_samples, batch_size, steps_per_epoch) < 1:
+            raise ValueError(
+                "num_samples, batch_size and steps_per_epoch must be positive, not "
+                f"{num_samples}, {batch_size} and {steps_per_epoch}."
+            )
+        self.num_samples, self.batch_size, self.steps_per_epoch = num_samples, batch_size, steps_per_epoch
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 0
+        # Lightning looks for `set_epoch` on `batch_sampler.sampler`.
+        self.sampler = self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose steps the next iteration yields."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order_of_pass: dict[int, torch.Tensor] = {}
+        global_batch = self.batch_size * self.world_size
+        for step in range(self.epoch * self.steps_per_epoch, (self.epoch + 1) * self.steps_per_epoch):
+            first = step * global_batch + self.rank * self.batch_size
+            batch = []
+            for draw in range(first, first + self.batch_size):
+                number, position = divmod(draw, self.num_samples)
+                if number not in order_of_pass:
+                    generator = torch.Generator().manual_seed(derived_seed(self.seed, number))
+                    order_of_pass = {
+                        k: v
+                        for k, v in order_of_pass.items()
+                        if k >= number - 1 - global_batch // self.num_samples
+                    } | {number: torch.randperm(self.num_samples, generator=generator)}
+                batch.append((int(order_of_pass[number][position]), draw))
+            yield batch

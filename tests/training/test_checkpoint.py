@@ -1,0 +1,66 @@
+import json
+
+import pytest
+import torch
+
+from fibo_robot.training.checkpoint import (
+    CheckpointError,
+    installed_versions,
+    load_checkpoint,
+    save_checkpoint,
+    version_differences,
+)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    directory = tmp_path / "run"
+    save_checkpoint(directory, {"w": torch.arange(6.0).reshape(2, 3).T}, {"a": {"b": 1}}, {"kind": "policy"})
+    return directory
+
+
+def test_what_is_saved_is_loaded(saved):
+    checkpoint = load_checkpoint(saved)
+    assert checkpoint.config == {"a": {"b": 1}}
+    assert checkpoint.meta["kind"] == "policy"
+    assert checkpoint.meta["versions"]["torch"] == installed_versions()["torch"]
+    assert torch.equal(checkpoint.state_dict["w"], torch.arange(6.0).reshape(2, 3).T)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "meta.json", "model.safetensors"])
+def test_a_missing_file_is_named(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("name", ["meta.json", "model.safetensors"])
+def test_a_damaged_file_is_reported(saved, name):
+    (saved / name).write_bytes((saved / name).read_bytes()[:20])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(saved)
+
+
+def test_a_config_cannot_name_python_objects(saved):
+    (saved / "config.yaml").write_text("a: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(saved)
+
+
+def test_a_newer_format_asks_for_an_upgrade(saved):
+    meta = json.loads((saved / "meta.json").read_text())
+    (saved / "meta.json").write_text(json.dumps({**meta, "format_version": 99}))
+    with pytest.raises(CheckpointError, match="Upgrade"):
+        load_checkpoint(saved)
+
+
+def test_no_temporary_file_stays_behind(saved):
+    assert sorted(path.name for path in saved.iterdir()) == ["config.yaml", "meta.json", "model.safetensors"]
+
+
+def test_another_simulator_version_is_said_in_words(saved):
+    meta = load_checkpoint(saved).meta
+    assert version_differences(meta) == []
+    meta["versions"]["mujoco"] = "2.0"
+    (sentence,) = version_differences(meta)
+    assert "mujoco 2.0" in sentence

@@ -1,0 +1,53 @@
+import itertools
+
+from fibo_robot.training.sampler import StepSampler, derived_seed
+
+
+def batches(epochs: int, **options) -> list[list[tuple[int, int]]]:
+    sampler = StepSampler(seed=3, **options)
+    result = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        result += list(sampler)
+    return result
+
+
+def test_every_pass_visits_every_sample_once():
+    draws = list(itertools.chain(*batches(4, num_samples=10, batch_size=5, steps_per_epoch=3)))
+    assert [draw for _, draw in draws] == list(range(60))
+    for start in range(0, 60, 10):
+        assert sorted(index for index, _ in draws[start : start + 10]) == list(range(10))
+
+
+def test_passes_differ_from_each_other():
+    draws = [
+        index for batch in batches(2, num_samples=50, batch_size=50, steps_per_epoch=1) for index, _ in batch
+    ]
+    assert draws[:50] != draws[50:]
+
+
+def test_starting_at_a_later_epoch_continues_the_same_stream():
+    options = {"num_samples": 7, "batch_size": 4, "steps_per_epoch": 5}
+    whole = batches(3, **options)
+    sampler = StepSampler(seed=3, **options)
+    sampler.set_epoch(2)
+    assert list(sampler) == whole[10:]
+
+
+def test_two_processes_share_the_batch_of_one():
+    one = batches(2, num_samples=11, batch_size=6, steps_per_epoch=4)
+    halves = [
+        batches(2, num_samples=11, batch_size=3, steps_per_epoch=4, rank=rank, world_size=2)
+        for rank in range(2)
+    ]
+    assert [a + b for a, b in zip(*halves)] == one
+
+
+def test_a_batch_larger_than_the_dataset_is_filled_by_further_passes():
+    (batch,) = batches(1, num_samples=3, batch_size=8, steps_per_epoch=1)
+    assert sorted(index for index, _ in batch[:6]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_derived_seeds_tell_apart_order_and_length():
+    seeds = [derived_seed(1, 2), derived_seed(2, 1), derived_seed(1), derived_seed(1, 2, 0)]
+    assert len(set(seeds)) == len(seeds)
