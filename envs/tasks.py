@@ -1,0 +1,250 @@
+"""The simulated tasks, by name: which robosuite environment, what is observed, how pictures are drawn.
+
+A :class:`Task` is plain data. It travels as JSON inside datasets and checkpoints, so that whoever evaluates a
+policy builds the same environment that its demonstrations came from. Building one needs no simulator.
+"""
+
+import difflib
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+from fibo_robot.envs.rendering import RenderQuality, resolve_renderer
+from fibo_robot.errors import FiboError
+
+if TYPE_CHECKING:
+    from fibo_robot.envs.simulation import SimulationEnv
+    from fibo_robot.interfaces import ShapeMeta
+
+ARM_LOW_DIM = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
+SECOND_ARM_LOW_DIM = {key.replace("robot0", "robot1"): size for key, size in ARM_LOW_DIM.items()}
+_VERSIONED = ("fibo-robot", "robosuite", "mujoco", "numpy", "gymnasium")
+
+
+def osc_pose_controller() -> dict[str, Any]:
+    """robosuite's composite configuration of robomimic's controller.
+
+    Operational-space control of one Panda arm: six deltas in the world frame (5 cm and 0.5 rad at action 1)
+    and the gripper (+1 closes). robosuite 1.5's own default counts deltas in the frame of the robot's base;
+    robomimic's datasets, recorded with robosuite 1.4 and before, count them in the world frame.
+    """
+    arm = {
+        "type": "OSC_POSE",
+        "input_max": 1,
+        "input_min": -1,
+        "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
+        "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
+        "kp": 150,
+        "damping_ratio": 1,
+        "impedance_mode": "fixed",
+        "kp_limits": [0, 300],
+        "damping_ratio_limits": [0, 10],
+        "position_limits": None,
+        "orientation_limits": None,
+        "uncouple_pos_ori": True,
+        "input_type": "delta",
+        "input_ref_frame": "world",
+        "interpolation": None,
+        "ramp_ratio": 0.2,
+        "gripper": {"type": "GRIP"},
+    }
+    return {"type": "BASIC", "body_parts": {"right": arm}}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One simulated task and how it is observed.
+
+    Attributes:
+        name: short name, as in `get_task`.
+        env_name: robosuite's environment.
+        horizon: control steps after which an episode is cut off.
+        cameras: cameras whose pictures are observations, as `<camera>_image`.
+        low_dim: vector observations and their lengths; `object` is the privileged state of the objects.
+        action_dim: length of an action; every entry lies in [-1, 1].
+        robots: robosuite's robots, one per arm.
+        image_size: pixels of a square observation picture's side.
+        control_freq: actions per second.
+        controller: robosuite's composite controller configuration, one for all robots.
+        renderer: `auto`, `egl`, `osmesa` or `warp`.
+        quality: what the pictures include; recording, training and evaluation must agree on it.
+    """
+
+    name: str
+    env_name: str
+    horizon: int
+    cameras: tuple[str, ...]
+    low_dim: Mapping[str, int]
+    action_dim: int = 7
+    robots: tuple[str, ...] = ("Panda",)
+    image_size: int = 84
+    control_freq: int = 20
+    controller: Mapping[str, Any] = field(default_factory=osc_pose_controller)
+    renderer: str = "auto"
+    quality: RenderQuality = field(default_factory=RenderQuality)
+
+    @property
+    def image_keys(self) -> tuple[str, ...]:
+        """Names of the image observations, one per camera."""
+        return tuple(f"{camera}_image" for camera in self.cameras)
+
+    @property
+    def obs_keys(self) -> tuple[str, ...]:
+        """Every observation key: images, then vectors."""
+        return (*self.image_keys, *self.low_dim)
+
+    @property
+    def policy_keys(self) -> tuple[str, ...]:
+        """What a policy sees by default: images and proprioception, not the objects' true state."""
+        return tuple(key for key in self.obs_keys if key != "object")
+
+    def resolved(self) -> "Task":
+        """The same task with `renderer: auto` replaced by what it means on this machine."""
+        return replace(self, renderer=resolve_renderer(self.renderer))
+
+    def check_keys(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """Return `keys` as a tuple; raises FiboError naming the nearest key for one that the task lacks."""
+        for key in keys:
+            if key not in self.obs_keys:
+                raise FiboError(
+                    f"The task {self.name} has no observation {key!r}. {_nearest(key, self.obs_keys)}"
+                )
+        return tuple(keys)
+
+    def shape_meta(
+        self,
+        obs_keys: Sequence[str] | None = None,
+        n_obs_steps: int = 1,
+        action_horizon: int = 1,
+        n_action_steps: int = 1,
+    ) -> "ShapeMeta":
+        """Shapes and horizons for a policy that sees `obs_keys` (default: :attr:`policy_keys`)."""
+        from fibo_robot.interfaces import ObservationSpec, ShapeMeta
+
+        obs = {}
+        for key in self.check_keys(self.policy_keys if obs_keys is None else obs_keys):
+            if key in self.low_dim:
+                obs[key] = ObservationSpec((self.low_dim[key],), "low_dim")
+            else:
+                obs[key] = ObservationSpec((3, self.image_size, self.image_size), "rgb")
+        return ShapeMeta(obs, self.action_dim, n_obs_steps, action_horizon, n_action_steps)
+
+    def make_env(self, obs_keys: Sequence[str] | None = None) -> "SimulationEnv":
+        """Start the simulator; only the cameras named in `obs_keys` (default: all keys) are rendered."""
+        from fibo_robot.envs.simulation import SimulationEnv
+
+        return SimulationEnv(self, obs_keys)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; :meth:`from_dict` reads it back."""
+        return {**asdict(self), "cameras": list(self.cameras), "robots": list(self.robots)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Task":
+        """Read what :meth:`to_dict` wrote; raises FiboError for a key that a task does not have."""
+        names = [entry.name for entry in fields(cls)]
+        for key in values:
+            if key not in names:
+                raise FiboError(f"A task has no setting {key!r}. {_nearest(key, names)}")
+        quality = values.get("quality", RenderQuality())
+        if not isinstance(quality, RenderQuality):
+            quality = RenderQuality(**quality)
+        return cls(
+            **{**values, "cameras": tuple(values["cameras"]), "quality": quality}
+            | ({"robots": tuple(values["robots"])} if "robots" in values else {})
+        )
+
+    def robosuite_kwargs(self) -> dict[str, Any]:
+        """Arguments of `robosuite.make`, also the `env_kwargs` of a robomimic dataset."""
+        return {
+            "robots": list(self.robots),
+            "controller_configs": [dict(self.controller) for _ in self.robots],
+            "has_renderer": False,
+            "has_offscreen_renderer": False,
+            "use_camera_obs": False,
+            "use_object_obs": True,
+            "ignore_done": True,
+            "reward_shaping": False,
+            "control_freq": self.control_freq,
+            "hard_reset": False,
+        }
+
+    def env_args(self) -> dict[str, Any]:
+        """robomimic's environment metadata, with this task and the simulator's versions beside it."""
+        task = self.resolved()
+        images = {
+            "camera_names": list(task.cameras),
+            "camera_heights": task.image_size,
+            "camera_widths": task.image_size,
+        }
+        return {
+            "env_name": task.env_name,
+            "env_version": importlib.metadata.version("robosuite"),
+            "type": 1,  # robomimic.envs.env_base.EnvType.ROBOSUITE_TYPE
+            "env_kwargs": {**task.robosuite_kwargs(), **images},
+            "fibo_robot": {"task": task.to_dict(), "versions": simulator_versions()},
+        }
+
+
+def simulator_versions() -> dict[str, str]:
+    """Versions of the packages that decide what an episode looks like."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONED}
+
+
+# Horizons, cameras and image sizes are those of robomimic's image benchmark.
+_TWO_CAMERAS = ("agentview", "robot0_eye_in_hand")
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task("lift", "Lift", 400, _TWO_CAMERAS, {**ARM_LOW_DIM, "object": 10}),
+        Task("can", "PickPlaceCan", 400, _TWO_CAMERAS, {**ARM_LOW_DIM, "object": 14}),
+        Task("square", "NutAssemblySquare", 400, _TWO_CAMERAS, {**ARM_LOW_DIM, "object": 14}),
+        Task(
+            "tool_hang",
+            "ToolHang",
+            700,
+            ("sideview", "robot0_eye_in_hand"),
+            {**ARM_LOW_DIM, "object": 44},
+            image_size=240,
+        ),
+        Task(
+            "transport",
+            "TwoArmTransport",
+            700,
+            ("shouldercamera0", "shouldercamera1", "robot0_eye_in_hand", "robot1_eye_in_hand"),
+            {**ARM_LOW_DIM, **SECOND_ARM_LOW_DIM, "object": 41},
+            action_dim=14,
+            robots=("Panda", "Panda"),
+        ),
+    )
+}
+
+
+def get_task(name: str, **overrides: Any) -> Task:
+    """The task called `name`, with some of its settings replaced.
+
+    Raises:
+        FiboError: for an unknown task or setting; the message names the nearest.
+    """
+    if name not in TASKS:
+        raise FiboError(f"Unknown task {name!r}. {_nearest(name, TASKS)}")
+    return Task.from_dict({**{f.name: getattr(TASKS[name], f.name) for f in fields(Task)}, **overrides})
+
+
+def register_environments() -> None:
+    """Make every task known to gymnasium, as `fibo_robot/Lift-v0` and so on; nothing is imported yet."""
+    for name in TASKS:
+        env_id = f"fibo_robot/{name.title().replace('_', '')}-v0"
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                env_id, entry_point="fibo_robot.envs.simulation:SimulationEnv", kwargs={"task": name}
+            )
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"Did you mean {match[0]!r}? " if match else ""
+    return f"{hint}Known: {', '.join(known)}."
