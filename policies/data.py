@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader, SequentialSampler
 
 from fibo_robot.envs.demonstrations import DemonstrationFile
-from fibo_robot.interfaces import ShapeMeta
 from fibo_robot.policies.dataset import Batch, DemonstrationDataset
 from fibo_robot.training.sampler import StepSampler
 

@@ -1,5 +1,7 @@
 """Action heads: from a feature vector to a distribution over a chunk of future actions."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 def mlp(sizes: list[int], dropout: float) -> nn.Sequential:
     """Linear layers with GELU and dropout between them."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-2], sizes[1:-1]):
+    for fan_in, fan_out in itertools.pairwise(sizes[:-1]):
         layers += [nn.Linear(fan_in, fan_out), nn.GELU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 

@@ -4,11 +4,11 @@ import warnings
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 
 from fibo_robot.interfaces import ShapeMeta
 from fibo_robot.policies.bc import BehaviourCloning
 from fibo_robot.training.checkpoint import CheckpointError, load_checkpoint, version_differences
+from fibo_robot.training.rebuild import rebuild
 
 
 def load_policy(checkpoint_dir: str | Path, device: str | torch.device = "cpu") -> BehaviourCloning:
@@ -19,8 +19,6 @@ def load_policy(checkpoint_dir: str | Path, device: str | torch.device = "cpu") 
     Raises:
         CheckpointError: the directory is not a complete policy checkpoint, or its weights do not fit.
     """
-    from fibo_robot.training.run import build
-
     checkpoint = load_checkpoint(checkpoint_dir)
     if checkpoint.meta.get("kind") != "policy":
         kind = checkpoint.meta.get("kind", "nothing known")
@@ -29,8 +27,8 @@ def load_policy(checkpoint_dir: str | Path, device: str | torch.device = "cpu") 
         )
     for difference in version_differences(checkpoint.meta):
         warnings.warn(difference, stacklevel=2)
-    config = OmegaConf.create(checkpoint.config)
-    policy = build(config.policy.policy)(shape_meta=ShapeMeta.from_dict(checkpoint.meta["shape_meta"]))
+    make_policy = rebuild(checkpoint, "policy.policy")
+    policy = make_policy(shape_meta=ShapeMeta.from_dict(checkpoint.meta["shape_meta"]))
     try:
         policy.load_state_dict(checkpoint.state_dict)
     except RuntimeError as error:

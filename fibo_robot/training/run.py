@@ -65,14 +65,14 @@ def train(config: DictConfig) -> Path:
     run_dir.mkdir(parents=True, exist_ok=True)
     trainer = _trainer(config, run_dir, resolved, data.meta())
     state = run_dir / TRAINER
-    if state.exists():
-        _check_not_finished(state, trainer, run_dir)
-    elif trainer.is_global_zero:
-        parameters = sum(p.numel() for p in module.model.parameters())
-        print(
-            f"training {config.name}: {parameters / 1e6:.2f} M parameters, results in {run_dir}", flush=True
-        )
-    _fit(trainer, module, data, state if state.exists() else None)
+    done = _epochs_done(state)
+    if done >= trainer.max_epochs:
+        print(f"{run_dir} is already trained ({done} epochs); give run_dir=NEW_FOLDER to train again", flush=True)
+        return run_dir
+    parameters = sum(p.numel() for p in module.model.parameters()) / 1e6
+    beginning = f"resuming after epoch {done}" if done else "starting"
+    trainer.print(f"{config.name}: {beginning}, {parameters:.2f} M parameters, results in {run_dir}", flush=True)
+    _fit(trainer, module, data, state if done else None)
     return run_dir
 
 
@@ -104,13 +104,8 @@ def _refuse_other_run(run_dir: Path, resolved: dict[str, Any]) -> None:
         )
 
 
-def _check_not_finished(state: Path, trainer: pl.Trainer, run_dir: Path) -> None:
-    done = torch.load(state, map_location="cpu", weights_only=True)["epoch"] + 1
-    if done >= trainer.max_epochs:
-        raise FiboError(
-            f"{run_dir} is already trained ({done} epochs). Give run_dir=NEW_FOLDER to train again."
-        )
-    print(f"resuming {run_dir} after epoch {done} of {trainer.max_epochs}", flush=True)
+def _epochs_done(state: Path) -> int:
+    return torch.load(state, map_location="cpu", weights_only=True)["epoch"] + 1 if state.exists() else 0
 
 
 def _trainer(config: DictConfig, run_dir: Path, resolved: dict[str, Any], meta: dict[str, Any]) -> pl.Trainer:

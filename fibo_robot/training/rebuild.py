@@ -1,0 +1,56 @@
+"""Rebuilding a model from a checkpoint's config without running anything that the config could name.
+
+Hydra's `_target_` calls whatever it names, so a config from elsewhere is code. Only the targets listed
+here are called; a package with models of its own adds them with :func:`trust`.
+"""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fibo_robot.training.checkpoint import Checkpoint, CheckpointError
+from fibo_robot.training.run import build
+
+_TRUSTED = {
+    "fibo_robot.encoders.create_encoder",
+    "fibo_robot.encoders.create_video_encoder",
+    "fibo_robot.policies.bc.BehaviourCloning",
+    "fibo_robot.policies.heads.GaussianMixtureHead",
+    "fibo_robot.video.classifier.VideoClassifier",
+}
+
+
+def trust(target: str) -> None:
+    """Let checkpoints name this importable class or function as a `_target_`."""
+    _TRUSTED.add(target)
+
+
+def rebuild(checkpoint: Checkpoint, node: str, **given: Any) -> Any:
+    """Instantiate the config node at the dotted path `node`, with `given` as further arguments.
+
+    Pretrained weights that training started from are not looked up: the checkpoint has its own.
+
+    Raises:
+        CheckpointError: there is no such node, or it names a target that is not trusted.
+    """
+    config = OmegaConf.select(OmegaConf.create(checkpoint.config), node)
+    if not isinstance(config, DictConfig):
+        raise CheckpointError(f"{checkpoint.directory}: its config has no {node}. Train it again.")
+    plain = OmegaConf.to_container(config, resolve=True)
+    _check(plain, checkpoint)
+    return build(OmegaConf.create(plain), **given)
+
+
+def _check(node: Any, checkpoint: Checkpoint) -> None:
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None and target not in _TRUSTED:
+            raise CheckpointError(
+                f"{checkpoint.directory} asks to call {target}, which is not a known model. If you trust it, "
+                f'call fibo_robot.training.rebuild.trust("{target}") first.'
+            )
+        if "pretrained" in node:
+            node["pretrained"] = False
+    for child in children:
+        _check(child, checkpoint)
