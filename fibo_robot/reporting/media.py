@@ -24,7 +24,7 @@ from fibo_robot.errors import FiboError
 FIGURE_STYLE = {
     "figure.figsize": (6.6, 3.4),
     "figure.constrained_layout.use": True,
-    "font.size": 11,
+    "font.size": 12,
     "axes.prop_cycle": matplotlib.cycler(
         color=["#2f7ed8", "#d9730d", "#2e9e6b", "#c4508f", "#8a6fd1", "#8c8c3e"]
     ),
