@@ -1,0 +1,60 @@
+"""`fibo demos`: record, convert and replay demonstrations, and record clips of robot skills."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Output = Annotated[Path, typer.Option("--output", help="HDF5 file to make.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes, one simulator in each.")]
+Renderer = Annotated[str, typer.Option("--renderer", help="auto, egl, osmesa or warp.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels of a picture's side.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `demos` to the command."""
+    demos = typer.Typer(help="Record, convert and replay demonstrations.", no_args_is_help=True)
+    demos.command()(record)
+    app.add_typer(demos, name="demos")
+
+
+def record(
+    task: Annotated[str, typer.Argument(help="lift, can or square.")],
+    output: Output,
+    episodes: Annotated[int, typer.Option("--episodes", min=1, help="Successful demonstrations.")] = 100,
+    workers: Workers = 2,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode.")] = 0,
+    noise: Annotated[float, typer.Option("--noise", min=0.0, help="Noise on the motion, of range 1.")] = 0.1,
+    renderer: Renderer = "auto",
+    image_size: ImageSize = None,
+) -> None:
+    """Record a scripted expert's demonstrations with pictures; an interrupted recording continues."""
+    from fibo_robot.envs.record import Recording, record_demonstrations
+    from fibo_robot.envs.tasks import get_task
+
+    overrides = {"renderer": renderer} | ({"image_size": image_size} if image_size else {})
+    with progress_bar(f"Recording {task}") as progress:
+        done = record_demonstrations(
+            get_task(task, **overrides), output, Recording(episodes, seed, noise), workers, progress
+        )
+    left_out = f" ({done.failures} failed ones left out)" if done.failures else ""
+    typer.echo(f"{done.path}: {done.episodes} demonstrations{left_out}, {done.steps} steps.")
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that shows `(done, total)` as a bar on stderr; it shows nothing if that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(description)
+
+        def update(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        yield update
