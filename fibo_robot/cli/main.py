@@ -11,7 +11,7 @@ import typer
 
 from fibo_robot.errors import FiboError
 
-COMMANDS = ("train",)
+COMMANDS = ("demos", "doctor", "quickstart", "train")
 
 app = typer.Typer(
     name="fibo",

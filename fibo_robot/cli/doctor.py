@@ -1,0 +1,79 @@
+"""`fibo doctor`: what works on this machine, and how to mend what does not."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fibo_robot.doctor import Check
+
+
+def register(app: typer.Typer) -> None:
+    """Add `doctor` to the command."""
+
+    @app.command()
+    def doctor(
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    ) -> None:
+        """Check versions, rendering, video decoders and devices; exit status 1 if something needed fails."""
+        from fibo_robot.doctor import run_checks
+
+        checks = [*run_checks(), *check_rendering()]
+        ok = all(check.ok for check in checks if check.needed)
+        if as_json:
+            _print_json(checks, ok)
+        else:
+            _print_table(checks, ok)
+        raise typer.Exit(0 if ok else 1)
+
+
+def check_rendering() -> "list[Check]":
+    """Every rendering back end, tried; one that draws OpenGL's pictures (egl or osmesa) is enough."""
+    from fibo_robot.doctor import Check
+    from fibo_robot.envs.rendering import probe_renderers
+
+    probes = probe_renderers()
+    has_opengl = any(probe.ok for probe in probes if probe.name in ("egl", "osmesa"))
+    return [
+        Check(
+            "rendering",
+            probe.name,
+            probe.ok,
+            probe.detail or "draws",
+            probe.fix,
+            needed=probe.name == "egl" and not has_opengl,
+        )
+        for probe in probes
+    ]
+
+
+def _print_json(checks: "list[Check]", ok: bool) -> None:
+    import json
+    from dataclasses import asdict
+
+    typer.echo(json.dumps({"ok": ok, "checks": [asdict(check) for check in checks]}, indent=2))
+
+
+def _print_table(checks: "list[Check]", ok: bool) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for column in ("group", "name", "result"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    previous = ""
+    for check in checks:
+        result = (
+            "[green]ok[/]" if check.ok else ("[red]missing[/]" if check.needed else "[yellow]optional[/]")
+        )
+        group = "" if check.group == previous else f"[bold]{check.group}[/]"
+        fix = f"\n-> {escape(check.fix)}" if check.fix else ""
+        table.add_row(group, check.name, result, escape(check.detail) + fix)
+        previous = check.group
+    console.print(table)
+    console.print(
+        "\nEverything needed works." if ok else "\nSomething needed is missing; each -> says what to do."
+    )
