@@ -260,27 +260,26 @@ class DemonstrationWriter:
         return self.folder / f"{number:09d}.hdf5"
 
     def finish(
-        self, numbers: Sequence[int], env_args: Mapping[str, Any], masks: Mapping[str, Sequence[int]]
+        self, parts: Mapping[str, int], env_args: Mapping[str, Any], masks: Mapping[str, Sequence[str]]
     ) -> None:
-        """Make the target of the parts `numbers`, as `demo_0`, `demo_1`, … in that order; remove all parts.
+        """Make the target of the parts, and remove them.
 
         Args:
-            numbers: parts that make up the file.
+            parts: the number of the part that each demonstration comes from, by its name.
             env_args: robomimic's environment metadata.
-            masks: filter keys, as positions in `numbers`.
+            masks: names of demonstrations by filter key.
         """
         with replace_atomically(self.target) as temporary, h5py.File(temporary, "w") as file:
             data = file.create_group("data")
             total = 0
-            for index, number in enumerate(numbers):
+            for demo, number in parts.items():
                 with h5py.File(self.part(number), "r") as part:
-                    part.copy("demo", data, name=f"demo_{index}")
-                total += int(data[f"demo_{index}"].attrs["num_samples"])
+                    part.copy("demo", data, name=demo)
+                total += int(data[demo].attrs["num_samples"])
             data.attrs["total"] = total
             data.attrs["env_args"] = json.dumps(env_args, indent=4)
-            for key, positions in masks.items():
-                names = np.array([f"demo_{position}" for position in positions], dtype="S")
-                file.create_dataset(f"mask/{key}", data=names)
+            for key, demos in masks.items():
+                file.create_dataset(f"mask/{key}", data=np.array(demos, dtype="S"))
         shutil.rmtree(self.folder)
 
 
@@ -290,10 +289,10 @@ def write_part(path: Path, demonstration: Demonstration) -> None:
         demonstration.write(file.create_group("demo"))
 
 
-def split_masks(count: int, every: int = 10) -> dict[str, list[int]]:
-    """Positions 0 to `count - 1` as `train` and `valid`; every tenth is held out (none below ten)."""
-    valid = list(range(every - 1, count, every))
-    return {"train": [i for i in range(count) if i not in valid], "valid": valid}
+def split_masks(demos: Sequence[str], every: int = 10) -> dict[str, list[str]]:
+    """The masks `train` and `valid`: every tenth demonstration is held out (none if there are fewer)."""
+    valid = list(demos[every - 1 :: every])
+    return {"train": [demo for demo in demos if demo not in valid], "valid": valid}
 
 
 def dataset_hash(path: Path | str) -> str:

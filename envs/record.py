@@ -109,7 +109,8 @@ def record_demonstrations(
             progress(len(succeeded), recording.episodes)
         if len(failed) > recording.episodes + 10:
             raise DatasetError(f"The expert fails more often than it succeeds with noise {recording.noise}.")
-    writer.finish(sorted(succeeded), env_args, split_masks(recording.episodes))
+    parts = {f"demo_{index}": seed for index, seed in enumerate(sorted(succeeded))}
+    writer.finish(parts, env_args, split_masks(list(parts)))
     return RecordedFile(output, recording.episodes, _count_steps(output), len(failed))
 
 

@@ -107,6 +107,12 @@ class SimulationEnv(gymnasium.Env):
         self._robosuite.deterministic_reset = False
         self._restore(state)
 
+    def show_state(self, state: np.ndarray) -> None:
+        """Put the scene into a flat MuJoCo state to look at it; to go on from there, use :meth:`reset_to`."""
+        sim = self._robosuite.sim
+        sim.set_state_from_flattened(state)
+        sim.forward()
+
     def _restore(self, state: np.ndarray) -> None:
         sim = self._robosuite.sim
         sim.set_state_from_flattened(state)

@@ -1,5 +1,6 @@
 """`fibo demos`: record, convert and replay demonstrations, and record clips of robot skills."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels of a
 def register(app: typer.Typer) -> None:
     """Add `demos` to the command."""
     demos = typer.Typer(help="Record, convert and replay demonstrations.", no_args_is_help=True)
-    demos.command()(record)
+    for command in (record, convert, replay):
+        demos.command()(command)
     app.add_typer(demos, name="demos")
 
 
@@ -41,6 +43,42 @@ def record(
         )
     left_out = f" ({done.failures} failed ones left out)" if done.failures else ""
     typer.echo(f"{done.path}: {done.episodes} demonstrations{left_out}, {done.steps} steps.")
+
+
+def convert(
+    raw: Annotated[Path, typer.Argument(help="robomimic file with states and actions.")],
+    output: Output,
+    workers: Workers = 2,
+    renderer: Renderer = "auto",
+    image_size: ImageSize = None,
+) -> None:
+    """Turn a raw robomimic file into one with pictures; an interrupted conversion continues."""
+    from fibo_robot.envs.convert import convert_demonstrations
+
+    with progress_bar(f"Converting {raw.name}") as progress:
+        done = convert_demonstrations(raw, output, image_size, renderer, workers, progress)
+    typer.echo(
+        f"{done.path}: {done.episodes} demonstrations, {done.successes} successful, {done.steps} steps."
+    )
+
+
+def replay(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="robomimic file.")],
+    by: Annotated[str, typer.Option("--by", help="states or actions.")] = "states",
+    workers: Workers = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Say how many demonstrations still end in success when they are played again."""
+    from fibo_robot.envs.replay import replay_demonstrations
+
+    with progress_bar(f"Replaying {path.name}") as progress:
+        done = replay_demonstrations(path, by, workers, progress)
+    if as_json:
+        typer.echo(json.dumps(done.to_dict()))
+        return
+    failed = [demo.demo for demo in done.demos if not demo.success]
+    note = f" Failed: {', '.join(failed)}." if failed else ""
+    typer.echo(f"{path}: {done.successes} of {len(done.demos)} replays by {by} end in success.{note}")
 
 
 @contextmanager
