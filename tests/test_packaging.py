@@ -1,0 +1,161 @@
+"""What is installed is complete, and lives beside a robot project's own `envs` and `policies` packages."""
+
+import email
+import fnmatch
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SETTINGS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+TASK_FOLDERS = ("video", "policies", "envs", "conf", "benchmarks")
+
+
+def folder_of(package: str) -> Path:
+    """Where the sources of an import name stand in the repository."""
+    root, _, rest = package.partition(".")
+    first, _, below = rest.partition(".")
+    if first in TASK_FOLDERS:
+        return REPOSITORY / first / below.replace(".", "/")
+    return REPOSITORY / root / rest.replace(".", "/")
+
+
+def package_folders() -> set[Path]:
+    tops = [REPOSITORY / "fibo_robot", *(REPOSITORY / name for name in TASK_FOLDERS)]
+    return {init.parent for top in tops for init in top.rglob("__init__.py")}
+
+
+@pytest.fixture
+def robot_project(tmp_path: Path) -> Path:
+    """A folder with `envs`, `policies`, `video` and `conf` packages of its own, to work in."""
+    for name in ("envs", "policies", "video", "conf"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("OWNER = 'robot project'\n")
+    return tmp_path
+
+
+LOCATE = """
+import importlib, importlib.util, json
+names = ["fibo_robot", "fibo_robot.video", "fibo_robot.policies", "fibo_robot.envs", "fibo_robot.conf"]
+places = {name: importlib.util.find_spec(name).origin for name in names}
+owners = [importlib.import_module(name).OWNER for name in ("envs", "policies", "video", "conf")]
+print(json.dumps([places, owners]))
+"""
+
+
+def run_python(*arguments: str, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_installed_package_and_a_projects_own_folders_do_not_shadow_each_other(robot_project: Path) -> None:
+    places, owners = json.loads(run_python("-c", LOCATE, cwd=robot_project))
+    assert owners == ["robot project"] * 4
+    assert not any(Path(place).is_relative_to(robot_project) for place in places.values())
+
+
+def test_every_package_folder_is_declared() -> None:
+    assert {folder_of(package) for package in SETTINGS["packages"]} == package_folders()
+
+
+def test_every_data_file_is_declared() -> None:
+    undeclared = []
+    for package in SETTINGS["packages"]:
+        patterns = [p.replace("**/", "*") for p in SETTINGS["package-data"].get(package, [])]
+        folder = folder_of(package)
+        # A folder without __init__.py (a config group) belongs to the package above it.
+        for path in folder.rglob("*"):
+            owner = next(parent for parent in path.parents if parent in package_folders())
+            if owner != folder or not path.is_file() or path.suffix in (".py", ".pyc"):
+                continue
+            name = path.relative_to(folder).as_posix()
+            if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+                undeclared.append(str(path.relative_to(REPOSITORY)))
+    assert undeclared == []
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the sources, so that no build leftovers of the checkout reach it."""
+    sources = tmp_path_factory.mktemp("sources") / "fibo_robot"
+    ignore = shutil.ignore_patterns(
+        ".*", "*.egg-info", "build", "dist", "runs", "outputs", "__pycache__", "tests"
+    )
+    shutil.copytree(REPOSITORY, sources, ignore=ignore)
+    target = tmp_path_factory.mktemp("wheel")
+    command = (
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "--wheel-dir",
+        str(target),
+    )
+    run_python(*command, str(sources), cwd=target)
+    (built,) = target.glob("fibo_robot-*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_wheel_holds_every_source_and_data_file_and_nothing_beside(wheel: Path) -> None:
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    expected = set()
+    for folder in package_folders():
+        package = folder.relative_to(REPOSITORY)
+        inside = package if package.parts[0] == "fibo_robot" else Path("fibo_robot") / package
+        expected |= {f"{inside}/{path.name}" for path in folder.glob("*.py")}
+    expected |= {
+        f"fibo_robot/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "conf").rglob("*.yaml")
+    }
+    expected |= {"fibo_robot/py.typed"}
+    expected |= {f"fibo_robot/reporting/{name}" for name in ("report.html.j2", "report.css")}
+    assert packed == expected
+    assert sum(name.endswith(".yaml") for name in packed) >= 10
+
+
+@pytest.mark.slow
+def test_wheel_names_its_licence_command_and_pythons(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    info = next(name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name)
+    metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == "<3.13,>=3.11"
+    assert b"Apache License" in archive.read(f"{info}/licenses/LICENSE")
+    assert b"fibo = fibo_robot.cli.main:main" in archive.read(f"{info}/entry_points.txt")
+
+
+@pytest.mark.slow
+def test_unpacked_wheel_works_in_a_robot_project(wheel: Path, robot_project: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    places, owners = json.loads(run_python("-c", LOCATE, cwd=robot_project, PYTHONPATH=str(site)))
+    assert all(Path(place).is_relative_to(site) for place in places.values()), places
+    assert owners == ["robot project"] * 4
+    imports = "import fibo_robot.video, fibo_robot.policies, fibo_robot.envs, fibo_robot.reporting"
+    run_python("-c", imports, cwd=robot_project, PYTHONPATH=str(site))
+    compose = """
+import hydra
+with hydra.initialize_config_module("fibo_robot.conf", version_base=None):
+    config = hydra.compose("train")
+print(sorted(config))
+"""
+    assert "encoder" in run_python("-c", compose, cwd=robot_project, PYTHONPATH=str(site))
+    answer = run_python("-m", "fibo_robot.cli", "--help", cwd=robot_project, PYTHONPATH=str(site))
+    assert "train" in answer and "doctor" in answer
