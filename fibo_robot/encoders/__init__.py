@@ -1,1 +1,15 @@
-"""encoders"""
+"""Visual encoders: images or clips in, tokens and a pooled vector out, with any of our attentions inside."""
+
+from fibo_robot.encoders.image import PRESETS, EncoderError, EncoderOutput, ImageEncoder, create_encoder
+from fibo_robot.encoders.weights import WeightsError, WeightsReport, load_weights
+
+__all__ = [
+    "PRESETS",
+    "EncoderError",
+    "EncoderOutput",
+    "ImageEncoder",
+    "WeightsError",
+    "WeightsReport",
+    "create_encoder",
+    "load_weights",
+]

@@ -1,0 +1,259 @@
+"""Attention cores: what happens between the projections, `(q, k, v) -> out` on `(B, heads, N, head_dim)`.
+
+A core knows where it stands: its layer's index, how many prefix tokens lead the sequence, and the grid of the
+patch tokens. Model builders say so through :meth:`AttentionCore.place`. The modules in modules.py put
+projections around a core; on Hugging Face models the core stands behind the attention interface alone.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fibo_robot.attention.angular import (
+    CONSTANT_TERMS,
+    NORM_EPSILON,
+    ConstantTerm,
+    linear_angular,
+    strongest_softmax,
+)
+from fibo_robot.attention.diagonal import MASK_MODES, MaskMode, diagonal_attention
+from fibo_robot.attention.errors import AttentionError
+from fibo_robot.attention.wythoff import OFFSET_RULES, OffsetRule, layer_offsets
+
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class SoftmaxOptions:
+    """Dense softmax attention has none."""
+
+
+@dataclass(frozen=True)
+class FibottentionOptions:
+    """Options of Fibottention.
+
+    Attributes:
+        rule: which offsets a head gets; see `wythoff.head_offsets`.
+        mask_mode: what a masked pair gets; see `diagonal_attention`.
+    """
+
+    rule: OffsetRule = "paper"
+    mask_mode: MaskMode = "drop"
+
+    def __post_init__(self) -> None:
+        require_choice("rule", self.rule, OFFSET_RULES)
+        require_choice("mask_mode", self.mask_mode, MASK_MODES)
+
+
+@dataclass(frozen=True)
+class CastlingOptions:
+    """Options of Castling's linear-angular attention.
+
+    Attributes:
+        const_term: what the kernel's constant multiplies; see `angular.linear_angular`.
+        dwconv: depthwise convolution over v. `tokens`: 9 taps along the flattened sequence, class token
+            included, one filter per head (the released form). `grid`: 3 taps along each axis of the patch
+            grid, one filter per channel; prefix tokens get nothing.
+        threshold: the branch keeps softmax weights above this many times the uniform 1/N.
+        branch_in_eval: keep the branch on in evaluation mode, as the released code does.
+    """
+
+    const_term: ConstantTerm = "own"
+    dwconv: str = "tokens"
+    threshold: float = 4.0
+    branch_in_eval: bool = False
+
+    def __post_init__(self) -> None:
+        require_choice("const_term", self.const_term, CONSTANT_TERMS)
+        require_choice("dwconv", self.dwconv, ("tokens", "grid"))
+        if not self.threshold > 0:
+            raise AttentionError(f"threshold must be above 0, not {self.threshold}.")
+
+
+def require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise an :class:`AttentionError` that names `option` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise AttentionError(f"{option} must be one of {', '.join(choices)}, not {value!r}.")
+
+
+class AttentionCore(nn.Module):
+    """Base of the cores.
+
+    Attributes:
+        layer_index: 0-based index of the transformer layer; None until placed.
+        num_prefix_tokens: tokens before the first patch; None until placed.
+        grid: patch tokens as (T, H, W), flattened in this order; None where the model did not say.
+    """
+
+    options_type: ClassVar[type]
+
+    def __init__(self, num_heads: int, head_dim: int, options: object) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.options = options
+        self.layer_index: int | None = None
+        self.num_prefix_tokens: int | None = None
+        self.grid: Grid | None = None
+
+    def place(self, layer_index: int, num_prefix_tokens: int, grid: Grid | None = None) -> None:
+        """Tell the core which layer it is in and how its tokens are laid out.
+
+        Raises:
+            AttentionError: if an argument is negative, or the grid has an empty axis.
+        """
+        if layer_index < 0:
+            raise AttentionError(f"layer_index must be at least 0, not {layer_index}.")
+        if num_prefix_tokens < 0:
+            raise AttentionError(f"num_prefix_tokens must be at least 0, not {num_prefix_tokens}.")
+        if grid is not None and (len(grid) != 3 or min(grid) < 1):
+            raise AttentionError(f"grid must be three positive counts (T, H, W), not {grid}.")
+        self.layer_index = layer_index
+        self.num_prefix_tokens = num_prefix_tokens
+        self.grid = None if grid is None else (int(grid[0]), int(grid[1]), int(grid[2]))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+        """Mix tokens: `(B, heads, N, head_dim)` each, same shape out; `scale` is head_dim ** -0.5 if None."""
+        raise NotImplementedError
+
+    def _placement(self) -> tuple[int, int]:
+        if self.layer_index is None or self.num_prefix_tokens is None:
+            raise AttentionError(
+                f"This {type(self).__name__} does not know its layer_index and num_prefix_tokens yet: call "
+                "place_attention(model) on the timm model that holds it, or place(...) on the module."
+            )
+        return self.layer_index, self.num_prefix_tokens
+
+    def _num_patches(self, num_tokens: int) -> int:
+        _, num_prefix_tokens = self._placement()
+        num_patches = num_tokens - num_prefix_tokens
+        if self.grid is not None and num_patches != prod(self.grid):
+            raise AttentionError(
+                f"The sequence has {num_tokens} tokens, but grid {self.grid} and num_prefix_tokens "
+                f"{num_prefix_tokens} make {prod(self.grid) + num_prefix_tokens}: place the module again for "
+                "this input size."
+            )
+        return num_patches
+
+
+class SoftmaxCore(AttentionCore):
+    """Dense softmax attention through PyTorch's fused kernels."""
+
+    options_type = SoftmaxOptions
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+class DiagonalCore(AttentionCore):
+    """Fibottention: each head attends along its own diagonals; the same ones in training and evaluation."""
+
+    options_type = FibottentionOptions
+    options: FibottentionOptions
+
+    def offsets(self, num_tokens: int) -> tuple[tuple[int, ...], ...]:
+        """Offsets of every head of this layer for a sequence of `num_tokens`, prefix tokens included."""
+        layer_index, _ = self._placement()
+        return _constant_offsets(
+            self._num_patches(num_tokens), self.num_heads, layer_index, self.options.rule
+        )
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+        _, num_prefix_tokens = self._placement()
+        return diagonal_attention(
+            q,
+            k,
+            v,
+            self.offsets(q.shape[-2]),
+            num_prefix_tokens=num_prefix_tokens,
+            mask_mode=self.options.mask_mode,
+            scale=scale,
+        )
+
+
+@torch.compiler.assume_constant_result
+def _constant_offsets(
+    num_patches: int, num_heads: int, layer_index: int, rule: OffsetRule
+) -> tuple[tuple[int, ...], ...]:
+    """Offsets as a constant of the compiled graph; Python's random module is not traced."""
+    return layer_offsets(num_patches, num_heads, layer_index, rule) if num_patches else ((),) * num_heads
+
+
+class AngularCore(AttentionCore):
+    """Castling: y = linear-angular (+ branch), y / ‖y‖ over the head dimension, plus a depthwise conv of v.
+
+    The branch runs in training, scaled by `branch_scale`; the schedule takes it to exactly 0 (see
+    fibo_robot.training.castling). It has no parameters, so the state dict never changes.
+
+    Attributes:
+        branch_scale: 0-d buffer, outside the state dict; set it through :meth:`set_branch_scale`.
+        mass_passed: 0-d buffer, outside the state dict: share of softmax mass that the branch's mask passed
+            in the last forward pass that ran it, times `branch_scale`.
+    """
+
+    options_type = CastlingOptions
+    options: CastlingOptions
+    branch_scale: Tensor
+    mass_passed: Tensor
+
+    TAPS_ALONG_TOKENS = 9
+    TAPS_PER_AXIS = 3
+
+    def __init__(self, num_heads: int, head_dim: int, options: CastlingOptions) -> None:
+        super().__init__(num_heads, head_dim, options)
+        self.register_buffer("branch_scale", torch.ones(()), persistent=False)
+        self.register_buffer("mass_passed", torch.zeros(()), persistent=False)
+        self.branch_enabled = True
+        self.dwconv: nn.Module
+        if options.dwconv == "tokens":
+            taps = self.TAPS_ALONG_TOKENS
+            self.dwconv = nn.Conv2d(
+                num_heads, num_heads, (taps, 1), padding=(taps // 2, 0), groups=num_heads, bias=False
+            )
+        else:
+            self.dwconv = nn.Conv3d(
+                num_heads * head_dim,
+                num_heads * head_dim,
+                self.TAPS_PER_AXIS,
+                padding=self.TAPS_PER_AXIS // 2,
+                groups=num_heads * head_dim,
+                bias=False,
+            )
+
+    def set_branch_scale(self, scale: float) -> None:
+        """Scale the branch by a factor in [0, 1]; at 0 it is not computed at all.
+
+        Raises:
+            AttentionError: if `scale` lies outside [0, 1].
+        """
+        if not 0 <= scale <= 1:
+            raise AttentionError(f"scale of the branch must lie in [0, 1], not {scale}.")
+        self.branch_scale.fill_(scale)
+        self.branch_enabled = scale > 0
+        if not self.branch_enabled:
+            self.mass_passed.zero_()
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+        out = linear_angular(q, k, v, self.options.const_term)
+        if self.branch_enabled and (self.training or self.options.branch_in_eval):
+            scale = self.head_dim**-0.5 if scale is None else scale
+            branch, passed = strongest_softmax(q, k, v, threshold=self.options.threshold, scale=scale)
+            out = out + self.branch_scale.to(branch.dtype) * branch
+            self.mass_passed.copy_(passed * self.branch_scale)
+        return F.normalize(out, dim=-1, eps=NORM_EPSILON) + self._convolve(v)
+
+    def _convolve(self, v: Tensor) -> Tensor:
+        if self.options.dwconv == "tokens":
+            return self.dwconv(v)
+        batch, heads, num_tokens, head_dim = v.shape
+        self._num_patches(num_tokens)
+        if self.grid is None:
+            raise AttentionError("dwconv 'grid' needs the token grid: place the module with grid=(T, H, W).")
+        _, num_prefix_tokens = self._placement()
+        patches = v[:, :, num_prefix_tokens:].transpose(2, 3).reshape(batch, heads * head_dim, *self.grid)
+        mixed = self.dwconv(patches).reshape(batch, heads, head_dim, -1).transpose(2, 3)
+        return F.pad(mixed, (0, 0, num_prefix_tokens, 0))

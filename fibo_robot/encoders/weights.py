@@ -1,0 +1,108 @@
+"""Load pretrained weights into a ViT from a local safetensors file, and account for every key."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor
+
+from fibo_robot.attention import AttentionModule
+from fibo_robot.errors import FiboError
+
+
+class WeightsError(FiboError):
+    """Weights could not be loaded; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What became of every key; each key of model and file stands in exactly one of these.
+
+    Attributes:
+        loaded: taken from the file as they were.
+        resized: taken after timm resampled them to the model's grid or patch size.
+        new: the model's keys that no pretrained file can have (parameters that an attention adds).
+        missing: the model's other keys that the file lacks; they keep their fresh values.
+        unexpected: the file's keys that the model has no place for.
+    """
+
+    loaded: tuple[str, ...]
+    resized: tuple[str, ...]
+    new: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} weights loaded"]
+        for word in ("resized", "new", "missing", "unexpected"):
+            keys = getattr(self, word)
+            if keys:
+                parts.append(f"{len(keys)} {word} ({', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''})")
+        return ", ".join(parts)
+
+
+def load_weights(model: VisionTransformer, path: str | Path) -> WeightsReport:
+    """Load a timm-layout safetensors file into a timm ViT, whatever attention it has.
+
+    Position embeddings and patch projections of another size are resampled by timm.
+
+    Args:
+        model: the ViT; changed in place.
+        path: a `.safetensors` file.
+
+    Returns:
+        What became of every key.
+
+    Raises:
+        WeightsError: if the file is absent or unreadable, a shape does not fit, or nothing fits at all.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"There is no weights file at {path}.")
+    try:
+        from_file = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a readable safetensors file ({error}).") from error
+    weights: dict[str, Tensor] = checkpoint_filter_fn(from_file, model)
+    own = model.state_dict()
+    wrong = [f"{key} {tuple(weights[key].shape)}" for key in weights if _misfits(key, weights, own)]
+    if wrong:
+        raise WeightsError(
+            f"{path} was made for another architecture: {len(wrong)} shapes do not fit, as {wrong[0]} where "
+            f"the model has {tuple(own[wrong[0].split()[0]].shape)}. Choose the encoder the file belongs to."
+        )
+    known = [key for key in weights if key in own]
+    if not known:
+        raise WeightsError(f"{path} holds none of the model's weights; it needs timm's ViT key names.")
+    model.load_state_dict(weights, strict=False)
+    resized = {key for key in known if key in from_file and not _same(weights[key], from_file[key])}
+    added = _attention_parameters(model)
+    absent = [key for key in own if key not in weights]
+    return WeightsReport(
+        loaded=tuple(key for key in known if key not in resized),
+        resized=tuple(key for key in known if key in resized),
+        new=tuple(key for key in absent if key in added),
+        missing=tuple(key for key in absent if key not in added),
+        unexpected=tuple(key for key in weights if key not in own),
+    )
+
+
+def _misfits(key: str, weights: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
+    return key in own and weights[key].shape != own[key].shape
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(first, second)
+
+
+def _attention_parameters(model: VisionTransformer) -> set[str]:
+    """Keys of the weights that our attention modules have beyond timm's."""
+    return {
+        f"{path}.core.{key}"
+        for path, module in model.named_modules()
+        if isinstance(module, AttentionModule)
+        for key in module.core.state_dict()
+    }

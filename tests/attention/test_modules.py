@@ -1,0 +1,279 @@
+"""The modules inside timm ViTs: same weights, same masks in training and evaluation, clear refusals."""
+
+import math
+
+import pytest
+import timm
+import torch
+
+from fibo_robot.attention import (
+    ATTENTIONS,
+    AttentionConfig,
+    AttentionError,
+    CastlingAttention,
+    Fibottention,
+    castle,
+    create_attention,
+    place_attention,
+    swap_attention,
+)
+from fibo_robot.attention.reference import dense_mask
+from fibo_robot.attention.swap import angular_cores
+from fibo_robot.attention.wythoff import head_offsets, layer_order
+
+OPTIONS = [
+    {"name": "softmax"},
+    {"name": "fibottention"},
+    {"name": "fibottention", "rule": "robot_release", "mask_mode": "zero_logit"},
+    {"name": "castling"},
+    {"name": "castling", "dwconv": "grid", "const_term": "mean"},
+]
+
+
+def small_vit(**arguments):
+    return timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, embed_dim=48, depth=3, num_heads=3, num_classes=5, **arguments
+    )
+
+
+def images():
+    return torch.randn(2, 3, 64, 64)
+
+
+def seen_keys(core, num_tokens, num_prefix_tokens):
+    """Which keys each query of each head depends on, measured by changing one value at a time."""
+    q, k, v = (torch.randn(1, core.num_heads, num_tokens, core.head_dim) for _ in range(3))
+    before = core(q, k, v)
+    seen = torch.zeros(core.num_heads, num_tokens, num_tokens, dtype=torch.bool)
+    for key in range(num_tokens):
+        changed = v.clone()
+        changed[:, :, key] += 10.0
+        seen[:, :, key] = (core(q, k, changed) != before).any(dim=-1)[0]
+    return seen
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("num_prefix_tokens", [0, 1])
+def test_mask_of_a_layer_is_the_same_in_training_and_evaluation(training, num_prefix_tokens):
+    for layer in range(3):
+        module = create_attention(
+            "fibottention", 24, 3, layer_index=layer, num_prefix_tokens=num_prefix_tokens
+        ).train(training)
+        heads = head_offsets(16, 3)
+        offsets = [heads[head] for head in layer_order(layer, 3)]
+        expected = dense_mask(offsets, 16 + num_prefix_tokens, num_prefix_tokens)
+        assert torch.equal(seen_keys(module.core, 16 + num_prefix_tokens, num_prefix_tokens), expected)
+
+
+@pytest.mark.parametrize("fused", [0, 1])
+def test_fused_attention_flag_of_timm_never_skips_the_mask(fused):
+    with timm.layers.set_fused_attn(bool(fused)) or torch.no_grad():
+        module = create_attention("fibottention", 24, 3, layer_index=0, num_prefix_tokens=1)
+        assert not seen_keys(module.core, 17, 1).all()
+
+
+def test_dense_attention_equals_timm():
+    vit = small_vit().eval()
+    expected = vit(images_ := images())
+    report = swap_attention(vit, "softmax")
+    torch.testing.assert_close(vit(images_), expected, rtol=1e-5, atol=1e-5)
+    assert all(layer.kept and not layer.new and not layer.dropped for layer in report.layers)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_swap_keeps_weights_and_is_reversible(options, qk_norm):
+    vit = small_vit(qk_norm=qk_norm).eval()
+    keys, batch = list(vit.state_dict()), images()
+    expected = vit(batch)
+    report = swap_attention(vit, **options)
+    assert [layer.path for layer in report.layers] == [f"blocks.{i}.attn" for i in range(3)]
+    added = [key for key in vit.state_dict() if key not in keys]
+    assert [key for key in vit.state_dict() if key in keys] == [key for key in keys if key not in added]
+    assert all(key.endswith("core.dwconv.weight") for key in added)
+    assert bool(added) == (options["name"] == "castling")
+    if options["name"] != "softmax":
+        assert not torch.allclose(vit(batch), expected, atol=1e-3)
+    report.restore()
+    assert torch.equal(vit(batch), expected)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_trains_through_every_weight(options):
+    vit = small_vit().train()
+    swap_attention(vit, **options)
+    vit(images()).square().sum().backward()
+    without = [name for name, weight in vit.named_parameters() if weight.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", ["softmax", "fibottention", "castling"])
+def test_class_can_be_timms_attn_layer(name):
+    vit = small_vit(attn_layer=ATTENTIONS[name])
+    place_attention(vit)
+    assert [block.attn.layer_index for block in vit.blocks] == [0, 1, 2]
+    assert vit.blocks[0].attn.grid == (1, 4, 4)
+    assert vit(images()).shape == (2, 5)
+
+
+def test_unplaced_module_says_what_to_do():
+    with pytest.raises(AttentionError, match="place_attention"):
+        Fibottention(24, num_heads=3)(torch.randn(1, 17, 24))
+
+
+@pytest.mark.parametrize(("class_token", "heads"), [(True, 1), (False, 1), (False, 3)])
+def test_encoders_without_class_token_and_with_one_head_work(class_token, heads):
+    arguments = {} if class_token else {"class_token": False, "global_pool": "avg"}
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, embed_dim=48, depth=2, num_heads=heads, **arguments
+    )
+    swap_attention(vit, "fibottention")
+    assert vit(images()).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("attention", "named"),
+    [
+        ("fibotention", "'fibottention'"),
+        ({"name": "fibottention", "mask_mod": "drop"}, "'mask_mode'"),
+        ({"name": "fibottention", "rule": "golden"}, "rule"),
+        ({"name": "castling", "threshold": 0}, "threshold"),
+        ({"rule": "paper"}, "name"),
+        ({"name": "softmax", "rule": "paper"}, "no options"),
+    ],
+)
+def test_unknown_name_or_option_names_the_nearest(attention, named):
+    with pytest.raises(AttentionError, match=named):
+        AttentionConfig.parse(attention)
+
+
+def test_config_round_trip():
+    config = AttentionConfig.parse({"name": "fibottention", "rule": "modified"})
+    assert config.to_dict() == {"name": "fibottention", "rule": "modified", "mask_mode": "drop"}
+    assert AttentionConfig.parse(config.to_dict()) == config
+
+
+def test_misfits_are_refused_by_name():
+    with pytest.raises(AttentionError, match="num_heads"):
+        Fibottention(25, num_heads=3)
+    with pytest.raises(AttentionError, match="attn_drop"):
+        Fibottention(24, num_heads=3, attn_drop=0.1)
+    module = create_attention("fibottention", 24, 3, layer_index=0, num_prefix_tokens=1, grid=(1, 4, 4))
+    with pytest.raises(AttentionError, match="grid"):
+        module(torch.randn(1, 18, 24))
+    with pytest.raises(AttentionError, match="attn_mask"):
+        module(torch.randn(1, 17, 24), attn_mask=torch.ones(17, 17))
+    with pytest.raises(AttentionError, match="no timm attention"):
+        swap_attention(torch.nn.Linear(3, 3), "softmax")
+
+
+def angular_by_hand(q, k, v, const_term):
+    """Castling's formula with the N x N similarity written out."""
+    cosine = torch.nn.functional.cosine_similarity(q[:, :, :, None], k[:, :, None], dim=-1)
+    linear = cosine @ v / math.pi
+    if const_term == "own":
+        return 0.5 * v + linear
+    whole = v.sum(dim=-2, keepdim=True)
+    return linear + 0.5 * (whole if const_term == "sum" else whole / v.shape[-2])
+
+
+def kept_softmax_by_hand(q, k, v, threshold):
+    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+    return (weights * (weights > threshold / q.shape[-2])) @ v
+
+
+@pytest.mark.parametrize("const_term", ["own", "sum", "mean"])
+@pytest.mark.parametrize("training", [True, False])
+def test_castling_equals_its_formula(const_term, training):
+    options = {"name": "castling", "const_term": const_term, "threshold": 1.5}
+    core = create_attention(options, 24, 3, layer_index=0, num_prefix_tokens=1).core.double().train(training)
+    q, k, v = (2 * torch.randn(2, 3, 300, 8, dtype=torch.float64) for _ in range(3))
+    expected = angular_by_hand(q, k, v, const_term)
+    if training:
+        expected = expected + kept_softmax_by_hand(q, k, v, 1.5)
+    expected = expected / expected.norm(dim=-1, keepdim=True)
+    taps = core.dwconv.weight.detach()[:, 0, :, 0]
+    padded = torch.nn.functional.pad(v, (0, 0, 4, 4))
+    for tap in range(9):
+        expected = expected + taps[None, :, tap, None, None] * padded[:, :, tap : tap + 300]
+    torch.testing.assert_close(core(q, k, v), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_branch_gradient_equals_the_dense_formula():
+    from fibo_robot.attention.angular import strongest_softmax
+
+    q, k, v = (torch.randn(1, 2, 200, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    grad = torch.randn(1, 2, 200, 8, dtype=torch.float64)
+    out, _ = strongest_softmax(q, k, v, threshold=1.5, scale=8**-0.5)
+    dense = kept_softmax_by_hand(q, k, v, 1.5)
+    torch.testing.assert_close(out, dense)
+    blockwise = torch.autograd.grad(out, (q, k, v), grad)
+    torch.testing.assert_close(blockwise, torch.autograd.grad(dense, (q, k, v), grad))
+
+
+def test_branch_operator_is_well_formed():
+    q, k, v = (torch.randn(1, 2, 150, 4, requires_grad=True) for _ in range(3))
+    torch.library.opcheck(torch.ops.fibo_robot.strongest_softmax.default, (q, k, v, 0.01, 0.5))
+
+
+def test_zero_token_gives_no_nan():
+    module = create_attention("castling", 24, 3, layer_index=0, num_prefix_tokens=1, qkv_bias=False)
+    x = torch.randn(1, 17, 24)
+    x[:, 3] = 0
+    x.requires_grad_()
+    out = module(x)
+    out.sum().backward()
+    assert out.isfinite().all() and x.grad.isfinite().all()
+
+
+def sharp_castling_vit():
+    """A ViT whose softmax is sharp enough for the branch to pass something."""
+    vit = small_vit()
+    swap_attention(vit, "castling", threshold=1.05)
+    with torch.no_grad():
+        for block in vit.blocks:
+            block.attn.qkv.weight.mul_(20)
+    return vit
+
+
+def test_branch_runs_in_training_only_and_castle_reports_its_gap():
+    vit, batch = sharp_castling_vit(), images()
+    state = {key: value.clone() for key, value in vit.state_dict().items()}
+    training, evaluation = vit.train()(batch), vit.eval()(batch)
+    report = castle(vit, batch)
+    assert report.output_gap == float((training - evaluation).abs().max()) > 0
+    assert all(mass > 0 for mass in report.mass_passed)
+    assert torch.equal(vit(batch), evaluation)
+    assert torch.equal(vit.train()(batch), evaluation)
+    assert all(torch.equal(state[key], value) for key, value in vit.state_dict().items())
+
+
+def test_castling_changes_nothing_after_the_schedule_has_ended():
+    vit, batch = sharp_castling_vit(), images()
+    for _, core in angular_cores(vit):
+        core.set_branch_scale(0.0)
+    before = vit.train()(batch)
+    report = castle(vit)
+    assert report.output_gap == 0.0 and report.branch_scale == 0.0 and report.mass_passed == (0.0,) * 3
+    assert torch.equal(vit.eval()(batch), before)
+
+
+def test_castle_refuses_a_model_without_castling():
+    with pytest.raises(AttentionError, match="no CastlingAttention"):
+        castle(small_vit())
+
+
+def test_grid_convolution_leaves_prefix_tokens_alone_and_reaches_neighbours_in_time():
+    module = create_attention(
+        {"name": "castling", "dwconv": "grid"}, 12, 2, layer_index=0, num_prefix_tokens=1, grid=(3, 4, 5)
+    )
+    v = torch.zeros(1, 2, 61, 6)
+    centre = 1 + (1 * 20 + 2 * 5 + 2)
+    v[:, :, centre] = 1.0
+    reached = module.core._convolve(v).abs().sum(dim=(0, 1, 3)) > 0
+    expected = {1 + t * 20 + y * 5 + x for t in (0, 1, 2) for y in (1, 2, 3) for x in (1, 2, 3)}
+    assert set(reached.nonzero().flatten().tolist()) == expected
+
+
+def test_castling_class_is_exported():
+    assert ATTENTIONS["castling"] is CastlingAttention
