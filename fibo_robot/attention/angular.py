@@ -24,7 +24,7 @@ def linear_angular(q: Tensor, k: Tensor, v: Tensor, const_term: ConstantTerm = "
     Args:
         q, k, v: `(B, heads, N, head_dim)`; q and k need not be normalised.
         const_term: what the constant 1/2 of the similarity multiplies. `own`: the token's own v, as in the
-            released code. `sum`: the sum of all v, which is what expanding the kernel gives. `mean`: its mean.
+            released code. `sum`: the sum of all v, what expanding the kernel gives. `mean`: that over N.
 
     Returns:
         `(B, heads, N, head_dim)`: const/2 + q̂(k̂ᵀV)/π.

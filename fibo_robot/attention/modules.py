@@ -22,7 +22,7 @@ class AttentionModule(nn.Module):
     Args:
         dim: C, the width of tokens.
         num_heads: heads; must divide `dim`.
-        qkv_bias, qk_norm, scale_norm, proj_bias, proj_drop, norm_layer, device, dtype: as timm's Attention has.
+        qkv_bias, qk_norm, scale_norm, proj_bias, proj_drop, norm_layer, device, dtype: as in timm.
         attn_drop: must be 0. Sparse and linear attention have no dropout of single weights, and the dense one
             refuses it too, so that a swap never changes what is regularised.
         options: the core's options dataclass; its defaults when None.

@@ -89,8 +89,8 @@ class ImageEncoder(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != self.image_size:
             height, width = self.image_size
             raise EncoderError(
-                f"images must be (B, 3, {height}, {width}), not {tuple(images.shape)}: resize or crop them, or "
-                "create the encoder with another image_size."
+                f"images must be (B, 3, {height}, {width}), not {tuple(images.shape)}: resize or crop them, "
+                "or create the encoder with another image_size."
             )
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
@@ -119,7 +119,7 @@ def create_encoder(
             (downloaded from the Hugging Face Hub).
         image_size: pixels, square or (height, width); the model's own when None.
         patch_size: pixels per patch side; the model's own when None.
-        pool: `token` for the class token or `avg` for the mean of the patch tokens; the model's own when None.
+        pool: `token` (class token) or `avg` (mean of the patch tokens); the model's own when None.
         drop_path_rate: stochastic depth of the deepest layer in training.
 
     Raises:
