@@ -29,7 +29,7 @@ class BehaviourCloning(nn.Module):
         shape_meta: ShapeMeta,
         encoder: Callable[..., ImageEncoder] | None,
         head: Callable[..., GaussianMixtureHead] = GaussianMixtureHead,
-        crop_size: int = 76,
+        crop_size: int = 72,
         low_dim_features: int = 64,
     ) -> None:
         super().__init__()

@@ -1,6 +1,5 @@
 """Composing the Hydra config, with errors that say what was mistyped and what was probably meant."""
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fibo_robot.errors import FiboError
+from fibo_robot.errors import FiboError, did_you_mean
 
 CONFIG_MODULE = "fibo_robot.conf"
 
@@ -40,29 +39,15 @@ def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> st
     choice = re.search(r"Could not find '([^'/]+)/([^']+)'", text)
     if choice:
         group, option = choice.groups()
-        options = sorted(re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)) or options_of(group)
-        return (
-            f"There is no {group} named '{option}'.{_nearest(option, options)} Known: {', '.join(options)}."
-        )
-    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
-    missing_group = re.search(
-        r"Could not override '([^'@]+)'.*?No match in the defaults list", text, flags=re.DOTALL
-    )
-    if unknown or missing_group:
-        given = next(group for group in (missing_group or unknown).groups() if group)
-        full = next(
-            (o.split("=")[0].lstrip("+~") for o in overrides if o.split("=")[0].endswith(given)), given
-        )
-        return f"Unknown config key '{full}'.{_nearest(full, list(known_keys(overrides, config_name)))}"
+        options = options_of(group)
+        return f"There is no {group} named '{option}'. {did_you_mean(option, options)} Known: {', '.join(options)}."
+    unknown = re.search(r"Could not override '([^'@]+)'|Key '([^']+)' is not in struct", text)
+    if unknown:
+        given = unknown[1] or unknown[2]
+        keys = (override.split("=")[0].lstrip("+~") for override in overrides)
+        full = next((key for key in keys if key.endswith(given)), given)
+        return f"Unknown config key '{full}'. {did_you_mean(full, known_keys(overrides, config_name))}"
     return " ".join(text.splitlines()[:2])
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if not close:
-        leaf = word.rsplit(".", 1)[-1]
-        close = [key for key in known if key.rsplit(".", 1)[-1] == leaf][:1]
-    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def options_of(group: str) -> list[str]:

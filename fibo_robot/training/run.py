@@ -55,9 +55,7 @@ def train(config: DictConfig) -> Path:
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
-        raise ConfigError(
-            f"{str(error).splitlines()[0]}. Give it on the command line as key=value."
-        ) from error
+        raise ConfigError(f"{error.full_key} has no value: give {error.full_key}=VALUE.") from error
     _refuse_other_run(run_dir, resolved)
     data = build(config.data)
     data.setup("fit")
@@ -67,11 +65,16 @@ def train(config: DictConfig) -> Path:
     state = run_dir / TRAINER
     done = _epochs_done(state)
     if done >= trainer.max_epochs:
-        print(f"{run_dir} is already trained ({done} epochs); give run_dir=NEW_FOLDER to train again", flush=True)
+        print(
+            f"{run_dir} is already trained ({done} epochs); give run_dir=NEW_FOLDER to train again",
+            flush=True,
+        )
         return run_dir
     parameters = sum(p.numel() for p in module.model.parameters()) / 1e6
     beginning = f"resuming after epoch {done}" if done else "starting"
-    trainer.print(f"{config.name}: {beginning}, {parameters:.2f} M parameters, results in {run_dir}", flush=True)
+    trainer.print(
+        f"{config.name}: {beginning}, {parameters:.2f} M parameters, results in {run_dir}", flush=True
+    )
     _fit(trainer, module, data, state if done else None)
     return run_dir
 

@@ -13,8 +13,8 @@ def test_an_unknown_top_level_key_names_the_nearest():
         compose_config(["experiment=lift_bc", "sed=3"])
 
 
-def test_an_unknown_experiment_names_the_nearest_and_lists_the_known():
-    with pytest.raises(ConfigError, match=r"no experiment named 'lift_bd'.*Did you mean 'lift_bc'.*Known"):
+def test_an_unknown_experiment_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"no experiment named 'lift_bd'.*Did you mean 'lift_bc'"):
         compose_config(["experiment=lift_bd"])
 
 
