@@ -1,0 +1,241 @@
+"""Reading frames of a video file: the same frames, whichever library serves them.
+
+:class:`VideoReader` uses decord where decord is frame-exact, and PyAV for the rest (GIF, AVI, AV1,
+MPEG-4, open GOPs, 10-bit, pictures smaller than 64 pixels …). Frames are numbered in the order in
+which they are shown, rotation flags are applied, and each reader decodes on one thread, so that data
+workers do not compete for cores.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+
+from fibo_robot.video.probe import VideoDecodeError, VideoScan, open_container, scan
+
+__all__ = ["VideoDecodeError", "VideoReader", "decord_refusal"]
+
+_DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9"}
+_DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuvj422p", "yuvj444p"}
+_DECORD_MIN_SIDE = 64  # below, decord's rows are padded and its copy fails
+
+
+def decord_refusal(content: VideoScan) -> str | None:
+    """Why decord would not return exactly the frames that were asked for, or None where it does."""
+    if not content.containers & {"mp4", "matroska"}:
+        return f"container {'/'.join(sorted(content.containers))}"
+    if content.codec not in _DECORD_CODECS:
+        return f"codec {content.codec}"
+    if content.pixel_format not in _DECORD_PIXEL_FORMATS:
+        return f"pixel format {content.pixel_format}"
+    if min(content.width, content.height) < _DECORD_MIN_SIDE:
+        return f"size {content.width}x{content.height}"
+    if content.has_gaps:
+        return "missing, repeated or discarded timestamps"
+    if content.unsafe_keyframes:
+        return "keyframes that need earlier frames"
+    return None
+
+
+@dataclass(frozen=True)
+class _FrameIndex:
+    """Every frame that decodes, in display order: its presentation time in ticks (or None)."""
+
+    pts: tuple[int | None, ...]
+    rotation: int
+
+
+class VideoReader:
+    """Frames of one video file by number.
+
+    Args:
+        path: a local file; its content decides how it is read, not its name.
+        verify: decode the whole file once, strictly, before the first read. Damage that a decoder
+            would hide (smeared or grey areas) is then an error. It costs about as much as skimming the
+            file; training turns it off and relies on `fibo data check`.
+        backend: `decord` or `av` forces a reader (tests and benchmarks); by default the fastest one that
+            is exact for this file.
+
+    Attributes:
+        fps: average frames per second of the shown frames.
+        timestamps: `(len,)` float64, seconds at which each frame is shown, from 0.
+        height, width: of the returned frames, after rotation.
+        backend: `decord` or `av`.
+
+    Raises:
+        VideoDecodeError: the file holds no readable video, or is damaged or cut off.
+    """
+
+    def __init__(
+        self, path: Path | str, *, verify: bool = True, backend: Literal["decord", "av"] | None = None
+    ) -> None:
+        self.path = Path(path)
+        self._scan = scan(self.path)
+        self.backend = backend or ("av" if decord_refusal(self._scan) else "decord")
+        self._decord = None
+        self._rotation = 0
+        if self.backend == "decord":
+            self._open_decord()
+        if self.backend == "av" or verify:
+            index = _index_frames(self.path, self.path.stat().st_mtime_ns)
+            if self._decord is not None and len(self._decord) != len(index.pts):
+                self.backend, self._decord = "av", None
+            self._pts, self._rotation = index.pts, index.rotation
+        else:
+            self._pts = tuple(sorted(self._scan.packet_pts))
+        self.timestamps = _timestamps(self._pts, self._scan)
+        span = self.timestamps[-1] - self.timestamps[0]
+        self.fps = (len(self) - 1) / span if span > 0 else (self._scan.average_rate or 1.0)
+
+    def _open_decord(self) -> None:
+        import decord
+
+        try:
+            self._decord = decord.VideoReader(str(self.path), num_threads=1)
+        except (decord.DECORDError, RuntimeError):
+            self.backend = "av"
+            return
+        if len(self._decord) != len(self._scan.packet_pts):
+            self.backend, self._decord = "av", None
+
+    def __len__(self) -> int:
+        return len(self._pts)
+
+    @property
+    def variable_rate(self) -> bool:
+        """Whether frames are shown at uneven times: some frame is off the even grid by over half a step."""
+        even = np.arange(len(self)) / self.fps
+        return bool(np.abs(self.timestamps - even).max() > 0.5 / self.fps)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Frames `(T, H, W, 3)`, uint8 RGB, in the order of `indices` (repeats allowed).
+
+        Raises:
+            IndexError: an index is not in `0 … len - 1`.
+            VideoDecodeError: a frame among those asked for is damaged.
+        """
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if wanted.size == 0:
+            raise IndexError("read() needs at least one frame index")
+        if wanted.min() < 0 or wanted.max() >= len(self):
+            raise IndexError(
+                f"{self.path}: frame indices must lie in 0..{len(self) - 1}, got {wanted.min()}..{wanted.max()}"
+            )
+        distinct, inverse = np.unique(wanted, return_inverse=True)
+        frames = self._read_decord(distinct) if self._decord is not None else None
+        if frames is None:
+            frames = self._read_av(distinct)
+        return frames if np.array_equal(distinct, wanted) else frames[inverse]
+
+    def _read_decord(self, indices: np.ndarray) -> np.ndarray | None:
+        import decord
+
+        try:
+            return self._decord.get_batch(indices.tolist()).asnumpy()
+        except decord.DECORDError:
+            # PyAV decides: it either reads the same frames or says where the damage is.
+            index = _index_frames(self.path, self.path.stat().st_mtime_ns)
+            if len(index.pts) != len(self):
+                raise VideoDecodeError(
+                    f"{self.path}: {len(index.pts)} of {len(self)} frames decode; the file is damaged."
+                ) from None
+            self._pts, self._rotation = index.pts, index.rotation
+            self.backend, self._decord = "av", None
+            return None
+
+    def _read_av(self, indices: np.ndarray) -> np.ndarray:
+        height, width = self._scan.height, self._scan.width
+        out: np.ndarray | None = None
+        for row, frame in enumerate(self._frames_at(indices)):
+            picture = frame.to_ndarray(format="rgb24", width=width, height=height)
+            picture = np.rot90(picture, k=_quarter_turns(self._rotation))
+            if out is None:
+                out = np.empty((len(indices), *picture.shape), dtype=np.uint8)
+            out[row] = picture
+        return out
+
+    def _frames_at(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
+        """Decode the frames with these ascending numbers, skipping to a keyframe where that is exact."""
+        with open_container(self.path) as container:
+            stream = _strict_stream(container, self._scan)
+            frames = _decode(self.path, container, stream)
+            # Some streams carry decoder settings in the first packet only, so it is decoded before any jump.
+            frame, number = next(frames), 0
+            seekable = self._scan.seekable and None not in self._pts
+            pts_to_number = {pts: i for i, pts in enumerate(self._pts)} if seekable else {}
+            for target in indices.tolist():
+                if seekable:
+                    start = bisect_right(self._scan.start_pts, self._pts[target]) - 1
+                    if start >= 0 and pts_to_number.get(self._scan.start_pts[start], -1) > number + 1:
+                        container.seek(self._scan.start_pts[start], stream=stream, backward=True)
+                        frames, number = _decode(self.path, container, stream), -1
+                while number < target:
+                    frame = next(frames, None)
+                    if frame is None:
+                        break
+                    number = pts_to_number.get(frame.pts, -1) if seekable else number + 1
+                if number != target:
+                    raise VideoDecodeError(f"{self.path}: frame {target} could not be decoded again.")
+                yield frame
+
+
+def _strict_stream(container: av.container.InputContainer, content: VideoScan) -> av.video.stream.VideoStream:
+    stream = container.streams[content.stream_index]
+    stream.codec_context.thread_count = 1
+    # By default FFmpeg hides damage by copying neighbouring blocks; here damage is an error.
+    stream.codec_context.options = {"err_detect": "explode"}
+    return stream
+
+
+def _decode(
+    path: Path, container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> Iterator[av.VideoFrame]:
+    try:
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise VideoDecodeError(
+                    f"{path}: the frame at {frame.time or 0:.2f} s is damaged; fetch the file again."
+                )
+            yield frame
+    except av.FFmpegError as error:
+        raise VideoDecodeError(
+            f"{path}: decoding fails ({error.strerror}); the file is damaged, fetch it again."
+        ) from error
+
+
+@lru_cache(maxsize=1024)
+def _index_frames(path: Path, modified_ns: int) -> _FrameIndex:
+    """Decode every frame once, strictly, keeping only its time. `modified_ns` keys the memory."""
+    content = scan(path)
+    with open_container(path) as container:
+        stream = _strict_stream(container, content)
+        pts: list[int | None] = []
+        rotation = 0
+        try:
+            for frame in _decode(path, container, stream):
+                pts.append(frame.pts)
+                rotation = frame.rotation
+        except VideoDecodeError as error:
+            raise VideoDecodeError(f"{error} (after {len(pts)} good frames)") from error
+    if not pts:
+        raise VideoDecodeError(f"{path}: not one frame could be decoded; the file is damaged.")
+    return _FrameIndex(tuple(pts), rotation)
+
+
+def _timestamps(pts: tuple[int | None, ...], content: VideoScan) -> np.ndarray:
+    """Seconds from the first frame; where a container's times are unusable, an even grid at its rate."""
+    if None not in pts:
+        seconds = (np.asarray(pts, dtype=np.float64) - pts[0]) * content.time_base
+        if len(pts) == 1 or np.diff(seconds).min() > 0:
+            return seconds
+    return np.arange(len(pts), dtype=np.float64) / (content.average_rate or 1.0)
+
+
+def _quarter_turns(rotation: int) -> int:
+    """FFmpeg's rotation (degrees, counter-clockwise) as counter-clockwise quarter turns for numpy."""
+    return round(rotation / 90) % 4
