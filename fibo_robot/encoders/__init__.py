@@ -1,6 +1,7 @@
 """Visual encoders: images or clips in, tokens and a pooled vector out, with any of our attentions inside."""
 
 from fibo_robot.encoders.image import PRESETS, EncoderError, EncoderOutput, ImageEncoder, create_encoder
+from fibo_robot.encoders.video import VideoEncoder, create_video_encoder
 from fibo_robot.encoders.weights import WeightsError, WeightsReport, load_weights
 
 __all__ = [
@@ -8,8 +9,10 @@ __all__ = [
     "EncoderError",
     "EncoderOutput",
     "ImageEncoder",
+    "VideoEncoder",
     "WeightsError",
     "WeightsReport",
     "create_encoder",
+    "create_video_encoder",
     "load_weights",
 ]

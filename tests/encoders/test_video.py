@@ -1,0 +1,133 @@
+"""Video encoders: what a new one equals, what it can see, and what it refuses."""
+
+import pytest
+import torch
+
+from fibo_robot.attention import AttentionError
+from fibo_robot.encoders import EncoderError, create_encoder, create_video_encoder
+
+SMALL = {"image_size": 32, "patch_size": 8, "frames": 4}
+
+
+def still_clip(frames: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    image = torch.rand(2, 3, 32, 32)
+    return image, image[:, None].expand(-1, frames, -1, -1, -1)
+
+
+@pytest.mark.parametrize("mode", ["joint", "divided", "frames"])
+@pytest.mark.parametrize("attention", ["softmax", "fibottention", {"name": "castling", "dwconv": "grid"}])
+@pytest.mark.parametrize("tubelet", [1, 2])
+def test_clips_become_tokens_and_a_pooled_vector(mode, attention, tubelet):
+    encoder = create_video_encoder("vit_micro", mode=mode, attention=attention, tubelet=tubelet, **SMALL)
+    out = encoder(torch.rand(2, 4, 3, 32, 32))
+    assert encoder.grid == (4 // tubelet, 4, 4)
+    assert out.tokens.shape == (2, 1 + 4 // tubelet * 16, 128)
+    assert out.pooled.shape == (2, 128)
+    out.pooled.sum().backward()
+    unused = [name for name, parameter in encoder.named_parameters() if parameter.grad is None]
+    assert unused == []
+
+
+@pytest.mark.parametrize("mode", ["divided", "frames"])
+@pytest.mark.parametrize("pool", ["token", "avg"])
+@pytest.mark.parametrize("attention", ["softmax", "fibottention"])
+def test_new_encoder_sees_a_still_clip_as_the_image_model_sees_the_picture(mode, pool, attention):
+    torch.manual_seed(1)
+    options = {"attention": attention, "pool": pool, "image_size": 32, "patch_size": 8}
+    image_model = create_encoder("vit_micro", **options).eval()
+    torch.manual_seed(1)
+    encoder = create_video_encoder("vit_micro", mode=mode, tubelet=2, frames=4, **options).eval()
+    image, clip = still_clip()
+    torch.testing.assert_close(encoder(clip).pooled, image_model(image).pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_each_attention_knows_its_grid_and_layer():
+    joint = create_video_encoder("vit_micro", mode="joint", attention="fibottention", tubelet=2, **SMALL)
+    assert [(b.attn.layer_index, b.attn.num_prefix_tokens, b.attn.grid) for b in joint.vit.blocks] == [
+        (layer, 1, (2, 4, 4)) for layer in range(4)
+    ]
+    divided = create_video_encoder(
+        "vit_micro", mode="divided", attention="fibottention", temporal_attention="castling", **SMALL
+    )
+    assert {block.attn.grid for block in divided.vit.blocks} == {(1, 4, 4)}
+    assert [(t.attn.name, t.attn.num_prefix_tokens, t.attn.grid) for t in divided.temporal] == [
+        ("castling", 0, (4, 1, 1))
+    ] * 4
+
+
+def trained(encoder):
+    """Give the branches that start at zero some weight, as training does."""
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if "temporal" in name:
+                parameter.normal_(std=0.5)
+    return encoder.eval()
+
+
+def test_order_of_frames_matters_except_to_the_control():
+    clip = torch.rand(2, 4, 3, 32, 32)
+    for mode, sees_order in (("joint", True), ("divided", True), ("frames", False)):
+        encoder = trained(create_video_encoder("vit_micro", mode=mode, **SMALL))
+        same = torch.allclose(encoder(clip).pooled, encoder(clip.flip(1)).pooled, atol=1e-4)
+        assert same is not sees_order, mode
+
+
+def test_joint_tokens_are_ordered_raster_within_a_frame_then_time():
+    encoder = create_video_encoder("vit_micro", mode="joint", tubelet=1, **SMALL).eval()
+    clip = torch.zeros(1, 4, 3, 32, 32)
+    changed = clip.clone()
+    changed[0, 2, :, 8:16, 24:32] = 1  # frame 2, patch row 1, patch column 3
+    difference = (encoder.embed(changed) - encoder.embed(clip)).flatten(1, 2).abs().sum(-1)
+    assert difference.nonzero().tolist() == [[0, 2 * 16 + 1 * 4 + 3]]
+
+
+def test_bytes_and_floats_mean_the_same_clip():
+    encoder = create_video_encoder("vit_micro", **SMALL).eval()
+    clip = torch.randint(0, 256, (1, 4, 3, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(encoder(clip).pooled, encoder(clip.float() / 255).pooled)
+
+
+@pytest.mark.parametrize("mode", ["joint", "divided", "frames"])
+def test_gradient_checkpointing_changes_no_gradient(mode):
+    encoder = create_video_encoder("vit_micro", mode=mode, **SMALL)
+    clip = torch.rand(2, 4, 3, 32, 32)
+    gradients = []
+    for encoder.gradient_checkpointing in (False, True):
+        encoder.zero_grad()
+        encoder(clip).pooled.square().sum().backward()
+        gradients.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
+    for plain, checkpointed in zip(*gradients):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ({"mode": "joined"}, EncoderError, "divided"),
+        ({"tubelet": 3}, EncoderError, "tubelet"),
+        ({"frames": 0}, EncoderError, "frames"),
+        ({"temporal_attention": "softmx"}, AttentionError, "softmax"),
+    ],
+)
+def test_bad_requests_are_named(arguments, error, named):
+    with pytest.raises(error, match=named):
+        create_video_encoder("vit_micro", **{**SMALL, **arguments})
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 3, 32, 32), (1, 4, 3, 40, 32), (4, 3, 32, 32), (1, 3, 4, 32, 32)])
+def test_clip_of_another_shape_is_refused(shape):
+    with pytest.raises(EncoderError, match="clips"):
+        create_video_encoder("vit_micro", **SMALL)(torch.rand(shape))
+
+
+@pytest.mark.data
+def test_real_image_weights_inflate(shared_data):
+    path = shared_data / "weights/vit_small_patch14.safetensors"
+    options = {"pretrained": path, "image_size": 56}
+    image_model = create_encoder("vit_small_patch14_dinov2", **options).eval()
+    encoder = create_video_encoder("vit_small_patch14_dinov2", mode="divided", frames=2, **options).eval()
+    assert encoder.weights_report.missing == () and encoder.weights_report.unexpected == ()
+    image = torch.rand(1, 3, 56, 56)
+    with torch.no_grad():
+        pooled = encoder(image[:, None].expand(-1, 2, -1, -1, -1)).pooled
+        torch.testing.assert_close(pooled, image_model(image).pooled, rtol=1e-4, atol=1e-4)
