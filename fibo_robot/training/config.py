@@ -30,7 +30,8 @@ def compose_config(overrides: Sequence[str], config_name: str = "train") -> Dict
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             return compose(config_name, overrides=list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
+        # Hydra raises ValueError for an override without a key.
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(_explain(error, overrides, config_name)) from error
 
 
@@ -40,14 +41,15 @@ def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> st
     if choice:
         group, option = choice.groups()
         options = options_of(group)
-        return f"There is no {group} named '{option}'. {did_you_mean(option, options)} Known: {', '.join(options)}."
+        hint = did_you_mean(option, options)
+        return f"There is no {group} named '{option}'. {hint} Known: {', '.join(options)}."
     unknown = re.search(r"Could not override '([^'@]+)'|Key '([^']+)' is not in struct", text)
     if unknown:
         given = unknown[1] or unknown[2]
         keys = (override.split("=")[0].lstrip("+~") for override in overrides)
         full = next((key for key in keys if key.endswith(given)), given)
         return f"Unknown config key '{full}'. {did_you_mean(full, known_keys(overrides, config_name))}"
-    return " ".join(text.splitlines()[:2])
+    return f"Cannot use the settings {' '.join(overrides)}: {text.splitlines()[0]}. Write each as key=value."
 
 
 def options_of(group: str) -> list[str]:

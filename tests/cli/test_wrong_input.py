@@ -1,0 +1,190 @@
+"""Wrong input ends in one clear message and a non-zero exit, leaves no traceback and nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from fibo_robot.cli import main as command_line
+
+TRAIN = ("train", "experiment=lift_bc", "trainer.accelerator=cpu", "run_dir=run")
+DEMOS = "data.path=demos.hdf5"
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run `fibo`; check that it refuses in the way every command must; return the message.
+
+    Any other exception than the exit would be a traceback on the user's screen, and fails the test.
+    """
+    before = snapshot(Path.cwd())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["fibo", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            command_line.main()
+    shown = capsys.readouterr()
+    assert stopped.value.code not in (0, None), f"exit status 0 after: {shown.out}{shown.err}"
+    assert snapshot(Path.cwd()) == before, "files were left behind"
+    check_message(shown.err)
+    return shown.err
+
+
+def check_message(shown: str) -> None:
+    assert "Traceback" not in shown
+    (message,) = [line for line in shown.splitlines() if line.startswith("fibo: ")]
+    assert shown.strip().endswith(message), "the message comes last and is one line"
+    assert 20 < len(message) < 600
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*")}
+
+
+def write_robomimic_file(path: Path, key: str = "actions") -> Path:
+    """A file as robomimic writes it, as far as it goes; large enough to be cut in half."""
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_name": "Lift", "type": 1, "env_kwargs": {}})
+        demo = data.create_group("demo_0")
+        demo.create_dataset(key, data=np.zeros((5000, 7)))
+    return path
+
+
+# --- fibo train --------------------------------------------------------------------------------------------
+
+
+def test_mistyped_config_key_is_named_with_the_nearest_known_one(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, *TRAIN, "trainer.max_epoch=3", DEMOS)
+    assert "trainer.max_epoch'" in message and "'trainer.max_epochs'" in message
+
+
+def test_mistyped_group_key_is_named_with_the_nearest_known_one(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, *TRAIN, "atention=fibottention", DEMOS)
+    assert "atention" in message and "'attention'" in message
+
+
+def test_unknown_experiment_is_named_with_the_nearest_known_one(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "train", "experiment=lift_bd")
+    assert "lift_bd" in message and "'lift_bc'" in message
+
+
+def test_unknown_attention_is_named_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, *TRAIN, "attention=fibotention", DEMOS)
+    assert "fibotention" in message and "'fibottention'" in message
+
+
+@pytest.mark.parametrize("override", ["=3", "trainer.max_epochs", "optimizer.lr=[1,", "a b=3"])
+def test_malformed_override_is_repeated_in_the_message(
+    capsys: pytest.CaptureFixture[str], override: str
+) -> None:
+    message = refused(capsys, *TRAIN, DEMOS, override)
+    assert override in message and "key=value" in message
+
+
+def test_training_without_an_experiment_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "lift_bc" in refused(capsys, "train")
+
+
+def test_dataset_path_that_was_not_given_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "data.path" in refused(capsys, *TRAIN)
+
+
+# What is wrong with a demonstration file, and the words that must say so.
+BAD_FILES = {
+    "missing": "does not exist",
+    "folder": "does not exist",
+    "empty": "truncated or no HDF5",
+    "text": "truncated or no HDF5",
+    "truncated": "truncated or no HDF5",
+    "not_robomimic": "not in robomimic's layout",
+    "no_demonstrations": "holds no demonstrations",
+    "no_actions": "has no actions",
+}
+
+
+def write_bad_file(kind: str) -> Path:
+    path = Path("demos.hdf5")
+    match kind:
+        case "empty":
+            path.touch()
+        case "text":
+            path.write_text("not HDF5 at all\n" * 100)
+        case "folder":
+            path.mkdir()
+        case "truncated":
+            write_robomimic_file(path)
+            with path.open("r+b") as file:
+                file.truncate(path.stat().st_size // 2)
+        case "not_robomimic":
+            with h5py.File(path, "w") as file:
+                file["weights"] = np.zeros(3)
+        case "no_demonstrations":
+            write_robomimic_file(path)
+            with h5py.File(path, "r+") as file:
+                del file["data/demo_0"]
+        case "no_actions":
+            write_robomimic_file(path, key="something_else")
+    return path
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_training_on_an_unusable_dataset_is_refused(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    write_bad_file(kind)
+    message = refused(capsys, *TRAIN, DEMOS)
+    assert "demos.hdf5" in message and BAD_FILES[kind] in message
+
+
+# --- fibo demos --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+@pytest.mark.parametrize("command", ["convert", "replay"])
+def test_unusable_demonstrations_are_refused(
+    capsys: pytest.CaptureFixture[str], command: str, kind: str
+) -> None:
+    write_bad_file(kind)
+    output = ("--output", "out.hdf5") if command == "convert" else ()
+    message = refused(capsys, "demos", command, "demos.hdf5", *output)
+    assert "demos.hdf5" in message and BAD_FILES[kind] in message
+
+
+def test_unknown_task_is_named_with_the_nearest_known_one(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "demos", "record", "lfit", "--output", "out.hdf5")
+    assert "lfit" in message and "lift" in message.replace("lfit", "")
+
+
+def test_unknown_renderer_is_named_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "demos", "record", "lift", "--output", "out.hdf5", "--renderer", "opengl")
+    assert "opengl" in message and "egl, osmesa" in message
+
+
+@pytest.mark.sim
+def test_machine_without_a_gl_library_is_told_the_package(empty_folder: Path) -> None:
+    """Unusable libraries come first on the loader's path, as if none were installed."""
+    libraries = empty_folder / "libraries"
+    libraries.mkdir()
+    for name in ("libEGL.so.1", "libOSMesa.so.8"):
+        (libraries / name).touch()
+    command = ("demos", "record", "lift", "--episodes", "1", "--workers", "1", "--output", "out.hdf5")
+    environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    done = subprocess.run(
+        [sys.executable, "-m", "fibo_robot.cli", *command],
+        env={**environment, "LD_LIBRARY_PATH": str(libraries)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    check_message(done.stderr)
+    assert "apt-get install libegl1 libgl1-mesa-dri" in done.stderr
+    assert [path.name for path in empty_folder.iterdir()] == ["libraries"]
