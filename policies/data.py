@@ -27,6 +27,7 @@ class DemonstrationData(pl.LightningDataModule):
         steps_per_epoch: steps between two checkpoints.
         filter_key, valid_key: masks of the file for training and validation; valid_key None skips it.
         max_demos: use only the first so many training demonstrations.
+        action_key: the array of actions to imitate; see DemonstrationDataset.
         seed: decides the order of samples.
     """
 
@@ -42,6 +43,7 @@ class DemonstrationData(pl.LightningDataModule):
         filter_key: str | None = "train",
         valid_key: str | None = "valid",
         max_demos: int | None = None,
+        action_key: str = "actions",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -53,6 +55,7 @@ class DemonstrationData(pl.LightningDataModule):
         }
         self.batch_size, self.steps_per_epoch, self.seed = batch_size, steps_per_epoch, seed
         self.filter_key, self.valid_key, self.max_demos = filter_key, valid_key, max_demos
+        self.action_key = action_key
         self.train: DemonstrationDataset | None = None
         self.valid: DemonstrationDataset | None = None
 
@@ -62,9 +65,12 @@ class DemonstrationData(pl.LightningDataModule):
         with DemonstrationFile(self.path) as file:
             self.task = file.task()
         self.shape_meta = self.task.shape_meta(obs_keys=self.obs_keys, **self.horizons)
-        self.train = DemonstrationDataset(self.path, self.shape_meta, self.filter_key, self.max_demos)
+        self.train = self._read(self.filter_key, self.max_demos)
         if self.valid_key is not None:
-            self.valid = DemonstrationDataset(self.path, self.shape_meta, self.valid_key)
+            self.valid = self._read(self.valid_key, None)
+
+    def _read(self, filter_key: str | None, max_demos: int | None) -> DemonstrationDataset:
+        return DemonstrationDataset(self.path, self.shape_meta, filter_key, max_demos, self.action_key)
 
     def model_inputs(self) -> dict[str, Any]:
         """What the policy is built from, once the data is read."""

@@ -25,6 +25,8 @@ class DemonstrationDataset(Dataset[Batch]):
         shape_meta: which keys to read, and the horizons.
         filter_key: a mask of the file, e.g. `train`; None reads all.
         max_demos: read only the first so many.
+        action_key: the array that holds the actions to imitate: `actions` as executed, or, in files
+            recorded here with noise, `expert_actions`, what the expert meant to do in the state reached.
 
     Raises:
         DatasetError: the file is not usable, or lacks a key or mask; the message names it.
@@ -36,6 +38,7 @@ class DemonstrationDataset(Dataset[Batch]):
         shape_meta: ShapeMeta,
         filter_key: str | None = "train",
         max_demos: int | None = None,
+        action_key: str = "actions",
     ) -> None:
         self.shape_meta = shape_meta
         observations: dict[str, list[np.ndarray]] = {key: [] for key in shape_meta.obs}
@@ -46,14 +49,14 @@ class DemonstrationDataset(Dataset[Batch]):
             if not demos:
                 raise DatasetError(f"{path} has no demonstrations in its mask '{filter_key}'.")
             for demo in demos:
-                actions.append(file.actions(demo))
+                actions.append(file.array(demo, action_key)[:])
                 for key in shape_meta.obs:
                     observations[key].append(self._checked(key, file.observation(demo, key), path))
         lengths = [len(a) for a in actions]
         if actions[0].shape[1] != shape_meta.action_dim:
             raise DatasetError(
-                f"{path} has {actions[0].shape[1]}-dimensional actions, the task {shape_meta.action_dim}-dimensional "
-                "ones. Choose the task that the demonstrations were recorded for."
+                f"{path} has actions of length {actions[0].shape[1]}, the task {shape_meta.action_dim}. "
+                "Choose the task that the demonstrations were recorded for."
             )
         self.num_demos = len(demos)
         self.actions = torch.from_numpy(np.concatenate(actions).astype(np.float32))

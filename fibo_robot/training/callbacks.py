@@ -57,18 +57,21 @@ class History(pl.Callback):
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A metric logged both by step and by epoch appears three times; its mean over the epoch is kept.
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        by_step = {name.removesuffix("_step") for name in metrics if name.endswith("_step")}
+        metrics = {
+            name.removesuffix("_epoch"): value
+            for name, value in metrics.items()
+            if name not in by_step and not name.endswith("_step")
+        }
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics}
         self.rows.append(row)
         if trainer.is_global_zero:
-            seconds = time.monotonic() - self._started
             write_json(self.directory / HISTORY, [_without_nan(row) for row in self.rows])
-            shown = "  ".join(
-                f"{name} {value:.4g}" for name, value in metrics.items() if not name.endswith("_step")
-            )
-            trainer.print(
-                f"epoch {row['epoch']}/{trainer.max_epochs}  {shown}  ({seconds:.0f} s)", flush=True
-            )
+            seconds = time.monotonic() - self._started
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            print(f"epoch {row['epoch']}/{trainer.max_epochs}  {shown}  ({seconds:.0f} s)", flush=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

@@ -70,12 +70,13 @@ def known_keys(overrides: Sequence[str], config_name: str = "train") -> Iterator
         except (HydraException, OmegaConfBaseException):
             config = compose(config_name)
     yield from groups
-    yield from _leaves(OmegaConf.to_container(config, resolve=False), "")
+    yield from (key for key, _ in leaves(OmegaConf.to_container(config, resolve=False)))
 
 
-def _leaves(node: Any, prefix: str) -> Iterator[str]:
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested dicts; a key that holds a dict is itself left out."""
     for key, value in node.items():
-        path = f"{prefix}{key}"
-        yield path
         if isinstance(value, dict):
-            yield from _leaves(value, path + ".")
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

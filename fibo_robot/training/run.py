@@ -23,7 +23,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from fibo_robot.errors import FiboError
 from fibo_robot.training.callbacks import CheckpointDirectory, History
 from fibo_robot.training.checkpoint import CONFIG, TRAINER
-from fibo_robot.training.config import ConfigError, compose_config, options_of
+from fibo_robot.training.config import ConfigError, compose_config, leaves, options_of
 
 # These may differ between a run and its continuation.
 FREE_TO_CHANGE = {"logger", "run_dir", "debug"}
@@ -80,16 +80,17 @@ def train(config: DictConfig) -> Path:
 
 
 def build(node: Any, **given: Any) -> Any:
-    """Instantiate a config node; an error inside keeps its own message when it is meant for the user."""
+    """Call the config node's target with its config and `given`; what it raises for the user passes through.
+
+    Hydra turns dataclasses that it is given into configs, so it only prepares the call.
+    """
     try:
-        return instantiate(node, **given)
+        return instantiate(node, _partial_=True)(**given)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, FiboError):
             raise cause from None
-        if cause is None:
-            raise ConfigError(str(error).splitlines()[0]) from error
-        raise ConfigError(f"Cannot build {node._target_}: {cause}") from error
+        raise ConfigError(f"Cannot build {node._target_}: {cause or error}") from error
 
 
 def _refuse_other_run(run_dir: Path, resolved: dict[str, Any]) -> None:
@@ -97,12 +98,15 @@ def _refuse_other_run(run_dir: Path, resolved: dict[str, Any]) -> None:
     if not (run_dir / CONFIG).exists():
         return
     earlier = yaml.safe_load((run_dir / CONFIG).read_text(encoding="utf-8"))
-    changed = sorted(
-        key for key in {*earlier, *resolved} - FREE_TO_CHANGE if earlier.get(key) != resolved.get(key)
+    before, now = (
+        {key: value for key, value in leaves(config) if key.split(".")[0] not in FREE_TO_CHANGE}
+        for config in (earlier, resolved)
     )
+    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     if changed:
+        named = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
         raise FiboError(
-            f"{run_dir} holds a run with another config ({', '.join(changed)} differ). "
+            f"{run_dir} holds a run with another config ({named}). "
             "Give run_dir=NEW_FOLDER, or the same config to continue it."
         )
 
@@ -155,3 +159,4 @@ def _quiet_libraries() -> None:
     # Loaders are fed from memory or sized by the data config; Lightning's advice does not apply.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*The number of training batches.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")

@@ -1,0 +1,130 @@
+"""Training a policy as a user does, from overrides: results, resuming, loading."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fibo_robot.errors import FiboError
+from fibo_robot.policies import load_policy
+from fibo_robot.training.checkpoint import CheckpointError, load_checkpoint
+from fibo_robot.training.run import train_from_overrides
+
+EPOCHS = 4
+
+
+def overrides(demonstrations: Path, run_dir: Path) -> list[str]:
+    return [
+        "experiment=lift_bc",
+        f"data.path={demonstrations}",
+        f"run_dir={run_dir}",
+        "data.obs_keys=[robot0_eye_in_hand_image,robot0_eef_pos]",
+        "data.batch_size=4",
+        "data.steps_per_epoch=3",
+        "policy.policy.head.hidden=[16]",
+        "policy.policy.head.dropout=0.1",
+        f"trainer.max_epochs={EPOCHS}",
+        "trainer.accelerator=cpu",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(demonstrations, tmp_path_factory) -> Path:
+    """An uninterrupted run."""
+    return train_from_overrides(overrides(demonstrations, tmp_path_factory.mktemp("finished") / "run"))
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [row["train/loss"] for row in json.loads((run_dir / "history.json").read_text())]
+
+
+def start(demonstrations: Path, run_dir: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "fibo_robot.cli", "train", *overrides(demonstrations, run_dir)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_epoch(run_dir: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not (run_dir / "trainer.ckpt").exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_checkpoint_describes_itself(finished):
+    meta = load_checkpoint(finished).meta
+    assert meta["kind"] == "policy"
+    assert meta["task"]["name"] == "lift"
+    assert meta["dataset"]["demos"] == 3
+    assert meta["shape_meta"]["obs"]["robot0_eye_in_hand_image"]["shape"] == [3, 84, 84]
+    assert meta["epoch"] == EPOCHS
+
+
+def test_the_loaded_policy_acts(finished):
+    policy = load_policy(finished)
+    policy.reset([0])
+    obs = {
+        "robot0_eye_in_hand_image": torch.zeros(1, 1, 3, 84, 84, dtype=torch.uint8),
+        "robot0_eef_pos": torch.zeros(1, 1, 3),
+    }
+    assert policy.act(obs, [0]).isfinite().all()
+    assert policy.normalizer.fitted
+
+
+def test_a_checkpoint_without_the_normalisers_statistics_does_not_load(finished, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for path in finished.glob("*.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "action_scale" not in k}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="action_scale"):
+        load_policy(tmp_path)
+
+
+def test_a_config_that_names_foreign_code_is_refused(finished, tmp_path):
+    for path in finished.glob("*.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = (tmp_path / "config.yaml").read_text()
+    assert "fibo_robot.policies.bc.BehaviourCloning" in config
+    (tmp_path / "config.yaml").write_text(
+        config.replace("fibo_robot.policies.bc.BehaviourCloning", "os.system")
+    )
+    with pytest.raises(CheckpointError, match=r"os\.system"):
+        load_policy(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_resumes_to_the_same_result(demonstrations, finished, tmp_path, how):
+    run_dir = tmp_path / "run"
+    process = start(demonstrations, run_dir)
+    wait_for_epoch(run_dir, process)
+    os.kill(process.pid, how)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), output
+    assert "Traceback" not in output
+    assert len(losses(run_dir)) < EPOCHS
+    train_from_overrides(overrides(demonstrations, run_dir))
+    assert losses(run_dir) == losses(finished)
+    ours, theirs = load_checkpoint(run_dir).state_dict, load_checkpoint(finished).state_dict
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_another_config_does_not_continue_a_run(demonstrations, finished):
+    with pytest.raises(FiboError, match=r"optimizer\.lr"):
+        train_from_overrides([*overrides(demonstrations, finished), "optimizer.lr=1"])
+
+
+def test_a_finished_run_is_left_alone(demonstrations, finished, capsys):
+    before = (finished / "model.safetensors").read_bytes()
+    train_from_overrides(overrides(demonstrations, finished))
+    assert "already trained" in capsys.readouterr().out
+    assert (finished / "model.safetensors").read_bytes() == before
