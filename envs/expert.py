@@ -73,7 +73,11 @@ def nearest_angle(angle: float, reference: float, period: float) -> float:
 
 
 class LiftExpert:
-    """Hovers above the cube, turned to its nearest pair of faces; goes down, closes, and lifts."""
+    """Hovers above the cube, turned to its nearest pair of faces; goes down, closes, and lifts.
+
+    Attributes:
+        phase: what it is at: `hover`, `descend`, `close` or `lift`.
+    """
 
     hover_height = 0.08
     lift_height = 0.12
@@ -84,7 +88,7 @@ class LiftExpert:
 
     def reset(self) -> None:
         """Begin an episode."""
-        self._phase = "hover"
+        self.phase = "hover"
         self._previous_opening = np.inf
         self._table_height = np.nan
 
@@ -100,22 +104,22 @@ class LiftExpert:
         stopped = abs(arm.opening - self._previous_opening) < 5e-4
         self._previous_opening = arm.opening
 
-        if self._phase == "lift" and np.linalg.norm(cube - arm.position) > 0.03:
-            self._phase = "hover"  # the cube slipped out
-        if self._phase == "hover" and above < 0.012 and _angle_between(yaw, arm) < 0.15:
-            self._phase = "descend"
-        elif self._phase == "descend" and above > 0.025:
-            self._phase = "hover"
-        elif self._phase == "descend" and abs(cube[2] - arm.position[2]) < 0.01:
-            self._phase = "close"
-        elif self._phase == "close" and stopped and arm.opening < 0.07:
-            self._phase = "lift"
+        if self.phase == "lift" and np.linalg.norm(cube - arm.position) > 0.03:
+            self.phase = "hover"  # the cube slipped out
+        if self.phase == "hover" and above < 0.012 and _angle_between(yaw, arm) < 0.15:
+            self.phase = "descend"
+        elif self.phase == "descend" and above > 0.025:
+            self.phase = "hover"
+        elif self.phase == "descend" and abs(cube[2] - arm.position[2]) < 0.01:
+            self.phase = "close"
+        elif self.phase == "close" and stopped and arm.opening < 0.07:
+            self.phase = "lift"
 
-        if self._phase == "hover":
+        if self.phase == "hover":
             return servo(arm, cube + np.array([0.0, 0.0, self.hover_height]), yaw, OPEN)
-        if self._phase == "descend":
+        if self.phase == "descend":
             return servo(arm, cube, yaw, OPEN)
-        if self._phase == "close":
+        if self.phase == "close":
             return servo(arm, cube, yaw, CLOSE)
         goal = np.array([arm.position[0], arm.position[1], self._table_height + self.lift_height])
         return servo(arm, goal, yaw, CLOSE)

@@ -5,13 +5,15 @@ first, in every process. Pictures depend on the settings here (reflections, shad
 belong to the task and travel with datasets and checkpoints.
 """
 
+import atexit
 import ctypes
 import json
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -29,7 +31,7 @@ FIXES = {
 _LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
 _PROBE_SCENE = (
     "<mujoco><worldbody><light pos='0 0 3'/><camera name='top' pos='0 0 2'/>"
-    "<geom type='sphere' size='.5' rgba='1 0 0 1'/></worldbody></mujoco>"
+    "<geom type='sphere' size='.5' rgba='1 0 0 1' group='1'/></worldbody></mujoco>"
 )
 
 
@@ -164,6 +166,11 @@ class OpenGLRenderer:
                 f"The renderer {self._backend} did not start ({error}): {FIXES[self._backend]}."
             ) from error
         self._mujoco.mjr_setBuffer(self._mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        # At exit a context must go before its display, which MuJoCo closes in an exit handler that it has
+        # just registered; a finalizer's own hook may run after that one.
+        self._free = weakref.finalize(self, _free_context, self._context, self._gl)
+        self._free.atexit = False
+        atexit.register(self._free)
 
     def render(self, data: "mujoco.MjData", camera: str, height: int, width: int) -> np.ndarray:
         """One picture, uint8 `(height, width, 3)`, right side up; raises KeyError for an unknown camera."""
@@ -189,9 +196,14 @@ class OpenGLRenderer:
         return image[::-1]  # OpenGL counts rows from the bottom
 
     def close(self) -> None:
-        """Free the GL context."""
-        self._context.free()
-        self._gl.free()
+        """Free the GL context; happens by itself when the renderer goes or the interpreter ends."""
+        self._free()
+        atexit.unregister(self._free)
+
+
+def _free_context(context: Any, gl: Any) -> None:
+    context.free()
+    gl.free()
 
 
 @dataclass(frozen=True)

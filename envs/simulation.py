@@ -162,11 +162,15 @@ class SimulationEnv(gymnasium.Env):
         truncated = self._steps >= self.task.horizon
         return self.observe(), result.reward, False, truncated, {"success": result.success}
 
-    def observe(self) -> dict[str, np.ndarray]:
-        """The present observation: float32 `(D,)` vectors and uint8 `(3, H, W)` pictures of `obs_keys`."""
+    def observe(self, obs_keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """The present observation: float32 `(D,)` vectors and uint8 `(3, H, W)` pictures.
+
+        Args:
+            obs_keys: what to look at (default: the environment's own); other cameras are not rendered.
+        """
         vectors = self._robosuite._get_observations(force_update=True)
         observation = {}
-        for key in self.obs_keys:
+        for key in self.obs_keys if obs_keys is None else obs_keys:
             if key in self.task.low_dim:
                 observation[key] = vectors["object-state" if key == "object" else key].astype(np.float32)
             else:

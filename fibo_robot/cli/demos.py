@@ -17,7 +17,7 @@ ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels of a
 def register(app: typer.Typer) -> None:
     """Add `demos` to the command."""
     demos = typer.Typer(help="Record, convert and replay demonstrations.", no_args_is_help=True)
-    for command in (record, convert, replay):
+    for command in (record, convert, replay, skills):
         demos.command()(command)
     app.add_typer(demos, name="demos")
 
@@ -79,6 +79,23 @@ def replay(
     failed = [demo.demo for demo in done.demos if not demo.success]
     note = f" Failed: {', '.join(failed)}." if failed else ""
     typer.echo(f"{path}: {done.successes} of {len(done.demos)} replays by {by} end in success.{note}")
+
+
+def skills(
+    output: Annotated[Path, typer.Option("--output", help="Folder for the clips and clips.csv.")],
+    clips_per_class: Annotated[int, typer.Option("--clips-per-class", min=4, help="Clips of each.")] = 24,
+    workers: Workers = 2,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode.")] = 0,
+    image_size: Annotated[int, typer.Option("--image-size", help="Pixels of a frame's side, even.")] = 96,
+    renderer: Renderer = "auto",
+) -> None:
+    """Record short clips of robot skills, each the reverse of another; every fourth is for testing."""
+    from fibo_robot.envs.skills import SKILLS, record_skills
+
+    with progress_bar("Recording skills") as progress:
+        table = record_skills(output, clips_per_class, seed, image_size, renderer, workers, progress)
+    labels = ", ".join(skill.label for skill in SKILLS)
+    typer.echo(f"{table}: {clips_per_class * len(SKILLS)} clips of {labels}.")
 
 
 @contextmanager
