@@ -4,8 +4,24 @@ Importing this registers the tasks with gymnasium (`fibo_robot/Lift-v0`, `Can-v0
 `Transport-v0`) and starts no simulator.
 """
 
+import importlib
+from typing import Any
+
 from fibo_robot.envs.tasks import TASKS, Task, get_task, register_environments
 
 register_environments()
 
-__all__ = ["TASKS", "Task", "get_task"]
+# Imported when first used: simulator workers import this package too, and need neither torch nor scipy.
+_ON_USE = {
+    "Evaluation": "fibo_robot.envs.evaluation",
+    "compare": "fibo_robot.envs.comparison",
+    "rollout": "fibo_robot.envs.rollouts",
+}
+
+__all__ = ["TASKS", "Evaluation", "Task", "compare", "get_task", "rollout"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_ON_USE[name]), name)

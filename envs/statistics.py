@@ -9,6 +9,7 @@ All rates and interval ends lie in [0, 1] (differences in [-1, 1]); `confidence`
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -16,14 +17,13 @@ from scipy import special, stats
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A confidence interval, both ends included."""
+class Interval(NamedTuple):
+    """A confidence interval, both ends included: `low, high = interval`, `rate in interval`."""
 
     low: float
     high: float
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: object) -> bool:
         return self.low <= value <= self.high
 
 

@@ -11,7 +11,7 @@ import typer
 
 from fibo_robot.errors import FiboError
 
-COMMANDS = ("demos", "doctor", "quickstart", "train")
+COMMANDS = ("compare", "demos", "doctor", "quickstart", "rollout", "train")
 
 app = typer.Typer(
     name="fibo",

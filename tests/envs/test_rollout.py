@@ -15,7 +15,7 @@ from toy_task import Fault, ToyTask
 
 from fibo_robot.envs.episode_log import LOG_FILE
 from fibo_robot.envs.evaluation import EVAL_FILE, Evaluation, EvaluationError
-from fibo_robot.envs.rollout import RolloutError, Timeouts, rollout
+from fibo_robot.envs.rollouts import RolloutError, Timeouts, rollout
 from fibo_robot.envs.worker import Act, Begin, EpisodeRunner, Setup
 
 SEEDS = range(200, 212)
@@ -183,7 +183,7 @@ import sys
 sys.path.insert(0, {folder!r})
 from toy_policy import ToyPolicy
 from toy_task import Fault, ToyTask
-from fibo_robot.envs.rollout import rollout
+from fibo_robot.envs.rollouts import rollout
 if __name__ == "__main__":
     faults = tuple(Fault(seed, "sleep", {marks!r}) for seed in range(200, 212))
     task = ToyTask(faults=faults)

@@ -40,7 +40,9 @@ from fibo_robot.interfaces import Policy
 if TYPE_CHECKING:
     from fibo_robot.envs.tasks import Task
 
-__all__ = ["RolloutError", "Timeouts", "rollout"]
+__all__ = ["SUCCESS_HOLD", "RolloutError", "Timeouts", "rollout"]
+
+SUCCESS_HOLD = 10  # half a second at the tasks' 20 actions per second
 
 
 def rollout(
@@ -54,7 +56,7 @@ def rollout(
     videos: int = 0,
     film: VideoSpec | None = None,
     batch_size: int = 1,
-    success_hold: int | None = 10,
+    success_hold: int | None = SUCCESS_HOLD,
     engine: Literal["local", "ray"] = "local",
     timeouts: Timeouts | None = None,
     policy_info: Mapping[str, Any] | None = None,

@@ -1,0 +1,194 @@
+"""An evaluation's part of a report: the rate with its interval, films, failures, and what it all rests on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fibo_robot.envs.comparison import Comparison, format_rate
+from fibo_robot.envs.evaluation import Evaluation
+from fibo_robot.envs.figures import positions_figure, rates_figure, time_figure
+from fibo_robot.reporting import KeyNumber, Report, Section, VideoClip
+
+
+def add_evaluation(report: Report, evaluation: Evaluation, folder: Path, title: str = "Rollouts") -> Section:
+    """Add one evaluation.
+
+    Args:
+        report: gets one section.
+        evaluation: what happened.
+        folder: where its videos lie.
+        title: the section's heading.
+    """
+    low, high = evaluation.interval
+    counted = len(evaluation.counted)
+    section = report.section(
+        title, f"{len(evaluation.episodes)} episodes of {evaluation.task['name']}, one per seed."
+    )
+    section.key_numbers(
+        [
+            KeyNumber(
+                "Success rate",
+                format_rate(evaluation.success_rate),
+                f"{evaluation.successes} of {counted}; 95 %: {format_rate(low)} to {format_rate(high)}",
+            ),
+            KeyNumber(
+                "Success at the end",
+                format_rate(evaluation.success_at_end_rate),
+                "still solved at the last step",
+            ),
+            KeyNumber("Errors", str(len(evaluation.errors)), "episodes that did not run to their end"),
+            KeyNumber(
+                "Speed",
+                f"{evaluation.env_steps_per_s:.0f} steps/s",
+                f"{evaluation.seconds:.0f} s of rollouts",
+            ),
+        ]
+    )
+    for note in evaluation.notes:
+        section.note(note)
+    _troubles(section, evaluation)
+    clips = [
+        VideoClip(
+            folder / episode.video, f"Seed {episode.seed}, {episode.length} steps", episode.success_once
+        )
+        for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
+        if episode.video and (folder / episode.video).is_file()
+    ]
+    if clips:
+        section.text("Films of the first seeds, failures first.").videos(clips)
+    if any(episode.object_position for episode in evaluation.counted):
+        section.figure(
+            positions_figure(evaluation.episodes), "Where the object lay, seed by seed, seen from above."
+        )
+    seconds = {
+        name: sum(getattr(session, name) for session in evaluation.sessions)
+        for name in ("physics", "rendering", "policy", "transport")
+    }
+    if any(seconds.values()):
+        section.figure(time_figure(seconds), "Where the time went, added up over workers and the policy.")
+    section.table(
+        [
+            {
+                "seed": episode.seed,
+                "success": episode.success_once,
+                "at_end": episode.success_at_end,
+                "first": episode.first_success,
+                "length": episode.length,
+                "return": episode.sum_reward,
+                "error": episode.error,
+            }
+            for episode in evaluation.episodes
+        ],
+        {
+            "seed": "Seed",
+            "success": "Solved",
+            "at_end": "Solved at end",
+            "first": "First solved at step",
+            "length": "Steps",
+            "return": "Return",
+            "error": "Error",
+        },
+        caption="Every episode",
+        collapsed=True,
+    )
+    _basis(section, evaluation)
+    return section
+
+
+def add_comparison(report: Report, comparison: Comparison) -> Section:
+    """Add a table of methods with intervals, a figure, and a table of pairs."""
+    section = report.section("Comparison", "Success rates with 95 % intervals, and every pair of methods.")
+    section.figure(rates_figure(comparison.methods), "Success rate of each method with its 95 % interval.")
+    section.table(
+        [
+            {
+                "method": row.method,
+                "rate": format_rate(row.success_rate),
+                "interval": f"{format_rate(row.low)} to {format_rate(row.high)}",
+                "runs": row.runs,
+                "episodes": row.episodes,
+                "at_end": format_rate(row.success_at_end),
+                "length": row.mean_length,
+                "errors": row.errors,
+            }
+            for row in comparison.methods
+        ],
+        {
+            "method": "Method",
+            "rate": "Success",
+            "interval": "95 % interval",
+            "runs": "Training runs",
+            "episodes": "Episodes",
+            "at_end": "At end",
+            "length": "Mean steps",
+            "errors": "Errors",
+        },
+        caption="Methods",
+    )
+    section.table(pair_rows(comparison), caption="Pairs")
+    section.text(
+        "Single runs are paired on common seeds: exact McNemar test, Newcombe's interval of the difference. "
+        "Several training runs are compared with Welch's t over runs. Adjusted p-values allow for the number "
+        "of pairs (Holm). Seeds needed: to tell a difference of this size apart four times in five."
+    )
+    return section
+
+
+def pair_rows(comparison: Comparison) -> list[Mapping[str, object]]:
+    """Pairs as rows of text, for tables."""
+    rows = []
+    for pair in comparison.pairs:
+        bounded = pair.low is not None and pair.high is not None
+        rows.append(
+            {
+                "Pair": f"{pair.a} − {pair.b}",
+                "Difference": f"{100 * pair.difference:+.1f} points",
+                "95 % interval": f"{100 * pair.low:+.1f} to {100 * pair.high:+.1f}" if bounded else None,
+                "p": pair.p_value,
+                "p, adjusted": pair.p_holm,
+                "Only first": pair.only_a,
+                "Only second": pair.only_b,
+                "Common seeds": pair.common_seeds,
+                "Seeds needed": pair.episodes_needed,
+            }
+        )
+    return rows
+
+
+def write_evaluation_report(evaluation: Evaluation, folder: Path) -> Path:
+    """Write `report.html` into an evaluation's folder; returns its path."""
+    name = evaluation.policy.get("checkpoint", "policy")
+    report = Report(f"{evaluation.task['name']}: {name}", "What the policy did in simulation.")
+    add_evaluation(report, evaluation, folder)
+    return report.save(folder / "report.html")
+
+
+def _troubles(section: Section, evaluation: Evaluation) -> None:
+    """Name everything that went wrong, each where it happened."""
+    lines: list[str] = []
+    for episode in evaluation.episodes:
+        if episode.error:
+            effect = "does not count" if not episode.counts else "counts as a failure"
+            lines.append(f"Seed {episode.seed} {effect}: {episode.error}")
+        elif episode.worker_errors:
+            lines.append(f"Seed {episode.seed} was run again: {episode.worker_errors[-1]}")
+        if episode.video_error:
+            lines.append(episode.video_error)
+    if lines:
+        section.note("\n\n".join(lines), kind="warning")
+
+
+def _basis(section: Section, evaluation: Evaluation) -> None:
+    groups: Sequence[tuple[str, Mapping[str, object]]] = (
+        ("policy", evaluation.policy),
+        ("rollout", evaluation.rollout),
+        ("version", evaluation.versions),
+        ("task", evaluation.task),
+    )
+    rows = [
+        {"what": f"{group}: {key}", "value": str(value)}
+        for group, entries in groups
+        for key, value in entries.items()
+    ]
+    section.table(
+        rows, {"what": "Setting", "value": "Value"}, caption="What the result rests on", collapsed=True
+    )
