@@ -204,7 +204,10 @@ def _make_robosuite(task: Task) -> Any:
     logging.getLogger("robosuite_logs").addFilter(_is_error)
     import robosuite
 
-    return robosuite.make(task.env_name, seed=_MODEL_SEED, **task.robosuite_kwargs())
+    environment = robosuite.make(task.env_name, seed=_MODEL_SEED, **task.robosuite_kwargs())
+    # Its reset hides the marks at the grippers, which a state shown before any episode must not show either.
+    environment.reset()
+    return environment
 
 
 def _is_error(record: logging.LogRecord) -> bool:
