@@ -151,3 +151,21 @@ def test_table_shows_each_fix_and_json_holds_the_same(monkeypatch: pytest.Monkey
         ("egl", True, False),
         ("osmesa", False, False),
     ]
+
+
+@pytest.mark.sim
+def test_rendering_is_tried_for_real_and_a_missing_library_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a machine that renders, at least one OpenGL back end draws; without its library it does not."""
+    monkeypatch.setattr(rendering, "RENDERERS", ("egl", "osmesa"))
+    here = {probe.name: probe.ok for probe in rendering.probe_renderers(timeout=60)}
+    assert any(here.values())
+    # An unusable library first on the loader's path is as good as none.
+    for name in ("libEGL.so.1", "libOSMesa.so.8"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    without = rendering.probe_renderers(timeout=60)
+    assert [probe.ok for probe in without] == [False, False]
+    assert "libegl1" in without[0].fix and "libosmesa6" in without[1].fix
+    assert all(probe.detail for probe in without)

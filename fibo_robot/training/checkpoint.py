@@ -92,8 +92,9 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         meta = json.loads((directory / META).read_text(encoding="utf-8"))
         state_dict = load_file(directory / MODEL)
     except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{directory} holds a damaged file: {error}. Restore it or train again."
+            f"{directory} holds a damaged file: {reason}. Restore it or train again."
         ) from error
     if not isinstance(config, dict) or not isinstance(meta, dict):
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from fibo_robot.cli import main as command_line
+from fibo_robot.training.checkpoint import save_checkpoint
 
 TRAIN = ("train", "experiment=lift_bc", "trainer.accelerator=cpu", "run_dir=run")
 DEMOS = "data.path=demos.hdf5"
@@ -166,6 +169,56 @@ def test_unknown_task_is_named_with_the_nearest_known_one(capsys: pytest.Capture
 def test_unknown_renderer_is_named_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(capsys, "demos", "record", "lift", "--output", "out.hdf5", "--renderer", "opengl")
     assert "opengl" in message and "egl, osmesa" in message
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------
+
+
+def write_checkpoint(kind: str) -> None:
+    """A checkpoint directory with all its files, but of no model that exists."""
+    meta = {"kind": kind, "task": {}, "shape_meta": {"obs": {}, "action_dim": 7}}
+    save_checkpoint("run", {"weight": torch.zeros(2)}, {"name": "test"}, meta)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "meta.json", "model.safetensors"])
+def test_checkpoint_with_a_file_missing_names_the_file(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    write_checkpoint("policy")
+    Path("run", name).unlink()
+    message = refused(capsys, "rollout", "run")
+    assert name in message and "not a complete checkpoint" in message
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "meta.json", "model.safetensors"])
+def test_checkpoint_with_a_damaged_file_is_refused(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    write_checkpoint("policy")
+    Path("run", name).write_bytes(b"{ cut off")
+    assert "damaged" in refused(capsys, "rollout", "run")
+
+
+def test_missing_checkpoint_directory_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nowhere" in refused(capsys, "rollout", "nowhere")
+
+
+def test_rollout_of_a_classifier_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    write_checkpoint("classifier")
+    assert "classifier" in refused(capsys, "rollout", "run")
+
+
+def test_checkpoint_is_never_unpickled(capsys: pytest.CaptureFixture[str], empty_folder: Path) -> None:
+    """A pickle in the place of the weights is refused without running what it holds."""
+    write_checkpoint("policy")
+    payload = pickle.dumps(_Touch(str(empty_folder / "ran")))
+    Path("run", "model.safetensors").write_bytes(payload)
+    refused(capsys, "rollout", "run")
+    assert not (empty_folder / "ran").exists()
+
+
+class _Touch:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (self.path, "w")
 
 
 @pytest.mark.sim
