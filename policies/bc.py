@@ -21,7 +21,7 @@ class BehaviourCloning(nn.Module):
         encoder: makes an image encoder when called with `image_size`; None where no camera is seen.
         head: makes the action head when called with `in_features`, `action_horizon`, `action_dim`.
         crop_size: side of the crop that the encoders see.
-        low_dim_features: width of the layer on the low-dimensional keys.
+        token_features, low_dim_features: see ObservationEncoder.
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class BehaviourCloning(nn.Module):
         encoder: Callable[..., ImageEncoder] | None,
         head: Callable[..., GaussianMixtureHead] = GaussianMixtureHead,
         crop_size: int = 72,
+        token_features: int | None = 16,
         low_dim_features: int = 64,
     ) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class BehaviourCloning(nn.Module):
         dimensions = {key: shape_meta.obs[key].shape[0] for key in shape_meta.keys("low_dim")}
         self.normalizer = Normalizer({**dimensions, "action": shape_meta.action_dim})
         self.observation = ObservationEncoder(
-            shape_meta, encoder, crop_size, self.normalizer, low_dim_features
+            shape_meta, encoder, crop_size, self.normalizer, token_features, low_dim_features
         )
         self.head = head(
             in_features=self.observation.out_features,

@@ -40,7 +40,7 @@ class GaussianMixtureHead(nn.Module):
         action_dim: int,
         modes: int = 5,
         hidden: tuple[int, ...] = (512, 512),
-        min_std: float = 0.03,
+        min_std: float = 0.1,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()

@@ -27,7 +27,9 @@ def load_policy(checkpoint_dir: str | Path, device: str | torch.device = "cpu") 
         )
     for difference in version_differences(checkpoint.meta):
         warnings.warn(difference, stacklevel=2)
-    policy = rebuild(checkpoint, "policy.policy", shape_meta=ShapeMeta.from_dict(checkpoint.meta["shape_meta"]))
+    policy = rebuild(
+        checkpoint, "policy.policy", shape_meta=ShapeMeta.from_dict(checkpoint.meta["shape_meta"])
+    )
     try:
         policy.load_state_dict(checkpoint.state_dict)
     except RuntimeError as error:
