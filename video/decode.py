@@ -124,7 +124,7 @@ class VideoReader:
             raise IndexError("read() needs at least one frame index")
         if wanted.min() < 0 or wanted.max() >= len(self):
             raise IndexError(
-                f"{self.path}: frame indices must lie in 0..{len(self) - 1}, got {wanted.min()}..{wanted.max()}"
+                f"{self.path}: frames are numbered 0..{len(self) - 1}, got {wanted.min()}..{wanted.max()}"
             )
         distinct, inverse = np.unique(wanted, return_inverse=True)
         frames = self._read_decord(distinct) if self._decord is not None else None

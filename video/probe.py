@@ -152,7 +152,7 @@ def _scan_open(path: Path, container: av.container.InputContainer) -> VideoScan:
         raise VideoDecodeError(f"{path}: the video stream holds no frames.")
     if stream.frames > len(packet_pts):
         raise VideoDecodeError(
-            f"{path}: the file is cut off, {len(packet_pts)} of {stream.frames} frames are left; fetch it again."
+            f"{path}: the file is cut off after {len(packet_pts)} of {stream.frames} frames; fetch it again."
         )
     _refuse_missing_end(path, container, containers, last_end)
     return VideoScan(

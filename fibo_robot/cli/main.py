@@ -11,7 +11,7 @@ import typer
 
 from fibo_robot.errors import FiboError
 
-COMMANDS = ("compare", "demos", "doctor", "quickstart", "rollout", "train")
+COMMANDS = ("classify", "compare", "demos", "doctor", "quickstart", "rollout", "train")
 
 app = typer.Typer(
     name="fibo",

@@ -6,8 +6,8 @@ Three ways for frames to meet, one trunk:
   within a frame, then by time, so that an offset of one frame is `H * W` tokens and Fibottention's
   diagonals are neighbours in space (short offsets) and the same places in other frames (long ones).
 * `divided`: in each block first over time at one place, then over space in one frame (TimeSformer,
-  arXiv 2102.05095, section 3, "divided attention"). The temporal branch starts at zero, so that a new
-  encoder is the image model applied to each frame.
+  arXiv 2102.05095, section 3, "divided attention"). The temporal branch starts at zero, so that an
+  inflated encoder starts as the image model applied to each frame.
 * `frames`: no exchange between frames; features are averaged. It cannot see order: the control.
 
 A tubelet is `tubelet` consecutive frames that share a token.
@@ -31,10 +31,11 @@ VideoMode = Literal["joint", "divided", "frames"]
 class TubeletEmbedding(nn.Module):
     """A ViT's patch projection over `tubelet` frames: `(B, T, 3, H, W) -> (B, T / tubelet, H' W', D)`.
 
-    The image weights are spread evenly over the frames, so a still clip embeds as its picture does.
+    With `inflate`, the image weights are spread evenly over the frames, so a still clip embeds as its
+    picture does. Without, they are fresh, and differ from frame to frame.
     """
 
-    def __init__(self, patch_embed: nn.Module, tubelet: int) -> None:
+    def __init__(self, patch_embed: nn.Module, tubelet: int, inflate: bool) -> None:
         super().__init__()
         image = patch_embed.proj
         self.proj = nn.Conv3d(
@@ -45,6 +46,8 @@ class TubeletEmbedding(nn.Module):
             bias=image.bias is not None,
         )
         self.norm = patch_embed.norm
+        if not inflate:
+            return
         with torch.no_grad():
             self.proj.weight.copy_(image.weight.unsqueeze(2).expand_as(self.proj.weight) / tubelet)
             if image.bias is not None:
@@ -104,6 +107,7 @@ class VideoEncoder(nn.Module):
         temporal_attention: AttentionConfig | None,
         frames: int,
         tubelet: int,
+        inflate: bool,
     ) -> None:
         super().__init__()
         if frames % tubelet:
@@ -121,11 +125,13 @@ class VideoEncoder(nn.Module):
         cfg = vit.pretrained_cfg
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
-        self.embed = TubeletEmbedding(vit.patch_embed, tubelet)
+        self.embed = TubeletEmbedding(vit.patch_embed, tubelet, inflate)
         vit.patch_embed = nn.Identity()
         self.vit = vit
         if mode != "frames":
             self.temporal_embed = nn.Parameter(torch.zeros(1, self.grid[0], 1, self.embed_dim))
+            if not inflate:
+                nn.init.trunc_normal_(self.temporal_embed, std=0.02)  # as timm starts its position embedding
         if mode == "joint":
             for layer, block in enumerate(vit.blocks):
                 _place(block, layer, self.num_prefix_tokens, self.grid)
@@ -151,7 +157,7 @@ class VideoEncoder(nn.Module):
         """Encode `(B, T, 3, H, W)`, float in [0, 1] or uint8, with T and (H, W) as the encoder was built.
 
         Returns:
-            tokens `(B, num_prefix_tokens + T' H' W', D)` ordered prefix, then frame by frame; pooled `(B, D)`.
+            tokens `(B, num_prefix_tokens + T' H' W', D)`, prefix first, then frame by frame; pooled `(B, D)`.
             In `frames` mode the prefix tokens are the means over frames.
 
         Raises:
@@ -262,8 +268,8 @@ def create_video_encoder(
         temporal_attention: over time, in `divided` mode.
         frames: T, frames per clip.
         tubelet: frames per token; divides `frames`.
-        pretrained: image weights to inflate: path of a safetensors file in timm's layout, or True for
-            timm's own (downloaded from the Hugging Face Hub).
+        pretrained: image weights to inflate, so that training starts from the image model: path of a
+            safetensors file in timm's layout, or True for timm's own (downloaded from the Hugging Face Hub).
         image_size: pixels, square or (height, width); the model's own when None.
         patch_size: pixels per patch side; the model's own when None.
         pool: `token` (class token) or `avg` (mean of the patch tokens); the model's own when None.
@@ -295,6 +301,7 @@ def create_video_encoder(
         temporal_attention=AttentionConfig.parse(temporal_attention) if mode == "divided" else None,
         frames=frames,
         tubelet=tubelet,
+        inflate=pretrained is not False,
     )
     encoder.gradient_checkpointing = gradient_checkpointing
     encoder.weights_report = image.weights_report

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fibo_robot.attention import AttentionError
 from fibo_robot.encoders import EncoderError, create_encoder, create_video_encoder
@@ -31,12 +32,16 @@ def test_clips_become_tokens_and_a_pooled_vector(mode, attention, tubelet):
 @pytest.mark.parametrize("mode", ["divided", "frames"])
 @pytest.mark.parametrize("pool", ["token", "avg"])
 @pytest.mark.parametrize("attention", ["softmax", "fibottention"])
-def test_new_encoder_sees_a_still_clip_as_the_image_model_sees_the_picture(mode, pool, attention):
-    torch.manual_seed(1)
+def test_inflated_encoder_sees_a_still_clip_as_the_image_model_sees_the_picture(
+    tmp_path, mode, pool, attention
+):
     options = {"attention": attention, "pool": pool, "image_size": 32, "patch_size": 8}
     image_model = create_encoder("vit_micro", **options).eval()
-    torch.manual_seed(1)
-    encoder = create_video_encoder("vit_micro", mode=mode, tubelet=2, frames=4, **options).eval()
+    weights = tmp_path / "image.safetensors"
+    save_file(image_model.vit.state_dict(), weights)
+    encoder = create_video_encoder(
+        "vit_micro", mode=mode, tubelet=2, frames=4, pretrained=weights, **options
+    ).eval()
     image, clip = still_clip()
     torch.testing.assert_close(encoder(clip).pooled, image_model(image).pooled, rtol=1e-4, atol=1e-5)
 

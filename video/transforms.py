@@ -1,0 +1,74 @@
+"""Augmentation of whole batches of clips on the device they are trained on.
+
+Every frame of a clip gets the same change, and every clip its own. Randomness comes from torch's global
+generator, which training seeds anew for each batch.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+
+class MixedBatch(NamedTuple):
+    """Clips `(B, T, 3, H, W)`, float in [0, 1], and targets `(B, classes)` that sum to 1."""
+
+    clips: Tensor
+    targets: Tensor
+
+
+class BatchAugmentation(nn.Module):
+    """uint8 clips and labels in, float clips and soft targets out.
+
+    Args:
+        horizontal_flip: probability of mirroring a clip. 0 where left and right tell classes apart.
+        rand_augment_ops: changes of RandAugment (arXiv 1909.13719) per clip; 0 is off.
+        rand_augment_magnitude: their strength, 0 to 30.
+        brightness, contrast, saturation: largest relative change of colour jitter; 0 is off.
+        mixup_alpha, cutmix_alpha: of the Beta distribution; 0 is off. With both on, each batch gets one of
+            them with equal chance.
+        label_smoothing: share of a target that is spread over all classes.
+    """
+
+    def __init__(
+        self,
+        horizontal_flip: float = 0.0,
+        rand_augment_ops: int = 0,
+        rand_augment_magnitude: int = 9,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        per_clip: list[nn.Module] = []
+        if horizontal_flip:
+            per_clip.append(v2.RandomHorizontalFlip(horizontal_flip))
+        if rand_augment_ops:
+            per_clip.append(v2.RandAugment(rand_augment_ops, rand_augment_magnitude))
+        if brightness or contrast or saturation:
+            per_clip.append(v2.ColorJitter(brightness, contrast, saturation))
+        self.per_clip = v2.Compose(per_clip) if per_clip else None
+        self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
+        self.label_smoothing = label_smoothing
+
+    def forward(self, clips: Tensor, labels: Tensor, num_classes: int) -> MixedBatch:
+        """Change uint8 clips `(B, T, 3, H, W)` with labels `(B,)`."""
+        if self.per_clip is not None:
+            clips = torch.stack([self.per_clip(clip) for clip in clips])
+        clips = clips.float() / 255
+        targets: Tensor = labels
+        mixes = [
+            mix for mix, alpha in ((v2.MixUp, self.mixup_alpha), (v2.CutMix, self.cutmix_alpha)) if alpha
+        ]
+        if mixes:
+            mix = mixes[int(torch.randint(len(mixes), ()))]
+            alpha = self.mixup_alpha if mix is v2.MixUp else self.cutmix_alpha
+            clips, targets = mix(alpha=alpha, num_classes=num_classes)(clips, labels)
+        else:
+            targets = F.one_hot(labels, num_classes).to(clips.dtype)
+        return MixedBatch(clips, targets * (1 - self.label_smoothing) + self.label_smoothing / num_classes)
