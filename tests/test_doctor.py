@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -91,6 +92,15 @@ def test_crashing_library_becomes_an_answer(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     check = check_import("robosuite")
     assert not check.ok and check.detail == f"crashed (signal {signal.SIGSEGV})" and check.fix
+
+
+def test_slow_answer_is_not_taken_for_a_broken_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: object, timeout: float, **options: object) -> None:
+        raise subprocess.TimeoutExpired("python", timeout)
+
+    monkeypatch.setattr(subprocess, "run", never)
+    for check in (check_import("robosuite"), *check_decoders(), check_devices()[-1]):
+        assert not check.ok and "no answer within" in check.detail and "less busy" in check.fix
 
 
 def test_missing_system_library_names_the_debian_package(

@@ -16,9 +16,16 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     ) -> None:
         """Check versions, rendering, video decoders and devices; exit status 1 if something needed fails."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        from rich.console import Console
+
         from fibo_robot.doctor import run_checks
 
-        checks = [*run_checks(), *check_rendering()]
+        # Each check waits for a process; Warp's first one compiles its kernels for a minute or more.
+        with Console(stderr=True).status("Trying everything ..."), ThreadPoolExecutor() as pool:
+            machine, rendering = pool.submit(run_checks), pool.submit(check_rendering)
+            checks = [*machine.result(), *rendering.result()]
         ok = all(check.ok for check in checks if check.needed)
         if as_json:
             _print_json(checks, ok)
