@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -16,15 +17,18 @@ from torch import Tensor
 
 from fibo_robot.attention.backends.sdpa import sdpa_attention
 from fibo_robot.attention.errors import AttentionError
+from fibo_robot.attention.operator import sparse_attention
 from fibo_robot.attention.reference import reference_attention
 
 MaskMode = Literal["drop", "zero_logit"]
-Backend = Literal["reference", "sdpa"]
+Backend = Literal["reference", "sdpa", "numba", "triton"]
 MASK_MODES: tuple[str, ...] = get_args(MaskMode)
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
 BACKEND_VARIABLE = "FIBO_ATTENTION_BACKEND"
 LARGEST_HEAD_DIM = 256
+SHORTEST_FOR_NUMBA = 128
+SHORTEST_FOR_TRITON = 1024
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _forced_backend: ContextVar[str | None] = ContextVar("fibo_attention_backend", default=None)
@@ -69,12 +73,27 @@ def diagonal_attention(
         raise AttentionError(f"mask_mode must be one of {', '.join(MASK_MODES)}, not {mask_mode!r}.")
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     name = _resolve_backend(backend, q)
-    function = reference_attention if name == "reference" else sdpa_attention
+    if name == "reference":
+        function = reference_attention
+    elif name == "sdpa":
+        function = sdpa_attention
+    else:
+        _check_device(name, q.device)
+        function = partial(sparse_attention, backend=name)
     return function(q, k, v, head_sets, num_prefix_tokens=num_prefix_tokens, mask_mode=mask_mode, scale=scale)
 
 
 def choose_backend(device: torch.device, num_tokens: int, dtype: torch.dtype) -> Backend:
-    """The backend measured fastest for this device, sequence length and dtype."""
+    """The backend measured fastest for this device, sequence length and dtype.
+
+    On a CPU, numba wins from SHORTEST_FOR_NUMBA tokens on. On CUDA the Triton kernel is chosen for long
+    sequences; where exactly it starts to win is not yet measured on a GPU. Any other device computes the dense
+    mask through PyTorch's kernels.
+    """
+    if device.type == "cpu" and num_tokens >= SHORTEST_FOR_NUMBA:
+        return "numba"
+    if device.type == "cuda" and num_tokens >= SHORTEST_FOR_TRITON and dtype != torch.float64:
+        return "triton"
     return "sdpa"
 
 
@@ -108,6 +127,13 @@ def _check_backend(backend: str, source: str) -> str:
     if backend not in BACKENDS:
         raise AttentionError(f"{source} must be one of {', '.join(BACKENDS)}, not {backend!r}.")
     return backend
+
+
+def _check_device(backend: str, device: torch.device) -> None:
+    wanted = {"numba": "cpu", "triton": "cuda"}[backend]
+    interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != wanted and not interpreted:
+        raise AttentionError(f"backend {backend!r} needs tensors on {wanted}, but q is on {device}.")
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
