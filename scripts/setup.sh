@@ -104,5 +104,5 @@ if ! "$venv/bin/python" -c 'import egl_probe' 2>/dev/null; then
 fi
 
 say "installing fibo_robot and what it depends on into $venv (a few minutes the first time)"
-"$venv/bin/pip" install --quiet --constraint constraints.txt --editable '.[test,warp]'
+"$venv/bin/pip" install --quiet --use-pep517 --constraint constraints.txt --editable '.[test,warp]'
 say "done; \`$venv/bin/fibo doctor\` checks the simulator, rendering and video decoding on this machine"
