@@ -53,7 +53,17 @@ def stages(output: Path, episodes: int, workers: int, seed: int) -> list[Stage]:
     return [
         Stage(
             "Record scripted demonstrations of Lift",
-            ("demos", "record", "lift", "--output", str(demos), "--episodes", "100", "--workers", str(workers)),
+            (
+                "demos",
+                "record",
+                "lift",
+                "--output",
+                str(demos),
+                "--episodes",
+                "100",
+                "--workers",
+                str(workers),
+            ),
             demos,
         ),
         Stage(
@@ -63,8 +73,17 @@ def stages(output: Path, episodes: int, workers: int, seed: int) -> list[Stage]:
         ),
         Stage(
             f"Roll it out on {episodes} fresh seeds",
-            ("rollout", str(policy), "--episodes", str(episodes), "--workers", str(workers))
-            + ("--seed", str(FIRST_EVALUATION_SEED), "--videos", "6", "--output", str(output / "rollouts")),
+            (
+                *("rollout", str(policy), "--episodes", str(episodes), "--workers", str(workers)),
+                *(
+                    "--seed",
+                    str(FIRST_EVALUATION_SEED),
+                    "--videos",
+                    "6",
+                    "--output",
+                    str(output / "rollouts"),
+                ),
+            ),
             output / "rollouts" / "eval.json",
         ),
         Stage(
@@ -119,7 +138,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def quickstart(
-        output: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/quickstart"),
+        output: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path(
+            "runs/quickstart"
+        ),
         episodes: Annotated[int, typer.Option(min=1, help="Evaluation episodes.")] = 20,
         workers: Annotated[int, typer.Option(min=1, help="Simulator processes.")] = 2,
         seed: Annotated[int, typer.Option(min=0, help="Training seed.")] = 0,
