@@ -87,8 +87,8 @@ def choose_backend(device: torch.device, num_tokens: int, dtype: torch.dtype) ->
     """The backend measured fastest for this device, sequence length and dtype.
 
     On a CPU, numba wins from SHORTEST_FOR_NUMBA tokens on. On CUDA the Triton kernel is chosen for long
-    sequences; where exactly it starts to win is not yet measured on a GPU. Any other device computes the dense
-    mask through PyTorch's kernels.
+    sequences; where exactly it starts to win is not yet measured on a GPU. Any other device computes the
+    dense mask through PyTorch's kernels.
     """
     if device.type == "cpu" and num_tokens >= SHORTEST_FOR_NUMBA:
         return "numba"

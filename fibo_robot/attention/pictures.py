@@ -70,8 +70,8 @@ def mask_figure(
 def receptive_field(num_tokens: int, num_heads: int, num_layers: int, rule: OffsetRule = "paper") -> Tensor:
     """Share of all patches that can have reached a patch after each layer, averaged over patches.
 
-    Information moves along any head's diagonals and the residual connection. The class token is left out: with
-    it, every patch reaches every other in two layers.
+    Information moves along any head's diagonals and the residual connection. The class token is left out:
+    with it, every patch reaches every other in two layers.
 
     Returns:
         `(num_layers,)` of values in [0, 1].

@@ -67,7 +67,7 @@ def _normalise(out, row, denominator, highest, nothing):
 def _forward_tile(
     q, k, v, total_v, head_offsets, prefix, zero_logit, scale, first, last, logits, out, lse, lanes
 ):
-    """Patch queries [first, last). `logits (slots, tile)` is scratch; `lse` first holds the running maximum."""
+    """Patch queries [first, last). `logits (slots, tile)` is scratch; `lse` holds the maximum at first."""
     tokens = q.shape[0]
     nothing = q.dtype.type(-np.inf)
     masked, denominators = np.zeros(last - first, q.dtype), np.zeros(last - first, q.dtype)
