@@ -20,8 +20,10 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
+from fibo_robot.attention.swap import angular_cores
 from fibo_robot.errors import FiboError
 from fibo_robot.training.callbacks import CheckpointDirectory, History
+from fibo_robot.training.castling import CastlingSchedule
 from fibo_robot.training.checkpoint import CONFIG, TRAINER
 from fibo_robot.training.config import ConfigError, compose_config, leaves, options_of
 
@@ -61,7 +63,7 @@ def train(config: DictConfig) -> Path:
     data.setup("fit")
     module = build(config.get("policy") or config.classifier, seed=config.seed, **data.model_inputs())
     run_dir.mkdir(parents=True, exist_ok=True)
-    trainer = _trainer(config, run_dir, resolved, data.meta())
+    trainer = _trainer(config, run_dir, resolved, data.meta(), has_castling=any(angular_cores(module)))
     state = run_dir / TRAINER
     done = _epochs_done(state)
     if done >= trainer.max_epochs:
@@ -115,13 +117,17 @@ def _epochs_done(state: Path) -> int:
     return torch.load(state, map_location="cpu", weights_only=True)["epoch"] + 1 if state.exists() else 0
 
 
-def _trainer(config: DictConfig, run_dir: Path, resolved: dict[str, Any], meta: dict[str, Any]) -> pl.Trainer:
+def _trainer(
+    config: DictConfig, run_dir: Path, resolved: dict[str, Any], meta: dict[str, Any], *, has_castling: bool
+) -> pl.Trainer:
     options = dict(resolved["trainer"])
     ours = options.pop("fibo")
     callbacks: list[pl.Callback] = [
         History(run_dir),
         CheckpointDirectory(run_dir, resolved, meta, ours["checkpoint_every_n_epochs"]),
     ]
+    if has_castling:
+        callbacks.append(CastlingSchedule(ours["castling_end"]))
     if ours["ema_decay"] is not None:
         callbacks.append(EMAWeightAveraging(decay=ours["ema_decay"]))
     on_terminal = sys.stdout.isatty()
