@@ -180,7 +180,7 @@ def test_warp_draws_the_same_scene_as_opengl(lift: SimulationEnv) -> None:
     for camera in env.task.cameras:
         traced = env.render_image(camera, 84, 84).astype(int)
         drawn = lift.render_image(camera, 84, 84).astype(int)
-        # Shading differs; the red cube must cover the same pixels, up to its edge. Red by hue, dark or bright.
+        # Shading differs; what is red by hue, dark or bright, must be the same pixels up to the edge.
         cubes = [(image[..., 0] > 2 * image[..., 1]) & (image[..., 0] > 25) for image in (traced, drawn)]
         overlap = (cubes[0] & cubes[1]).sum() / (cubes[0] | cubes[1]).sum()
         assert overlap > 0.6, camera
