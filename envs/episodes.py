@@ -70,6 +70,7 @@ class Session:
 
     `physics`, `rendering` and `transport` add up over workers, which run side by side; `policy` is the time
     of the one policy. `transport` is how long messages were under way, waiting for a busy reader included.
+    `start_up` is the part of `wall` before the first worker was ready.
     """
 
     wall: float
@@ -81,3 +82,4 @@ class Session:
     rendering: float = 0.0
     policy: float = 0.0
     transport: float = 0.0
+    start_up: float = 0.0

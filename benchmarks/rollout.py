@@ -1,0 +1,200 @@
+"""How fast rollouts are, against robomimic's own serial loop with the same policy, environment and cameras.
+
+The baseline is `robomimic.utils.train_utils.run_rollout` itself, over the same simulated environment with the
+same rendering settings, so that only the loop differs: it observes after every step, and waits for each
+picture and each decision in turn. The policy executes its chunks of actions in both. Building environments
+is left out on both sides; a rate is control steps per second afterwards.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from robomimic.algo import RolloutPolicy
+from robomimic.envs.env_base import EnvBase
+from robomimic.utils.train_utils import run_rollout
+
+from fibo_robot.benchmarks.harness import interleave, speedup
+from fibo_robot.envs.rollouts import rollout
+
+if TYPE_CHECKING:
+    from fibo_robot.envs.episodes import Session
+    from fibo_robot.envs.tasks import Task
+    from fibo_robot.interfaces import Policy
+
+BASELINE = "robomimic_serial"
+
+
+@dataclass(frozen=True)
+class RolloutRow:
+    """One way of rolling out.
+
+    Attributes:
+        case: `robomimic_serial`, or `fibo_rollout`.
+        workers: environments side by side.
+        env_steps_per_s: control steps per second, median over rounds.
+        speedup: over the baseline in the same round, median; `spread`: its quartiles.
+        physics, rendering, policy, transport: milliseconds per control step, added up over workers; None for
+            the baseline, whose loop is not ours to look into.
+    """
+
+    case: str
+    workers: int
+    env_steps_per_s: float
+    speedup: float
+    spread: tuple[float, float]
+    physics: float | None = None
+    rendering: float | None = None
+    policy: float | None = None
+    transport: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return asdict(self)
+
+
+def measure(
+    policy: "Policy",
+    task: "Task",
+    workers: Sequence[int] = (1, 2, 4),
+    episodes: int = 4,
+    steps: int = 80,
+    rounds: int = 3,
+) -> list[RolloutRow]:
+    """Measure the baseline and our engine with each number of workers, interleaved.
+
+    Args:
+        policy: used by all.
+        task: simulated by all; its horizon is replaced by `steps`.
+        workers: numbers of workers.
+        episodes: per case and round.
+        steps: control steps per episode; none ends early.
+        rounds: repetitions.
+    """
+    task = replace(task, horizon=steps)
+    seconds_per_step: dict[str, list[float]] = {BASELINE: []}
+    sessions: dict[str, list[Session]] = {}
+    serial = _SerialEnv(task, policy)
+    cases: dict[str, Callable[[], None]] = {
+        BASELINE: partial(_time_serial, serial, policy, episodes, steps, seconds_per_step[BASELINE])
+    }
+    for count in workers:
+        name = _name(count)
+        seconds_per_step[name], sessions[name] = [], []
+        cases[name] = partial(
+            _time_ours, policy, task, episodes, count, seconds_per_step[name], sessions[name]
+        )
+    try:
+        # Each case takes its own time, without its start-up; interleaving shares the machine's moods.
+        interleave(cases, rounds, warmup=0)
+    finally:
+        serial.close()
+    rows = [_row(BASELINE, 1, seconds_per_step[BASELINE], seconds_per_step[BASELINE], [])]
+    for count in workers:
+        name = _name(count)
+        rows.append(
+            _row("fibo_rollout", count, seconds_per_step[BASELINE], seconds_per_step[name], sessions[name])
+        )
+    return rows
+
+
+def _name(workers: int) -> str:
+    return f"fibo_rollout_{workers}"
+
+
+def _row(
+    case: str, workers: int, baseline: Sequence[float], ours: Sequence[float], sessions: "Sequence[Session]"
+) -> RolloutRow:
+    ratio, spread = speedup(baseline, ours)
+    steps = sum(session.env_steps for session in sessions)
+    split = {
+        part: 1000 * sum(getattr(session, part) for session in sessions) / steps
+        for part in ("physics", "rendering", "policy", "transport")
+        if steps
+    }
+    return RolloutRow(case, workers, 1 / float(np.median(ours)), ratio, spread, **split)
+
+
+def _time_serial(
+    env: "_SerialEnv", policy: "Policy", episodes: int, steps: int, seconds: list[float]
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    begin = time.perf_counter()
+    for seed in range(episodes):
+        env.seed = seed
+        run_rollout(_ChunkedPolicy(policy, seed), env, steps, terminate_on_success=False)
+    seconds.append((time.perf_counter() - begin) / (episodes * steps))
+    torch.set_num_threads(before)
+
+
+def _time_ours(
+    policy: "Policy",
+    task: "Task",
+    episodes: int,
+    workers: int,
+    seconds: list[float],
+    sessions: "list[Session]",
+) -> None:
+    evaluation = rollout(policy, task, range(episodes), workers, success_hold=None, progress=False)
+    (session,) = evaluation.sessions
+    seconds.append((session.wall - session.start_up) / session.env_steps)
+    sessions.append(session)
+
+
+class _ChunkedPolicy(RolloutPolicy):
+    """Our policy behind robomimic's interface: decides once per chunk, and plays the chunk."""
+
+    def __init__(self, policy: "Policy", seed: int) -> None:
+        self._policy, self._seed = policy, seed
+        self._chunk: list[np.ndarray] = []
+        self._history: list[dict[str, np.ndarray]] = []
+
+    def start_episode(self) -> None:
+        self._policy.reset([self._seed])
+
+    def __call__(self, ob: dict[str, np.ndarray], goal: object = None) -> np.ndarray:
+        steps = self._policy.shape_meta.n_obs_steps
+        self._history = ((self._history or [ob] * steps) + [ob])[-steps:]
+        if not self._chunk:
+            stacked = {
+                key: torch.from_numpy(np.stack([past[key] for past in self._history]))[None] for key in ob
+            }
+            self._chunk = list(self._policy.act(stacked, [self._seed])[0].cpu().numpy())
+        return self._chunk.pop(0)
+
+
+class _SerialEnv(EnvBase):
+    """Our environment behind robomimic's interface; every step is observed, as robomimic's own does."""
+
+    def __init__(self, task: "Task", policy: "Policy") -> None:
+        self._env = task.make_env(list(policy.shape_meta.obs))
+        self.seed = 0
+
+    def reset(self) -> dict[str, np.ndarray]:
+        return self._env.reset(seed=self.seed)[0]
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, dict]:
+        observation, reward, _, _, info = self._env.step(action)
+        return observation, reward, False, info
+
+    def is_success(self) -> dict[str, bool]:
+        return {"task": self._env.success}
+
+    def close(self) -> None:
+        self._env.close()
+
+    @property
+    def rollout_exceptions(self) -> tuple:
+        return ()
+
+    # What run_rollout never calls.
+    def _unused(self, *args: object, **kwargs: object) -> Any:
+        raise NotImplementedError
+
+    reset_to = render = get_observation = get_state = get_reward = get_goal = set_goal = is_done = _unused
+    serialize = create_for_data_processing = action_dimension = name = type = _unused

@@ -1,0 +1,176 @@
+"""Where a policy looks: the attention of any layer and head, laid over the camera's picture.
+
+Weights are read off the attention itself, not recomputed beside it: a core that is linear in its values
+shows its weights when the values are unit vectors. Linear-angular attention is normalised after its linear
+part, so there the linear part is asked.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fibo_robot.attention.angular import linear_angular
+from fibo_robot.attention.cores import AngularCore, AttentionCore
+from fibo_robot.encoders.image import ImageEncoder
+from fibo_robot.errors import FiboError
+from fibo_robot.interfaces import Policy
+
+STRENGTH = 0.6  # how much of the colour covers the picture where attention is strongest
+PIXELS_PER_PIXEL = 3
+
+
+class OverlayError(FiboError):
+    """The asked layer, head or camera does not exist."""
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """What one camera's encoder saw and where it attended.
+
+    Attributes:
+        camera: observation key.
+        image: uint8 `(H, W, 3)`, the crop that the encoder saw.
+        weights: one `(heads, N, N)` tensor per layer; rows are queries.
+        grid: patches along height and width.
+        num_prefix_tokens: tokens before the first patch.
+    """
+
+    camera: str
+    image: np.ndarray
+    weights: tuple[Tensor, ...]
+    grid: tuple[int, int]
+    num_prefix_tokens: int
+
+    def heat(self, layer: int, head: int | None = None) -> np.ndarray:
+        """How much each patch is attended to by all patches, `(grid_h, grid_w)` scaled to [0, 1].
+
+        Args:
+            layer: counted from 0; negative counts from the last.
+            head: counted from 0; None averages the heads.
+
+        Raises:
+            OverlayError: there is no such layer or head.
+        """
+        try:
+            weights = self.weights[layer]
+            weights = weights.mean(0) if head is None else weights[head]
+        except IndexError:
+            raise OverlayError(
+                f"There is no layer {layer}, head {head}: the encoder has {len(self.weights)} layers of "
+                f"{len(self.weights[0])} heads, counted from 0."
+            ) from None
+        received = weights[self.num_prefix_tokens :, self.num_prefix_tokens :].abs().mean(0)
+        received = received - received.min()
+        return (received / received.max().clamp(min=1e-12)).reshape(self.grid).numpy()
+
+    def overlay(self, layer: int, head: int | None = None) -> np.ndarray:
+        """The picture with :meth:`heat` over it, uint8 `(3 H, 3 W, 3)`."""
+        height, width = (side * PIXELS_PER_PIXEL for side in self.image.shape[:2])
+        heat = torch.from_numpy(self.heat(layer, head)).float()[None, None]
+        heat = nn.functional.interpolate(heat, (height, width), mode="bilinear")[0, 0].numpy()
+        colour = matplotlib.colormaps["inferno"](heat)[..., :3]
+        cover = STRENGTH * heat[..., None]
+        image = self.image.repeat(PIXELS_PER_PIXEL, 0).repeat(PIXELS_PER_PIXEL, 1) / 255
+        mixed = (1 - cover) * image + cover * colour
+        return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+@torch.inference_mode()
+def look(policy: Policy, obs: Mapping[str, Tensor], episode: int = 0) -> list[SeenImage]:
+    """Let a policy decide on one observation `(1, n_obs_steps, ...)` and watch every camera's attention.
+
+    Args:
+        policy: a module that holds one `ImageEncoder` per camera, under the camera's observation key.
+        obs: as for `policy.act`; the last step is shown.
+        episode: whose sampling noise is used; it does not change the attention.
+
+    Raises:
+        OverlayError: the policy sees no pictures through an `ImageEncoder`.
+    """
+    encoders = {
+        key: module
+        for name, module in policy.named_modules()
+        if isinstance(module, ImageEncoder)
+        for key in policy.shape_meta.keys("rgb")
+        if key in name.split(".")
+    }
+    if not encoders:
+        raise OverlayError("This policy has no image encoder, so there is nothing to lay over.")
+    with _recorded(encoders) as recorded:
+        policy.reset([episode])
+        policy.act(obs, [episode])
+    return [
+        SeenImage(
+            camera=key,
+            image=_to_image(recorded[key].image),
+            weights=tuple(recorded[key].weights),
+            grid=encoder.grid_size,
+            num_prefix_tokens=encoder.num_prefix_tokens,
+        )
+        for key, encoder in encoders.items()
+    ]
+
+
+@dataclass
+class _Record:
+    image: Tensor
+    weights: list[Tensor]
+
+
+@contextmanager
+def _recorded(encoders: Mapping[str, ImageEncoder]) -> Iterator[dict[str, _Record]]:
+    """Record, for the last of the images that pass, the input of each encoder and its layers' weights."""
+    records = {key: _Record(torch.empty(0), []) for key in encoders}
+    handles = []
+    for key, encoder in encoders.items():
+        record = records[key]
+
+        def see(module: nn.Module, inputs: tuple, record: _Record = record) -> None:
+            record.image, record.weights = inputs[0][-1].cpu(), []
+
+        def attend(core: nn.Module, inputs: tuple, record: _Record = record) -> None:
+            q, k = inputs[0][-1:], inputs[1][-1:]
+            record.weights.append(attention_weights(core, q, k)[0].float().cpu())
+
+        handles.append(encoder.register_forward_pre_hook(see))
+        for module in encoder.modules():
+            if isinstance(module, AttentionCore):
+                handles.append(module.register_forward_pre_hook(attend))
+    try:
+        yield records
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def attention_weights(core: AttentionCore, q: Tensor, k: Tensor) -> Tensor:
+    """The weights `(B, heads, N, N)` that a core gives keys (columns) for queries (rows).
+
+    Args:
+        core: any attention core of ours.
+        q, k: `(B, heads, N, head_dim)`.
+    """
+    num_tokens, width = q.shape[-2:]
+    columns = []
+    for part in range(math.ceil(num_tokens / width)):
+        value = torch.zeros_like(k)
+        keys = torch.arange(part * width, min((part + 1) * width, num_tokens), device=k.device)
+        value[..., keys, keys - part * width] = 1
+        if isinstance(core, AngularCore):
+            out = linear_angular(q, k, value, core.options.const_term)
+        else:
+            out = core.forward(q, k, value)  # not core(...): its hooks watch the real pass
+        columns.append(out[..., : len(keys)])
+    return torch.cat(columns, dim=-1)
+
+
+def _to_image(image: Tensor) -> np.ndarray:
+    """What an encoder takes, `(3, H, W)` uint8 or float in [0, 1], as uint8 `(H, W, 3)`."""
+    image = image if image.dtype == torch.uint8 else (image * 255).round().to(torch.uint8)
+    return image.permute(1, 2, 0).numpy()
