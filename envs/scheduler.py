@@ -79,6 +79,7 @@ class Scheduler:
         self._failures: dict[int, list[str]] = {}
         self._failed_starts = 0
         self._padding: list[int] = []
+        self._begin = 0.0
         self._account = Session(wall=0.0, env_steps=0, episodes=0, workers=0, engine=workers.engine)
 
     def run(self, seeds: Sequence[int], workers: int) -> None:
@@ -93,7 +94,7 @@ class Scheduler:
         # Padding rows are episodes too, to the policy; none of the real ones is called so.
         self._padding = [max(seeds) + 1 + row for row in range(self._batch_size - 1)]
         self._policy.reset(self._padding)
-        begin = time.perf_counter()
+        self._begin = time.perf_counter()
         try:
             for slot in range(workers):
                 self._start(slot)
@@ -103,7 +104,7 @@ class Scheduler:
                 self._replace_overdue()
                 self._decide()
         finally:
-            self._add(wall=time.perf_counter() - begin)
+            self._add(wall=time.perf_counter() - self._begin)
 
     def session(self) -> Session:
         """The account of the run, complete or interrupted."""
@@ -141,6 +142,8 @@ class Scheduler:
             self._fail(slot, reply)
         elif isinstance(reply, Started):
             self._failed_starts = 0
+            if not self._account.start_up:
+                self._add(start_up=time.perf_counter() - self._begin)
             self._assign(slot)
         else:
             turnaround = time.monotonic() - state.sent
@@ -204,6 +207,8 @@ class Scheduler:
         if seed is None:
             self._failed_starts += 1
             if self._failed_starts >= ATTEMPTS:
+                if any(state.seed is not None for state in self._slots):
+                    return  # the others go on without this one: its machine may be gone
                 raise RolloutError(
                     f"The environment could not be built in {ATTEMPTS} attempts. {failed.message}"
                     f"\n{failed.details}"

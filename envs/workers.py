@@ -29,7 +29,7 @@ from fibo_robot.envs.worker import (
 )
 
 # LP_NUM_THREADS=0 lets llvmpipe draw in the calling thread.
-_ONE_THREAD = {
+ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -83,7 +83,7 @@ class LocalWorkers:
         process = self._context.Process(
             target=_work, args=(there, memory, self._setup), name=f"fibo-worker-{slot}", daemon=True
         )
-        with _environment(_ONE_THREAD):
+        with _environment(ONE_THREAD):
             process.start()
         there.close()
         self._processes[slot], self._pipes[slot] = process, here
