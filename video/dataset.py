@@ -98,8 +98,11 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
         return crop_and_resize(frames, box, self.image_size), self.targets[index]
 
     def fill_cache(self, index: int) -> None:
-        """Decode one clip into memory; call it before workers start, so that they share it."""
-        self._cached(index)
+        """Decode one clip into memory; call it before workers start, so that they share it.
+
+        A clip that cannot be read is remembered as broken, and left out when it is asked for.
+        """
+        self._cache[index] = self._decode_whole(self.clips[index].path)
 
     def _frames(self, index: int, generator: np.random.Generator) -> Tensor:
         """The sampled frames `(T, 3, H, W)`, uint8."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 
@@ -68,7 +69,8 @@ class BatchAugmentation(nn.Module):
         if mixes:
             mix = mixes[int(torch.randint(len(mixes), ()))]
             alpha = self.mixup_alpha if mix is v2.MixUp else self.cutmix_alpha
-            clips, targets = mix(alpha=alpha, num_classes=num_classes)(clips, labels)
+            mixed, targets = mix(alpha=alpha, num_classes=num_classes)(tv_tensors.Video(clips), labels)
+            clips = mixed.as_subclass(Tensor)
         else:
             targets = F.one_hot(labels, num_classes).to(clips.dtype)
         return MixedBatch(clips, targets * (1 - self.label_smoothing) + self.label_smoothing / num_classes)

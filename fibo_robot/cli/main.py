@@ -11,7 +11,7 @@ import typer
 
 from fibo_robot.errors import FiboError
 
-COMMANDS = ("classify", "compare", "demos", "doctor", "quickstart", "rollout", "train")
+COMMANDS = ("bench", "classify", "compare", "demos", "doctor", "quickstart", "rollout", "train", "video_test")
 
 app = typer.Typer(
     name="fibo",

@@ -1,17 +1,13 @@
 """Decoding: the right frames from readable files, one clear error from the others."""
 
-import importlib.util
 from pathlib import Path
 
+import clips
 import numpy as np
 import pytest
 
 from fibo_robot.errors import FiboError
 from fibo_robot.video.decode import VideoDecodeError, VideoReader
-
-_spec = importlib.util.spec_from_file_location("clips", Path(__file__).parent / "clips.py")
-clips = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(clips)
 
 # Frame counts by `ffmpeg -threads 1 -fps_mode passthrough -f null`; sizes (height, width) after rotation.
 READABLE = {

@@ -1,0 +1,161 @@
+"""Testing a classifier as papers do: several views and crops of each video, with intervals on the result."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window: pictures go to files
+import numpy as np
+import torch
+from matplotlib import pyplot
+from rich.progress import track
+from safetensors.numpy import save_file
+
+from fibo_robot.files import replace_atomically, write_json
+from fibo_robot.video.classifier import VideoClassifier
+from fibo_robot.video.decode import VideoDecodeError
+from fibo_robot.video.predict import read_views, view_scores
+from fibo_robot.video.sources import LabelledClip
+
+RESAMPLES = 2000  # the interval's ends then move by less than half a point from seed to seed
+_FULL_NAMES_UP_TO = 40  # more class names than this cannot be read beside the confusion matrix
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of videos with its 95 % interval, by bootstrap over videos (percentiles)."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float]:
+        """A JSON-ready dict."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass
+class VideoTest:
+    """What came out of testing.
+
+    Attributes:
+        labels: names of the classes.
+        paths: the videos that could be read.
+        targets: `(N,)` class numbers.
+        scores: `(N, views * crops, classes)` scores before the softmax.
+        failures: path and reason of each video that could not be read; they count in no rate.
+        views, crops: how many of each.
+    """
+
+    labels: list[str]
+    paths: list[Path]
+    targets: np.ndarray
+    scores: np.ndarray
+    failures: dict[str, str] = field(default_factory=dict)
+    views: int = 1
+    crops: int = 1
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """`(N, classes)`: softmax of each view, averaged."""
+        return torch.from_numpy(self.scores).softmax(-1).mean(1).numpy()
+
+    def top(self, k: int) -> Rate:
+        """Share of videos whose class is among the k most probable."""
+        ranked = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
+        return bootstrap_rate((ranked == self.targets[:, None]).any(1))
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """`(classes, classes)` counts: row the true class, column the predicted one."""
+        counts = np.zeros((len(self.labels), len(self.labels)), dtype=np.int64)
+        np.add.at(counts, (self.targets, self.probabilities.argmax(1)), 1)
+        return counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready summary."""
+        counts = self.confusion
+        per_class = {
+            label: {"videos": int(row.sum()), "accuracy": float(row[i] / row.sum()) if row.sum() else None}
+            for i, (label, row) in enumerate(zip(self.labels, counts))
+        }
+        return {
+            "videos": len(self.paths),
+            "views": self.views,
+            "crops": self.crops,
+            "top1": self.top(1).to_dict(),
+            "top5": self.top(5).to_dict() if len(self.labels) > 5 else None,
+            "per_class": per_class,
+            "failures": self.failures,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write test.json, every video's scores (scores.safetensors, videos.json) and confusion.png."""
+        write_json(folder / "test.json", self.to_dict())
+        write_json(folder / "videos.json", [str(path) for path in self.paths])
+        with replace_atomically(folder / "scores.safetensors") as temporary:
+            save_file({"scores": self.scores, "targets": self.targets}, temporary)
+        with replace_atomically(folder / "confusion.png") as temporary:
+            draw_confusion(self.confusion, self.labels, temporary)
+
+
+def bootstrap_rate(hits: np.ndarray, seed: int = 0) -> Rate:
+    """Mean of `(N,)` booleans and the 2.5 and 97.5 percentiles of its means over resampled videos."""
+    values = np.asarray(hits, dtype=np.float64)
+    # Resampling N booleans with replacement draws a binomial count of hits.
+    means = np.random.default_rng(seed).binomial(len(values), values.mean(), RESAMPLES) / len(values)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Rate(float(values.mean()), float(low), float(high))
+
+
+def evaluate_videos(
+    classifier: VideoClassifier, clips: Sequence[LabelledClip], *, views: int = 1, crops: int = 1
+) -> VideoTest:
+    """Classify labelled videos, `views` clips of each and `crops` squares of each clip.
+
+    Raises:
+        VideoDecodeError: not one of the videos could be read.
+    """
+    numbers = {label: number for number, label in enumerate(classifier.labels)}
+    size = classifier.encoder.image_size[0]
+    result = VideoTest(classifier.labels, [], np.empty(0), np.empty(0), {}, views, crops)
+    targets, scores = [], []
+    for clip in track(clips, "testing", disable=not sys.stdout.isatty(), transient=True):
+        try:
+            batch = read_views(clip.path, classifier.sampling, classifier.cropping, size, views, crops)
+        except VideoDecodeError as error:
+            result.failures[str(clip.path)] = str(error)
+            continue
+        result.paths.append(clip.path)
+        targets.append(numbers[clip.label])
+        scores.append(view_scores(classifier, batch).numpy())
+    if not scores:
+        raise VideoDecodeError(
+            f"None of {len(clips)} videos could be read; {next(iter(result.failures.values()))}"
+        )
+    result.targets, result.scores = np.array(targets), np.stack(scores)
+    return result
+
+
+def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix as a picture: shares of each true class, with counts where they can be read."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 3 + 0.35 * min(len(labels), _FULL_NAMES_UP_TO)
+    figure, axes = pyplot.subplots(figsize=(side, side), layout="constrained")
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    if len(labels) <= _FULL_NAMES_UP_TO:
+        axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right")
+        axes.set_yticks(range(len(labels)), labels)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    figure.savefig(path, dpi=120, format="png")
+    pyplot.close(figure)
