@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fibo_robot.envs.comparison import Comparison, format_rate
 from fibo_robot.envs.evaluation import Evaluation
 from fibo_robot.envs.figures import positions_figure, rates_figure, time_figure
-from fibo_robot.reporting import KeyNumber, Report, Section, VideoClip
+from fibo_robot.reporting import KeyNumber, Picture, Report, Section, VideoClip
+
+if TYPE_CHECKING:
+    from fibo_robot.envs.overlay import SeenImage
 
 
 def add_evaluation(report: Report, evaluation: Evaluation, folder: Path, title: str = "Rollouts") -> Section:
@@ -154,11 +158,31 @@ def pair_rows(comparison: Comparison) -> list[Mapping[str, object]]:
     return rows
 
 
-def write_evaluation_report(evaluation: Evaluation, folder: Path) -> Path:
-    """Write `report.html` into an evaluation's folder; returns its path."""
+def add_attention(report: Report, seen: "Sequence[SeenImage]", seed: int) -> Section:
+    """Add, for each camera, what the encoder saw at the start of a seed's episode and where it attended."""
+    section = report.section(
+        "Where the policy looks",
+        f"The first pictures of seed {seed}, and over them how much attention each patch receives, averaged "
+        "over heads, layer by layer; brighter is more, relative to each picture's own range.",
+    )
+    for image in seen:
+        layers = [
+            Picture(image.overlay(layer), f"{image.camera}, layer {layer + 1}")
+            for layer in range(len(image.weights))
+        ]
+        section.images([Picture(image.image, f"{image.camera}, as seen"), *layers])
+    return section
+
+
+def write_evaluation_report(
+    evaluation: Evaluation, folder: Path, seen: "Sequence[SeenImage]" = (), seed: int = 0
+) -> Path:
+    """Write `report.html` into an evaluation's folder; `seen` at the start of `seed` is shown if given."""
     name = evaluation.policy.get("checkpoint", "policy")
     report = Report(f"{evaluation.task['name']}: {name}", "What the policy did in simulation.")
     add_evaluation(report, evaluation, folder)
+    if seen:
+        add_attention(report, seen, seed)
     return report.save(folder / "report.html")
 
 

@@ -47,12 +47,13 @@ def rollout(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_policy(checkpoint, device=device)
+    task = Task.from_dict(policy.meta["task"])
     output = output or checkpoint / "rollouts"
     notes = [] if check_demos is None else [_check_demonstrations(check_demos, workers)]
     try:
         evaluation = run(
             policy,
-            Task.from_dict(policy.meta["task"]),
+            task,
             range(seed, seed + episodes),
             workers,
             output=output,
@@ -75,7 +76,8 @@ def rollout(
         from fibo_robot.envs.videos import write_grid
 
         write_grid(sorted(films, key=lambda film: "failure" not in film.name), output / GRID)
-    report = write_evaluation_report(evaluation, output)
+    seen = _first_look(policy, task, seed) if videos and policy.shape_meta.keys("rgb") else []
+    report = write_evaluation_report(evaluation, output, seen, seed)
     typer.echo(f"result: {output / 'eval.json'}\nreport: {report}")
 
 
@@ -100,6 +102,27 @@ def _print(evaluation: Any) -> None:
     Console().print(table)
     for episode in evaluation.errors:
         typer.echo(f"seed {episode.seed}: {episode.error}")
+
+
+def _first_look(policy: Any, task: Any, seed: int) -> list[Any]:
+    """The policy's attention on the first pictures of a seed's episode."""
+    import torch
+
+    from fibo_robot.envs.overlay import look
+
+    env = task.make_env(list(policy.shape_meta.obs))
+    try:
+        observation, _ = env.reset(seed=seed)
+    finally:
+        env.close()
+    steps = policy.shape_meta.n_obs_steps
+    return look(
+        policy,
+        {
+            key: torch.from_numpy(value)[None, None].expand(1, steps, *value.shape)
+            for key, value in observation.items()
+        },
+    )
 
 
 def _describe(checkpoint: Path, meta: dict[str, Any], device: str) -> dict[str, Any]:
