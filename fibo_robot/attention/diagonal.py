@@ -78,7 +78,7 @@ def diagonal_attention(
     elif name == "sdpa":
         function = sdpa_attention
     else:
-        _check_device(name, q.device)
+        _check_kernel(name, q)
         function = partial(sparse_attention, backend=name)
     return function(q, k, v, head_sets, num_prefix_tokens=num_prefix_tokens, mask_mode=mask_mode, scale=scale)
 
@@ -129,11 +129,13 @@ def _check_backend(backend: str, source: str) -> str:
     return backend
 
 
-def _check_device(backend: str, device: torch.device) -> None:
+def _check_kernel(backend: str, q: Tensor) -> None:
     wanted = {"numba": "cpu", "triton": "cuda"}[backend]
     interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-    if device.type != wanted and not interpreted:
-        raise AttentionError(f"backend {backend!r} needs tensors on {wanted}, but q is on {device}.")
+    if q.device.type != wanted and not interpreted:
+        raise AttentionError(f"backend {backend!r} needs tensors on {wanted}, but q is on {q.device}.")
+    if backend == "triton" and q.dtype == torch.float64:
+        raise AttentionError("backend 'triton' computes in float32 and takes no float64 q: use 'sdpa'.")
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
