@@ -117,9 +117,16 @@ def record_demonstrations(
 def _finished(output: Path, settings: dict[str, Any]) -> RecordedFile:
     with DemonstrationFile(output) as file:
         ours = file.env_args.get("fibo_robot", {})
-        if {"task": ours.get("task"), "recording": ours.get("recording")} != settings:
+        differing = [
+            name
+            for part in settings
+            for name, value in settings[part].items()
+            if (ours.get(part) or {}).get(name) != value
+        ]
+        if differing:
             raise DatasetError(
-                f"{output} exists and was recorded with other settings; delete it or choose another."
+                f"{output} exists and was recorded with another {', '.join(differing)}; delete it or choose "
+                "another output."
             )
         return RecordedFile(output, len(file.demos), sum(file.length(demo) for demo in file.demos), 0)
 

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def record(
-    task: Annotated[str, typer.Argument(help="lift, can or square.")],
+    task: Annotated[str, typer.Argument(help="A task with a scripted expert: lift.")],
     output: Output,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Successful demonstrations.")] = 100,
     workers: Workers = 2,

@@ -1,5 +1,6 @@
 """Recording, replaying and converting demonstrations in the simulator."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ from fibo_robot.envs import record as recording
 from fibo_robot.envs.convert import convert_demonstrations
 from fibo_robot.envs.demonstrations import DatasetError, DemonstrationFile
 from fibo_robot.envs.record import Recording, record_demonstrations
+from fibo_robot.envs.rendering import RenderQuality
 from fibo_robot.envs.replay import replay_demonstrations
 from fibo_robot.errors import FiboError
 
@@ -80,8 +82,11 @@ def test_a_finished_file_is_kept_and_another_recording_is_refused(recorded: Path
     before = recorded.stat().st_mtime_ns
     assert record_demonstrations(TASK, recorded, Recording(2, 40, 0.1)).episodes == 2
     assert recorded.stat().st_mtime_ns == before
-    with pytest.raises(DatasetError, match="other settings"):
+    with pytest.raises(DatasetError, match="another noise"):
         record_demonstrations(TASK, recorded, Recording(2, 40, 0.3))
+    smoother = replace(TASK, quality=RenderQuality(multisamples=8))
+    with pytest.raises(DatasetError, match="another quality"):
+        record_demonstrations(smoother, recorded, Recording(2, 40, 0.1))
 
 
 def test_a_task_without_expert_is_refused(tmp_path: Path) -> None:
