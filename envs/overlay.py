@@ -22,7 +22,7 @@ from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import Policy
 
 STRENGTH = 0.6  # how much of the colour covers the picture where attention is strongest
-PIXELS_PER_PIXEL = 3
+PIXELS_PER_PIXEL = 4  # a 76-pixel crop becomes large enough to look at
 
 
 class OverlayError(FiboError):
@@ -70,7 +70,7 @@ class SeenImage:
         return (received / received.max().clamp(min=1e-12)).reshape(self.grid).numpy()
 
     def overlay(self, layer: int, head: int | None = None) -> np.ndarray:
-        """The picture with :meth:`heat` over it, uint8 `(3 H, 3 W, 3)`."""
+        """The picture with :meth:`heat` over it, uint8 `(4 H, 4 W, 3)`."""
         height, width = (side * PIXELS_PER_PIXEL for side in self.image.shape[:2])
         heat = torch.from_numpy(self.heat(layer, head)).float()[None, None]
         heat = nn.functional.interpolate(heat, (height, width), mode="bilinear")[0, 0].numpy()

@@ -66,7 +66,7 @@ def test_every_layer_and_head_of_every_camera_can_be_laid_over_its_picture(atten
         assert [tuple(weights.shape) for weights in image.weights] == [(4, 50, 50)] * 4
         for head in (None, 0, 3):
             assert image.heat(-1, head).shape == (7, 7)
-            assert image.overlay(0, head).shape == (252, 252, 3)
+            assert image.overlay(0, head).shape == (336, 336, 3)
     assert (seen[0].heat(0, 0) != seen[0].heat(0, 1)).any()
     with pytest.raises(OverlayError, match="4 layers of 4 heads"):
         seen[0].heat(0, 4)
