@@ -26,11 +26,16 @@ for _command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command; a FiboError becomes one message and exit status 1, Ctrl-C status 130."""
+    """Run the command; an error the user can act on becomes one message and status 1, Ctrl-C status 130."""
     try:
         app()
     except FiboError as error:
         typer.echo(f"fibo: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:  # not about a file: a fault of the program, to be seen whole
+            raise
+        typer.echo(f"fibo: {error.filename}: {error.strerror}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("fibo: interrupted", err=True)

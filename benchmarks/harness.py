@@ -1,0 +1,120 @@
+"""What all speed measurements share: fair timing, memory, the machine's description, and result files.
+
+Competitors run interleaved in one process, so a machine that slows down slows all of them; what is reported
+is the ratio within each round, with its spread over the rounds.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fibo_robot.errors import FiboError
+from fibo_robot.files import write_json
+
+
+class BenchmarkError(FiboError):
+    """A measurement cannot be made as asked."""
+
+
+def interleave(
+    cases: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Time every case once per round, in order.
+
+    Args:
+        cases: what to call, by name.
+        repeats: timed rounds.
+        warmup: rounds before them that are not counted (they compile and fill caches).
+
+    Returns:
+        seconds per round, by name; round i of every case ran next to round i of the others.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for round_index in range(warmup + repeats):
+        for name, case in cases.items():
+            _synchronise()
+            start = time.perf_counter()
+            case()
+            _synchronise()
+            if round_index >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def speedup(baseline: Sequence[float], ours: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """How many times faster `ours` is: median of the ratios within each round, and their quartiles."""
+    ratios = sorted(base / own for base, own in zip(baseline, ours, strict=True))
+    if len(ratios) < 2:
+        return ratios[0], (ratios[0], ratios[0])
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return middle, (low, high)
+
+
+def peak_memory_mb(case: Callable[[], Any]) -> float | None:
+    """Memory that one call needs beyond what was in use before it, in MiB; None where it cannot be measured.
+
+    On CUDA this is PyTorch's own count. On Linux it is the growth of the process's resident set to its peak.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        case()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    reset = Path("/proc/self/clear_refs")
+    if not os.access(reset, os.W_OK):
+        return None
+    case()  # so that thread stacks and scratch buffers exist already
+    reset.write_text("5")  # resets the peak of the resident set, see proc(5)
+    before = _status_kib("VmRSS")
+    case()
+    return max(0, _status_kib("VmHWM") - before) / 1024
+
+
+def machine() -> dict[str, Any]:
+    """The hardware and versions behind a number, JSON-ready."""
+    cuda = torch.cuda.is_available()
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def write_results(path: Path | str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write `{"machine": ..., "rows": [...]}` to a JSON file, atomically."""
+    write_json(path, {"machine": machine(), "rows": [dict(row) for row in rows]})
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _status_kib(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1])
+    raise BenchmarkError(f"/proc/self/status has no {field}: memory cannot be measured on this system.")
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        return platform.processor()
+    return platform.processor()

@@ -1,0 +1,158 @@
+"""`fibo bench`: measurements of speed. Each subcommand prints a table and can write JSON."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+bench = typer.Typer(help="Measure speed: ratios within one process, with their spread.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `bench` to the command."""
+    app.add_typer(bench, name="bench")
+
+
+@bench.command("attention")
+def attention(
+    tokens: Annotated[str, typer.Option(help="Sequence lengths, comma-separated; class token included.")] = (
+        "197,785,1569,3137,6273,12545,25089"
+    ),
+    forward_only: Annotated[bool, typer.Option(help="Leave the backward pass out.")] = False,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    json: Annotated[Path | None, typer.Option(help="Write the rows to this JSON file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a log-log plot to this PNG file.")] = None,
+) -> None:
+    """Attention alone, against fused dense attention, over sequence lengths."""
+    from fibo_robot.benchmarks import attention as benchmark
+    from fibo_robot.benchmarks.harness import BenchmarkError, write_results
+
+    try:
+        lengths = [int(part) for part in tokens.split(",")]
+    except ValueError as error:
+        raise BenchmarkError(
+            f"--tokens must be whole numbers separated by commas, not {tokens!r}."
+        ) from error
+    directions = ("forward",) if forward_only else ("forward", "forward_backward")
+    rows = benchmark.measure(lengths, directions, dtype, device)
+    _print_attention(rows)
+    if json is not None:
+        write_results(json, [row.to_dict() for row in rows])
+    if plot is not None:
+        benchmark.save_plot(rows, plot)
+
+
+@bench.command("masks")
+def masks(
+    output: Annotated[Path, typer.Option(help="Folder for masks.png and receptive_field.png.")],
+    patches: Annotated[int, typer.Option(help="Patch tokens along one side of the image.")] = 14,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 12,
+    layers: Annotated[int, typer.Option(help="Layers for the growth of the receptive field.")] = 12,
+    rule: Annotated[str, typer.Option(help="paper, modified or robot_release.")] = "paper",
+) -> None:
+    """Draw each head's mask, and how far information travels over the layers."""
+    from fibo_robot.attention.pictures import mask_figure, receptive_field_figure
+    from fibo_robot.files import replace_atomically
+
+    figures = {
+        "masks.png": mask_figure(patches**2, heads, rule, grid=(patches, patches)),
+        "receptive_field.png": receptive_field_figure(patches**2, heads, layers),
+    }
+    for name, figure in figures.items():
+        with replace_atomically(output / name) as temporary:
+            figure.savefig(temporary, dpi=150)
+        typer.echo(output / name)
+
+
+@bench.command("rollout")
+def rollout(
+    checkpoint: Annotated[Path, typer.Argument(help="Run directory of the policy that all use.")],
+    workers: Annotated[str, typer.Option(help="Numbers of workers, comma-separated.")] = "1,2,4",
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes per case and round.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Control steps per episode.")] = 80,
+    rounds: Annotated[int, typer.Option(min=1, help="Repetitions, interleaved.")] = 3,
+    json: Annotated[Path | None, typer.Option(help="Write the rows to this JSON file.")] = None,
+) -> None:
+    """Rollouts against robomimic's own serial loop, with the same policy, environment and cameras."""
+    from fibo_robot.benchmarks import rollout as benchmark
+    from fibo_robot.benchmarks.harness import BenchmarkError, write_results
+    from fibo_robot.envs.tasks import Task
+    from fibo_robot.policies import load_policy
+
+    try:
+        counts = [int(part) for part in workers.split(",")]
+    except ValueError as error:
+        raise BenchmarkError(
+            f"--workers must be whole numbers separated by commas, not {workers!r}."
+        ) from error
+    policy = load_policy(checkpoint)
+    rows = benchmark.measure(policy, Task.from_dict(policy.meta["task"]), counts, episodes, steps, rounds)
+    _print_rollout(rows)
+    if json is not None:
+        write_results(json, [row.to_dict() for row in rows])
+
+
+def _print_attention(rows: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title="Attention alone, 12 heads of 64; ceiling: what free attention would give a whole ViT-B"
+    )
+    for heading in (
+        "tokens",
+        "direction",
+        "op",
+        "ms",
+        "vs sdpa",
+        "quartiles",
+        "MiB",
+        "keys/query",
+        "share",
+        "ceiling",
+    ):
+        table.add_column(heading, justify="left" if heading in ("direction", "op") else "right")
+    for row in rows:
+        table.add_row(
+            str(row.tokens),
+            row.direction,
+            row.op,
+            f"{row.milliseconds:.2f}",
+            f"{row.speedup_vs_sdpa:.2f}x",
+            f"{row.spread[0]:.2f}-{row.spread[1]:.2f}",
+            "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.1f}",
+            "-" if row.keys_per_query is None else f"{row.keys_per_query:.1f}",
+            f"{100 * row.attention_share:.0f} %",
+            f"{row.end_to_end_ceiling:.2f}x",
+        )
+    Console().print(table)
+
+
+def _print_rollout(rows: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "case",
+        "workers",
+        "env-steps/s",
+        "vs robomimic",
+        "quartiles",
+        "physics",
+        "rendering",
+        "policy",
+        "transport",
+        title="Rollouts; the four on the right in ms per control step, added up over workers",
+    )
+    for row in rows:
+        split = (row.physics, row.rendering, row.policy, row.transport)
+        table.add_row(
+            row.case,
+            str(row.workers),
+            f"{row.env_steps_per_s:.1f}",
+            f"{row.speedup:.2f}x",
+            f"{row.spread[0]:.2f}-{row.spread[1]:.2f}",
+            *("-" if part is None else f"{part:.1f}" for part in split),
+        )
+    Console().print(table)
