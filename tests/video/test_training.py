@@ -24,7 +24,6 @@ TINY = [
     "encoder.frames=4",
     "data.cache_side=32",
     "data.batch_size=8",
-    "logger=null",
 ]
 
 

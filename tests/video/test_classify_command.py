@@ -1,0 +1,135 @@
+"""`fibo classify` and `fibo video-test` from the outside: outputs, reasons and exit status."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from test_decode import BROKEN, READABLE
+from typer.testing import CliRunner
+
+from fibo_robot.cli.main import app
+from fibo_robot.encoders import create_video_encoder
+from fibo_robot.errors import FiboError
+from fibo_robot.training.checkpoint import save_checkpoint
+from fibo_robot.video.classifier import VideoClassifier
+
+LABELS = ["left", "right", "up"]
+ENCODER = {
+    "name": "vit_micro",
+    "mode": "joint",
+    "frames": 4,
+    "tubelet": 2,
+    "image_size": 32,
+    "patch_size": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier with fresh weights, as training would leave it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model = VideoClassifier(lambda: create_video_encoder(**ENCODER), LABELS)
+    encoder = {"_target_": "fibo_robot.encoders.create_video_encoder", "_partial_": True, **ENCODER}
+    config = {
+        "classifier": {
+            "classifier": {
+                "_target_": "fibo_robot.video.classifier.VideoClassifier",
+                "_partial_": True,
+                "encoder": encoder,
+            }
+        }
+    }
+    meta = {"kind": "classifier", "labels": LABELS, "sampling": {"frames": 4}, "cropping": {}}
+    save_checkpoint(folder, model.state_dict(), config, meta)
+    return folder
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.data
+def test_every_odd_clip_gives_labels_or_one_reason(
+    checkpoint: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    files = sorted((shared_data / "video" / "odd").iterdir())
+    status, _, errors = run("classify", checkpoint, *files, "--json", tmp_path / "out.jsonl")
+    rows = {
+        Path(r["path"]).name: r for r in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    }
+    assert status == 3
+    assert {name for name, row in rows.items() if "predictions" in row} == set(READABLE)
+    assert {name for name, row in rows.items() if "error" in row} == set(BROKEN)
+    for name in BROKEN:
+        assert sum(name + ":" in line for line in errors.splitlines()) == 1, name
+
+
+def test_folder_pattern_and_file_are_found(checkpoint: Path, motion_clips: Path, tmp_path: Path) -> None:
+    status, _, errors = run("classify", checkpoint, motion_clips, "--json", tmp_path / "a.jsonl")
+    assert status == 0 and "1 files are not named like videos" in errors
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 24
+    status, out, _ = run("classify", checkpoint, motion_clips / "left_*.mp4", "--json", "-", "--top-k", 2)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and len(rows) == 12
+    assert all(len(row["predictions"]) == 2 for row in rows)
+    status, out, _ = run("classify", checkpoint, motion_clips / "left_0.mp4")
+    assert status == 0 and "left_0.mp4" in out and "up" in out
+
+
+def test_csv_has_a_row_per_label_and_a_reason_per_broken_file(
+    checkpoint: Path, motion_clips: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    status, _, _ = run(
+        "classify", checkpoint, motion_clips / "left_0.mp4", tmp_path / "bad.mp4", "--csv", tmp_path / "o.csv"
+    )
+    with (tmp_path / "o.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert status == 3
+    assert [row["rank"] for row in rows] == ["1", "2", "3", ""]
+    assert "empty" in rows[3]["error"]
+
+
+def test_more_views_and_crops_change_probabilities_only(checkpoint: Path, motion_clips: Path) -> None:
+    one, many = (
+        json.loads(run("classify", checkpoint, motion_clips / "left_0.mp4", "--json", "-", *more)[1])
+        for more in ((), ("--views", 2, "--crops", 3))
+    )
+    assert (
+        {p["label"] for p in one["predictions"]} == {p["label"] for p in many["predictions"]} == set(LABELS)
+    )
+
+
+def test_nothing_to_classify_is_an_error(checkpoint: Path, motion_clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(FiboError, match="No video found"):
+        run("classify", checkpoint, tmp_path / "absent.mp4")
+    with pytest.raises(FiboError, match="No checkpoint"):
+        run("classify", tmp_path / "absent", motion_clips)
+
+
+def test_video_test_writes_rates_and_pictures(checkpoint: Path, motion_clips: Path, tmp_path: Path) -> None:
+    status, out, _ = run(
+        "video-test",
+        checkpoint,
+        "--data",
+        motion_clips,
+        "--split",
+        "test",
+        "--views",
+        2,
+        "--output",
+        tmp_path / "t",
+    )
+    assert status == 0 and "top-1" in out and "8 videos" in out
+    result = json.loads((tmp_path / "t" / "test.json").read_text())
+    assert result["top1"]["low"] <= result["top1"]["value"] <= result["top1"]["high"]
+
+
+def test_video_test_refuses_classes_it_does_not_know(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text("path,label\na.mp4,jump\n")
+    with pytest.raises(FiboError, match="jump"):
+        run("video-test", checkpoint, "--data", tmp_path)
