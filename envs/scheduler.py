@@ -45,6 +45,7 @@ class _Slot:
     deadline: float | None = None
     sent: float = 0.0
     policy_error: str | None = None
+    idle: bool = False  # ready, and no episode was left for it
 
 
 class Scheduler:
@@ -124,6 +125,7 @@ class Scheduler:
         """Give the worker the next episode, if there is one."""
         state = self._slots[slot]
         state.seed, state.deadline, state.policy_error = None, None, None
+        state.idle = not self._pending
         if self._pending:
             state.seed = self._pending.popleft()
             self._policy.reset([state.seed])
@@ -227,6 +229,11 @@ class Scheduler:
                         worker_errors=tuple(failures),
                     )
                 )
+        # A worker that stands idle takes over at once; a new one has to be built, and on a cluster that
+        # lost a machine there may be no room for it.
+        for other, state in enumerate(self._slots):
+            if state.idle and self._pending:
+                self._assign(other)
         if self._pending:
             self._start(slot)
 
