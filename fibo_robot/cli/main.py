@@ -11,7 +11,18 @@ import typer
 
 from fibo_robot.errors import FiboError
 
-COMMANDS = ("bench", "classify", "compare", "demos", "doctor", "quickstart", "rollout", "train", "video_test")
+COMMANDS = (
+    "bench",
+    "classify",
+    "compare",
+    "data",
+    "demos",
+    "doctor",
+    "quickstart",
+    "rollout",
+    "train",
+    "video_test",
+)
 
 app = typer.Typer(
     name="fibo",
