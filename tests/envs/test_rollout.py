@@ -57,9 +57,17 @@ def test_outcomes_do_not_depend_on_the_number_of_workers_or_the_order_of_complet
         assert [episode.seed for episode in evaluation.episodes] == list(seeds)
 
 
+class SlowPolicy(ToyPolicy):
+    """Takes so long that several workers are ready by the next decision."""
+
+    def act(self, obs, episodes):
+        time.sleep(0.05)
+        return super().act(obs, episodes)
+
+
 def test_outcomes_at_a_larger_fixed_batch_do_not_depend_on_its_neighbours(policy):
     one = rollout(policy, ToyTask(), SEEDS, workers=1, batch_size=4)
-    policy.calls.clear()
+    policy = SlowPolicy(ToyTask().shape_meta(), noise=0.2)
     three = rollout(policy, ToyTask(), SEEDS, workers=3, batch_size=4)
     assert without_history(one) == without_history(three)
     assert {len(call) for call in policy.calls} == {4}
