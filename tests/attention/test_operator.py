@@ -24,9 +24,12 @@ def relative_errors(backend, offsets, heads, tokens, head_dim, dtype, **options)
     assert out.dtype == dtype
     grads = torch.autograd.grad(out, inputs, upstream)
     expected_grads = torch.autograd.grad(expected, exact, upstream.double())
+    pairs = zip((out, *grads), (expected, *expected_grads), strict=True)
+    # Where a softmax over two keys cancels to almost nothing, rounding is compared with what came in instead.
+    floor = 0.1 * float(upstream.double().norm())
     return [
-        float((actual.detach().double() - wanted.detach()).norm() / wanted.detach().norm().clamp_min(1e-9))
-        for actual, wanted in zip((out, *grads), (expected, *expected_grads), strict=True)
+        float((actual.detach().double() - wanted.detach()).norm() / wanted.detach().norm().clamp_min(floor))
+        for actual, wanted in pairs
     ]
 
 
@@ -54,12 +57,12 @@ def test_output_and_gradients_equal_the_reference(
     mask_mode=st.sampled_from(MASK_MODES),
 )
 def test_numba_equals_the_reference_whatever_the_shape(patches, prefix, heads, head_dim, rule, mask_mode):
+    torch.manual_seed(0)  # hypothesis repeats an example and must see the same numbers
     errors = relative_errors(
         "numba", head_offsets(patches, heads, rule), heads, patches + prefix, head_dim, torch.float32,
         num_prefix_tokens=prefix, mask_mode=mask_mode,
     )  # fmt: skip
-    # The gradient of a softmax over one or two keys is a small difference of large terms.
-    assert errors[0] < 1e-6 and max(errors[1:]) < 1e-5
+    assert max(errors) < 1e-6
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
