@@ -68,7 +68,9 @@ class ShapeMeta:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ShapeMeta":
         """Read what :meth:`to_dict` wrote."""
-        obs = {key: ObservationSpec(tuple(spec["shape"]), spec["kind"]) for key, spec in values["obs"].items()}
+        obs = {
+            key: ObservationSpec(tuple(spec["shape"]), spec["kind"]) for key, spec in values["obs"].items()
+        }
         return cls(**{**values, "obs": obs})
 
 

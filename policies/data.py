@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, SequentialSampler
 
-from fibo_robot.envs.demonstrations import DemonstrationFile
+from fibo_robot.envs.demonstrations import DatasetError, DemonstrationFile
 from fibo_robot.policies.dataset import Batch, DemonstrationDataset
 from fibo_robot.training.sampler import StepSampler
 
@@ -47,6 +47,10 @@ class DemonstrationData(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if min(batch_size, steps_per_epoch) < 1:
+            raise DatasetError(
+                f"batch_size and steps_per_epoch must be positive, not {batch_size} and {steps_per_epoch}."
+            )
         self.path, self.obs_keys = Path(path), None if obs_keys is None else list(obs_keys)
         self.horizons = {
             "n_obs_steps": n_obs_steps,

@@ -1,7 +1,7 @@
 """Labelled clips from what people have on disk: a table of clips, a list of paths and labels, class folders.
 
 Every reader returns a :class:`ClipTable`; :func:`read_clips` chooses the reader by what it finds and says so
-in the table's description. The public sets' own layouts are in :mod:`fibo_robot.video.public_sets`.
+in the table's description.
 """
 
 import csv

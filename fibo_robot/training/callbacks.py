@@ -57,13 +57,16 @@ class History(pl.Callback):
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
         # A metric logged both by step and by epoch appears three times; its mean over the epoch is kept.
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         by_step = {name.removesuffix("_step") for name in metrics if name.endswith("_step")}
         metrics = {
             name.removesuffix("_epoch"): value
             for name, value in metrics.items()
-            if name not in by_step and not name.endswith("_step")
+            if name not in by_step
+            and not name.endswith("_step")
+            and (validated or not name.startswith("valid/"))  # else a value of an earlier epoch
         }
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics}
         self.rows.append(row)

@@ -29,10 +29,28 @@ def compose_config(overrides: Sequence[str], config_name: str = "train") -> Dict
     GlobalHydra.instance().clear()
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
-            return compose(config_name, overrides=list(overrides))
+            config = compose(config_name, overrides=list(overrides))
         # Hydra raises ValueError for an override without a key.
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(_explain(error, overrides, config_name)) from error
+        _check_numbers(config, compose(config_name, overrides=_choices(overrides)))
+    return config
+
+
+def _check_numbers(config: DictConfig, default: DictConfig) -> None:
+    """Text where the defaults have a number is a mistake that would surface far from here."""
+    plain = dict(leaves(OmegaConf.to_container(config, resolve=False)))
+    for key, value in leaves(OmegaConf.to_container(default, resolve=False)):
+        given = plain.get(key)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and isinstance(given, str) and not given.startswith("${"):
+            raise ConfigError(f"{key} must be a number like {value}, not '{given}'.")
+
+
+def _choices(overrides: Sequence[str]) -> list[str]:
+    """The overrides that choose a group's option, such as `experiment=lift_bc`."""
+    groups = GlobalHydra.instance().config_loader().list_groups("")
+    return [override for override in overrides if override.split("=")[0] in groups]
 
 
 def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> str:
@@ -64,9 +82,8 @@ def known_keys(overrides: Sequence[str], config_name: str = "train") -> Iterator
     GlobalHydra.instance().clear()
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         groups = GlobalHydra.instance().config_loader().list_groups("")
-        choices = [override for override in overrides if override.split("=")[0] in groups]
         try:
-            config = compose(config_name, overrides=choices)
+            config = compose(config_name, overrides=_choices(overrides))
         except (HydraException, OmegaConfBaseException):
             config = compose(config_name)
     yield from groups

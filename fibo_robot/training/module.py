@@ -9,7 +9,12 @@ import torch
 from diffusers.optimization import get_scheduler
 from torch import nn
 
+from fibo_robot.errors import FiboError, did_you_mean
 from fibo_robot.training.sampler import derived_seed
+
+
+class OptimizerError(FiboError):
+    """An optimiser's name or setting is not known."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,13 @@ class OptimizerConfig:
     warmup_steps: int = 0
     schedule: str = "cosine"
     layer_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in timm.optim.list_optimizers():
+            raise OptimizerError(
+                f"There is no optimizer named '{self.name}'. "
+                f"{did_you_mean(self.name, timm.optim.list_optimizers())}"
+            )
 
 
 class ModelModule(pl.LightningModule):

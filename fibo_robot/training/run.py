@@ -18,6 +18,7 @@ import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from fibo_robot.attention.swap import angular_cores
@@ -62,7 +63,6 @@ def train(config: DictConfig) -> Path:
     data = build(config.data)
     data.setup("fit")
     module = build(config.get("policy") or config.classifier, seed=config.seed, **data.model_inputs())
-    run_dir.mkdir(parents=True, exist_ok=True)
     trainer = _trainer(config, run_dir, resolved, data.meta(), has_castling=any(angular_cores(module)))
     state = run_dir / TRAINER
     done = _epochs_done(state)
@@ -88,8 +88,10 @@ def build(node: Any, **given: Any) -> Any:
     """
     try:
         return instantiate(node, _partial_=True)(**given)
-    except InstantiationException as error:
-        cause = error.__cause__
+    except FiboError:
+        raise
+    except (InstantiationException, TypeError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, FiboError):
             raise cause from None
         raise ConfigError(f"Cannot build {node._target_}: {cause or error}") from error
@@ -133,17 +135,20 @@ def _trainer(
     on_terminal = sys.stdout.isatty()
     if on_terminal:
         callbacks.append(RichProgressBar(leave=False))
-    return pl.Trainer(
-        **options,
-        logger=instantiate(config.logger) if config.logger else False,
-        callbacks=callbacks,
-        default_root_dir=run_dir,
-        enable_checkpointing=True,
-        enable_progress_bar=on_terminal,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    try:
+        return pl.Trainer(
+            **options,
+            logger=build(config.logger) if config.logger else False,
+            callbacks=callbacks,
+            default_root_dir=run_dir,
+            enable_checkpointing=True,
+            enable_progress_bar=on_terminal,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"The trainer's config does not work here: {error}") from error
 
 
 def _fit(

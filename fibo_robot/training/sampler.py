@@ -10,12 +10,18 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from fibo_robot.errors import FiboError
+
 
 def derived_seed(*parts: int) -> int:
     """A 63-bit seed from several integers; different tuples give independent streams."""
     # The length goes in too: SeedSequence pads with zeros, so (1, 2) and (1, 2, 0) would be one stream.
     words = np.random.SeedSequence((len(parts), *parts)).generate_state(2, np.uint32)
     return int(words[0]) << 31 | int(words[1]) >> 1
+
+
+class SamplerError(FiboError, ValueError):
+    """A batch size, a number of steps or a dataset that is empty."""
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -43,7 +49,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
     ) -> None:
         if min(num_samples, batch_size, steps_per_epoch) < 1:
-            raise ValueError(
+            raise SamplerError(
                 "num_samples, batch_size and steps_per_epoch must be positive, not "
                 f"{num_samples}, {batch_size} and {steps_per_epoch}."
             )

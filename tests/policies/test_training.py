@@ -128,3 +128,14 @@ def test_a_finished_run_is_left_alone(demonstrations, finished, capsys):
     train_from_overrides(overrides(demonstrations, finished))
     assert "already trained" in capsys.readouterr().out
     assert (finished / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["trainer.precision=8", "trainer.accelerator=tpux", "optimizer.name=adamv", "data.batch_size=0"],
+)
+def test_a_setting_that_cannot_work_is_refused_and_leaves_nothing(demonstrations, tmp_path, override):
+    run_dir = tmp_path / "run"
+    with pytest.raises(FiboError):
+        train_from_overrides([*overrides(demonstrations, run_dir), override])
+    assert not run_dir.exists()

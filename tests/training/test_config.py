@@ -28,6 +28,12 @@ def test_a_malformed_override_is_said():
         compose_config(["experiment=lift_bc", "trainer.max_epochs=["])
 
 
+@pytest.mark.parametrize("override", ["seed=", "trainer.max_epochs=many", "optimizer.lr=fast"])
+def test_text_in_place_of_a_number_is_said(override):
+    with pytest.raises(ConfigError, match=rf"{override.split('=')[0]} must be a number"):
+        compose_config(["experiment=lift_bc", override])
+
+
 @pytest.mark.parametrize("experiment", options_of("experiment"))
 def test_every_experiment_composes(experiment):
     config = compose_config([f"experiment={experiment}"])
