@@ -1,0 +1,129 @@
+"""Wrong input to the video commands: an unreadable file is named in one line, the others are classified."""
+
+import json
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from fibo_robot.cli import main as command_line
+from fibo_robot.training.run import train_from_overrides
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run `fibo` here; returns exit status, stdout and stderr. A traceback would fail the test."""
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["fibo", *arguments])
+        try:
+            command_line.main()
+            status = 0
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
+    shown = capsys.readouterr()
+    return status, shown.out, shown.err
+
+
+def write_clip(path: Path, level: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, pix_fmt="yuv420p")
+        stream.width = stream.height = 64
+        for index in range(8):
+            picture = np.full((64, 64, 3), level + index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four clips of two classes, with the table that names them."""
+    folder = tmp_path_factory.mktemp("clips")
+    rows = ["path,label,split"]
+    for label, level in (("dark", 20), ("bright", 200)):
+        for index, split in enumerate(("train", "test")):
+            clip = write_clip(folder / f"{label}_{index}.mp4", level)
+            rows.append(f"{clip.name},{label},{split}")
+    (folder / "clips.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint after one step of training, which knows its labels and little else."""
+    run_dir = tmp_path_factory.mktemp("classifier") / "run"
+    small = ("trainer.max_epochs=1", "data.steps_per_epoch=1", "data.batch_size=2", "trainer.accelerator=cpu")
+    train_from_overrides(
+        ["experiment=video_skills", f"data.root={clips}", f"run_dir={run_dir}", "logger=none", *small]
+    )
+    return run_dir
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_broken(kind: str, clips: Path) -> Path:
+    path = Path("broken.mp4")
+    whole = (clips / "dark_0.mp4").read_bytes()
+    content = {"empty": b"", "text": b"no video\n" * 50, "truncated": whole[: len(whole) // 2]}
+    path.write_bytes(content[kind])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated"])
+def test_undecodable_video_is_named_and_the_others_are_classified(
+    capsys: pytest.CaptureFixture[str], classifier: Path, clips: Path, kind: str
+) -> None:
+    broken = write_broken(kind, clips)
+    good = clips / "bright_0.mp4"
+    status, out, err = run(capsys, "classify", str(classifier), str(broken), str(good), "--json", "-")
+    assert status == 3
+    assert "Traceback" not in err
+    messages = [line for line in err.splitlines() if line.startswith("fibo: ")]
+    assert "broken.mp4" in messages[0] and "1 of 2 files" in messages[-1]
+    failed, classified = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+    assert failed["path"].endswith("broken.mp4") and failed["error"]
+    assert {score["label"] for score in classified["predictions"]} == {"dark", "bright"}
+    assert [path.name for path in Path.cwd().iterdir()] == ["broken.mp4"]
+
+
+def refusal(result: tuple[int, str, str]) -> str:
+    status, _, err = result
+    assert status == 1
+    (message,) = err.strip().splitlines()
+    assert message.startswith("fibo: ")
+    return message
+
+
+def test_missing_video_is_named(capsys: pytest.CaptureFixture[str], classifier: Path) -> None:
+    assert "nowhere.mp4" in refusal(run(capsys, "classify", str(classifier), "nowhere.mp4"))
+
+
+def test_folder_without_videos_is_named(capsys: pytest.CaptureFixture[str], classifier: Path) -> None:
+    Path("nothing").mkdir()
+    assert "nothing" in refusal(run(capsys, "classify", str(classifier), "nothing"))
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "meta.json", "model.safetensors"])
+def test_classifier_with_a_file_missing_names_the_file(
+    capsys: pytest.CaptureFixture[str], classifier: Path, clips: Path, name: str
+) -> None:
+    Path("run").mkdir()
+    for file in ("config.yaml", "meta.json", "model.safetensors"):
+        if file != name:
+            Path("run", file).write_bytes((classifier / file).read_bytes())
+    assert name in refusal(run(capsys, "classify", "run", str(clips / "dark_0.mp4")))
+
+
+@pytest.mark.parametrize("root", ["nowhere", "empty"])
+def test_training_on_no_clips_is_refused(capsys: pytest.CaptureFixture[str], root: str) -> None:
+    Path("empty").mkdir()
+    result = run(capsys, "train", "experiment=video_skills", f"data.root={root}", "run_dir=run")
+    assert root in refusal(result)
+    assert not Path("run").exists()
