@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from fibo_robot.attention.pictures import mask_figure
 from fibo_robot.envs.evaluation import Evaluation
+from fibo_robot.envs.statistics import wilson_interval
 from fibo_robot.policies import load_policy
 from fibo_robot.policies.bc import BehaviourCloning
 from fibo_robot.reporting import FIGURE_STYLE, KeyNumber, Report, VideoClip
@@ -24,6 +25,7 @@ def write_report(output: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
     evaluation = Evaluation.load(output / "rollouts")
     checkpoint = load_checkpoint(output / "policy")
     videos, frames = final_accuracy(output / "classifier"), final_accuracy(output / "single_frame")
+    clips = len((output / "classified.jsonl").read_text().splitlines())
     low, high = evaluation.interval
     minutes = sum(float(stage["seconds"]) for stage in stages) / 60
     report = Report(
@@ -38,10 +40,8 @@ def write_report(output: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
                 f"{evaluation.successes} of {len(evaluation.counted)} fresh seeds, "
                 f"95 % interval {low:.0%} to {high:.0%}",
             ),
-            KeyNumber("Skill accuracy, video", f"{videos:.0%}", "held-out episodes"),
-            KeyNumber(
-                "Skill accuracy, one frame", f"{frames:.0%}", "the same model and recipe, as a control"
-            ),
+            KeyNumber("Skill accuracy, video", f"{videos:.0%}", _counted(videos, clips)),
+            KeyNumber("The same on one frame, as a control", f"{frames:.0%}", _counted(frames, clips)),
             KeyNumber("Time", f"{minutes:.1f} min", "all stages, on this machine"),
         ]
     )
@@ -67,6 +67,12 @@ def write_report(output: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
 def final_accuracy(run_dir: Path) -> float:
     """Accuracy on held-out clips after the last epoch; no epoch is selected by it."""
     return history(run_dir)[-1]["valid/accuracy"]
+
+
+def _counted(accuracy: float, clips: int) -> str:
+    right = round(accuracy * clips)
+    low, high = wilson_interval(right, clips)
+    return f"{right} of {clips} held-out clips, 95 % interval {low:.0%} to {high:.0%}"
 
 
 def history(run_dir: Path) -> list[dict[str, float]]:
@@ -123,9 +129,7 @@ def _video(report: Report, output: Path) -> None:
         "video": (output / "classifier", "valid/accuracy"),
         "one frame": (output / "single_frame", "valid/accuracy"),
     }
-    section.figure(
-        _curves(runs, "accuracy on held-out episodes"), "Accuracy on held-out episodes over training."
-    )
+    section.figure(_curves(runs, "accuracy"), "Accuracy on held-out episodes over training.")
     predictions = [json.loads(line) for line in (output / "classified.jsonl").read_text().splitlines()]
     with (output / "skills" / "clips.csv").open(newline="", encoding="utf-8") as stream:
         labels = {Path(row["path"]).name: row["label"] for row in csv.DictReader(stream)}
