@@ -4,7 +4,6 @@ A :class:`Task` is plain data. It travels as JSON inside datasets and checkpoint
 policy builds the same environment that its demonstrations came from. Building one needs no simulator.
 """
 
-import difflib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from fibo_robot.envs.rendering import RenderQuality, resolve_renderer
-from fibo_robot.errors import FiboError
+from fibo_robot.errors import FiboError, did_you_mean
 
 if TYPE_CHECKING:
     from fibo_robot.envs.simulation import SimulationEnv
@@ -110,7 +109,7 @@ class Task:
         for key in keys:
             if key not in self.obs_keys:
                 raise FiboError(
-                    f"The task {self.name} has no observation {key!r}. {_nearest(key, self.obs_keys)}"
+                    f"The task {self.name} has no observation {key!r}. {did_you_mean(key, self.obs_keys)}"
                 )
         return tuple(keys)
 
@@ -148,7 +147,7 @@ class Task:
         names = [entry.name for entry in fields(cls)]
         for key in values:
             if key not in names:
-                raise FiboError(f"A task has no setting {key!r}. {_nearest(key, names)}")
+                raise FiboError(f"A task has no setting {key!r}. {did_you_mean(key, names)}")
         quality = values.get("quality", RenderQuality())
         if not isinstance(quality, RenderQuality):
             quality = RenderQuality(**quality)
@@ -230,7 +229,7 @@ def get_task(name: str, **overrides: Any) -> Task:
         FiboError: for an unknown task or setting; the message names the nearest.
     """
     if name not in TASKS:
-        raise FiboError(f"Unknown task {name!r}. {_nearest(name, TASKS)}")
+        raise FiboError(f"Unknown task {name!r}. {did_you_mean(name, TASKS)}")
     return Task.from_dict({**{f.name: getattr(TASKS[name], f.name) for f in fields(Task)}, **overrides})
 
 
@@ -242,9 +241,3 @@ def register_environments() -> None:
             gymnasium.register(
                 env_id, entry_point="fibo_robot.envs.simulation:SimulationEnv", kwargs={"task": name}
             )
-
-
-def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"Did you mean {match[0]!r}? " if match else ""
-    return f"{hint}Known: {', '.join(known)}."

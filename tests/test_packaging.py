@@ -81,7 +81,7 @@ def test_every_data_file_is_declared() -> None:
         # A folder without __init__.py (a config group) belongs to the package above it.
         for path in folder.rglob("*"):
             owner = next(parent for parent in path.parents if parent in package_folders())
-            if owner != folder or not path.is_file() or path.suffix in (".py", ".pyc"):
+            if owner != folder or not path.is_file() or path.suffix == ".py" or "__pycache__" in path.parts:
                 continue
             name = path.relative_to(folder).as_posix()
             if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns):

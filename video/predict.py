@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fibo_robot.training.checkpoint import CheckpointError, load_checkpoint
-from fibo_robot.training.rebuild import rebuild
+from fibo_robot.training.rebuild import load_model
 from fibo_robot.video.classifier import VideoClassifier
 from fibo_robot.video.dataset import crop_and_resize, open_clip
 from fibo_robot.video.decode import VideoDecodeError
@@ -48,22 +47,12 @@ def load_classifier(checkpoint_dir: str | Path, device: str | torch.device = "cp
     Raises:
         CheckpointError: the directory is not a complete classifier checkpoint, or its weights do not fit.
     """
-    checkpoint = load_checkpoint(checkpoint_dir)
-    if checkpoint.meta.get("kind") != "classifier":
-        kind = checkpoint.meta.get("kind", "nothing known")
-        raise CheckpointError(
-            f"{checkpoint_dir} holds a {kind}, not a classifier. Give a classifier's run directory."
-        )
-    classifier = rebuild(checkpoint, "classifier.classifier", labels=checkpoint.meta["labels"])
-    try:
-        classifier.load_state_dict(checkpoint.state_dict)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split()[:40])
-        raise CheckpointError(f"The weights in {checkpoint_dir} do not fit its config: {reason}") from error
+    classifier, checkpoint = load_model(
+        checkpoint_dir, "classifier", "classifier.classifier", labels=lambda meta: meta["labels"]
+    )
     classifier.sampling = ClipSampling(**checkpoint.meta["sampling"])
     classifier.cropping = Cropping(**checkpoint.meta["cropping"])
-    classifier.meta = checkpoint.meta
-    return classifier.eval().to(device)
+    return classifier.to(device)
 
 
 def read_views(

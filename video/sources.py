@@ -8,10 +8,9 @@ import csv
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from fibo_robot.errors import FiboError
+from fibo_robot.errors import FiboError, did_you_mean
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".gif", ".flv", ".wmv", ".ts", ".3gp"}
@@ -118,9 +117,8 @@ def _read_table(table: Path, split_column: str) -> ClipTable:
                 f"{table} needs columns path and label; it has {', '.join(columns) or 'none'}."
             )
     if split_column not in columns and split_column != "split":
-        near = get_close_matches(split_column, columns, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" It has {', '.join(columns)}."
-        raise ClipTableError(f"{table} has no column {split_column!r}.{hint}")
+        hint = did_you_mean(split_column, columns)
+        raise ClipTableError(f"{table} has no column {split_column!r}. {hint}")
     clips = tuple(
         LabelledClip(table.parent / row["path"], row["label"], row.get(split_column) or "") for row in rows
     )

@@ -1,13 +1,13 @@
 """Attentions by name, and how a config says which one it wants."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from fibo_robot.attention.cores import Grid
 from fibo_robot.attention.errors import AttentionError
 from fibo_robot.attention.modules import AttentionModule, CastlingAttention, Fibottention, SoftmaxAttention
+from fibo_robot.errors import did_you_mean
 
 ATTENTIONS: dict[str, type[AttentionModule]] = {
     module.name: module for module in (SoftmaxAttention, Fibottention, CastlingAttention)
@@ -40,12 +40,15 @@ class AttentionConfig:
             raise AttentionError(f"An attention needs a name: one of {', '.join(sorted(ATTENTIONS))}.")
         name = values.pop("name")
         if name not in ATTENTIONS:
-            raise AttentionError(f"There is no attention named {name!r}. {_nearest(str(name), ATTENTIONS)}")
+            raise AttentionError(
+                f"There is no attention named {name!r}. {did_you_mean(str(name), ATTENTIONS)}"
+            )
         options_type = ATTENTIONS[name].core_type.options_type
         known = [field.name for field in fields(options_type)]
         for option in values:
             if option not in known:
-                raise AttentionError(f"{name} has no option {option!r}. {_nearest(option, known)}")
+                hint = did_you_mean(option, known) or "It takes no options."
+                raise AttentionError(f"{name} has no option {option!r}. {hint}")
         return cls(name, options_type(**values))
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,11 +98,3 @@ def create_attention(
         num_prefix_tokens=num_prefix_tokens,
         grid=grid,
     )
-
-
-def _nearest(wrong: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    close = difflib.get_close_matches(wrong, names, n=1)
-    if close:
-        return f"Did you mean {close[0]!r}?"
-    return f"Known: {', '.join(names)}." if names else "It takes no options."

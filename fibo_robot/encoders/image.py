@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from fibo_robot.attention import AttentionConfig, swap_attention
 from fibo_robot.encoders.weights import WeightsError, WeightsReport, load_weights
-from fibo_robot.errors import FiboError
+from fibo_robot.errors import FiboError, did_you_mean
 
 
 class EncoderError(FiboError, ValueError):
@@ -164,9 +163,8 @@ def _options(config: AttentionConfig) -> dict[str, Any]:
 
 def _create_vit(name: str, pretrained: bool, **arguments: Any) -> VisionTransformer:
     if not timm.is_model(name):
-        near = get_close_matches(name, [*PRESETS, *timm.list_models("*vit*")], n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Our presets: {', '.join(PRESETS)}."
-        raise EncoderError(f"There is no encoder named {name!r}.{hint}")
+        hint = did_you_mean(name, [*PRESETS, *timm.list_models("*vit*")])
+        raise EncoderError(f"There is no encoder named {name!r}. {hint or did_you_mean(name, PRESETS)}")
     try:
         vit = timm.create_model(name, pretrained=pretrained, **arguments)
     except (OSError, RuntimeError) as error:

@@ -4,11 +4,12 @@ Hydra's `_target_` calls whatever it names, so a config from elsewhere is code. 
 here are called; a package with models of its own adds them with :func:`trust`.
 """
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fibo_robot.training.checkpoint import Checkpoint, CheckpointError
+from fibo_robot.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from fibo_robot.training.run import build
 
 _TRUSTED = {
@@ -39,6 +40,30 @@ def rebuild(checkpoint: Checkpoint, node: str, **given: Any) -> Any:
     plain = OmegaConf.to_container(config, resolve=True)
     _check(plain, checkpoint)
     return build(OmegaConf.create(plain), **given)
+
+
+def load_model(checkpoint_dir: Path | str, kind: str, node: str, **given: Any) -> tuple[Any, Checkpoint]:
+    """A trained model in evaluation mode, and the checkpoint it came from.
+
+    `given` maps an argument of the model to a function of the checkpoint's meta, for what is not config.
+
+    Raises:
+        CheckpointError: the directory is not a complete checkpoint of this `kind`, or its weights do not fit.
+    """
+    checkpoint = load_checkpoint(checkpoint_dir)
+    found = checkpoint.meta.get("kind", "nothing known")
+    if found != kind:
+        raise CheckpointError(
+            f"{checkpoint_dir} holds a {found}, not a {kind}. Give a {kind}'s run directory."
+        )
+    model = rebuild(checkpoint, node, **{name: read(checkpoint.meta) for name, read in given.items()})
+    try:
+        model.load_state_dict(checkpoint.state_dict)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()[:40])
+        raise CheckpointError(f"The weights in {checkpoint_dir} do not fit its config: {reason}") from error
+    model.meta = checkpoint.meta
+    return model.eval(), checkpoint
 
 
 def _check(node: Any, checkpoint: Checkpoint) -> None:
