@@ -9,7 +9,8 @@ import pytest
 from fibo_robot.errors import FiboError
 from fibo_robot.video.decode import VideoDecodeError, VideoReader
 
-# Frame counts by `ffmpeg -threads 1 -fps_mode passthrough -f null`; sizes (height, width) after rotation.
+# Frame counts of a full decode with PyAV, nine of them checked with the ffmpeg command too; sizes (height,
+# width) after rotation.
 READABLE = {
     "R6llTwEh07w.mp4": (303, 256, 340),
     "RATRACE_wave_f_nm_np1_fr_goo_37.avi": (72, 240, 560),
