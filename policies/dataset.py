@@ -49,7 +49,8 @@ class DemonstrationDataset(Dataset[Batch]):
             if not demos:
                 raise DatasetError(f"{path} has no demonstrations in its mask '{filter_key}'.")
             for demo in demos:
-                actions.append(file.array(demo, action_key)[:])
+                # The simulator clips actions to [-1, 1]; keyboards and old recordings go beyond.
+                actions.append(np.clip(file.array(demo, action_key)[:], -1, 1))
                 for key in shape_meta.obs:
                     observations[key].append(self._checked(key, file.observation(demo, key), path))
         lengths = [len(a) for a in actions]

@@ -26,7 +26,7 @@ def demonstrations(tmp_path_factory) -> Path:
             demo = data.create_group(f"demo_{number}")
             demo.attrs["num_samples"] = length
             demo["actions"] = generator.uniform(-0.5, 0.5, (length, task.action_dim))
-            demo["actions"][:, 0] = 0.01 * np.arange(length) + number
+            demo["actions"][:, 0] = 0.01 * np.arange(length) + 0.2 * number
             demo["states"] = np.zeros((length, 5))
             for key in ("rewards", "dones"):
                 demo[key] = np.zeros(length)

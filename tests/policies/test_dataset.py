@@ -41,8 +41,17 @@ def test_no_sample_reaches_into_another_demonstration(demonstrations):
     dataset = DemonstrationDataset(demonstrations, shape_meta(n_obs_steps=3, action_horizon=5), None)
     for index in range(len(dataset)):
         batch = dataset[index]
-        demo_of_action = batch["actions"][0, :, 0].floor()
+        demo_of_action = (batch["actions"][0, :, 0] / 0.2 + 1e-4).floor()
         assert (demo_of_action == demo_of_action[0]).all()
+
+
+def test_actions_beyond_what_the_simulator_executes_are_clipped(demonstrations, tmp_path):
+    path = tmp_path / "keyboard.hdf5"
+    path.write_bytes(demonstrations.read_bytes())
+    with h5py.File(path, "a") as file:
+        file["data/demo_3/actions"][:, 1] = [-3.75, -1, -0.5, 0, 0.5, 1, 3.75]
+    actions = DemonstrationDataset(path, shape_meta(), "valid").actions
+    assert actions[:, 1].tolist() == [-1, -1, -0.5, 0, 0.5, 1, 1]
 
 
 def test_masks_split_training_from_validation(demonstrations):
