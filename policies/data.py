@@ -1,6 +1,5 @@
 """The LightningDataModule for demonstrations of one task."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, SequentialSampler
 
-from fibo_robot.envs.demonstrations import DatasetError, DemonstrationFile
+from fibo_robot.envs.demonstrations import DatasetError, DemonstrationFile, dataset_hash
 from fibo_robot.policies.dataset import Batch, DemonstrationDataset
 from fibo_robot.training.sampler import StepSampler
 
@@ -84,11 +83,13 @@ class DemonstrationData(pl.LightningDataModule):
     def meta(self) -> dict[str, Any]:
         """What the checkpoint records about the data."""
         assert self.train is not None
-        with self.path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return {
             "task": self.task.to_dict(),
-            "dataset": {"name": self.path.name, "sha256": digest, "demos": self.train.num_demos},
+            "dataset": {
+                "name": self.path.name,
+                "sha256": dataset_hash(self.path),
+                "demos": self.train.num_demos,
+            },
         }
 
     def train_dataloader(self) -> DataLoader[Batch]:
