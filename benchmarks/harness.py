@@ -4,6 +4,8 @@ Competitors run interleaved in one process, so a machine that slows down slows a
 is the ratio within each round, with its spread over the rounds.
 """
 
+import ctypes
+import gc
 import os
 import platform
 import statistics
@@ -59,7 +61,9 @@ def speedup(baseline: Sequence[float], ours: Sequence[float]) -> tuple[float, tu
 def peak_memory_mb(case: Callable[[], Any]) -> float | None:
     """Memory that one call needs beyond what was in use before it, in MiB; None where it cannot be measured.
 
-    On CUDA this is PyTorch's own count. On Linux it is the growth of the process's resident set to its peak.
+    On CUDA this is PyTorch's own count. On Linux with glibc it is the growth of the process's resident set to
+    its peak, after the allocator has given back what it keeps of freed memory: a call that found room there
+    would seem to need none.
     """
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -69,9 +73,12 @@ def peak_memory_mb(case: Callable[[], Any]) -> float | None:
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     reset = Path("/proc/self/clear_refs")
-    if not os.access(reset, os.W_OK):
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is None or not os.access(reset, os.W_OK):
         return None
     case()  # so that thread stacks and scratch buffers exist already
+    gc.collect()
+    malloc_trim(0)
     reset.write_text("5")  # resets the peak of the resident set, see proc(5)
     before = _status_kib("VmRSS")
     case()
