@@ -7,7 +7,7 @@ A line torn by a crash is dropped and its episode runs again.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,20 @@ class EpisodeLog:
                 self._take(line)
         else:
             self._append({"header": header})
+
+    def check_seeds(self, seeds: Collection[int]) -> None:
+        """Refuse a log of other seeds: its evaluation would silently leave episodes out.
+
+        Raises:
+            EvaluationError: an episode here belongs to none of `seeds`.
+        """
+        foreign = sorted(set(self.episodes).difference(seeds))
+        if foreign:
+            raise EvaluationError(
+                f"{self.path.parent} holds {len(self.episodes)} episodes, from seed {min(self.episodes)} on, "
+                f"and this rollout does not ask for seed {foreign[0]}. Resume it with its own --seed and at "
+                "least as many --episodes, or choose another --output."
+            )
 
     def add(self, episode: Episode) -> None:
         """Keep a finished episode."""

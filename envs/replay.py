@@ -13,6 +13,15 @@ from fibo_robot.envs.pool import map_with_environment
 
 if TYPE_CHECKING:
     from fibo_robot.envs.simulation import SimulationEnv
+    from fibo_robot.envs.tasks import Task
+
+# What the meaning of an action depends on; a replay renders nothing, so pictures may differ.
+_SIMULATION = {
+    "env_name": "environment",
+    "robots": "robot",
+    "controller": "controller",
+    "control_freq": "control frequency",
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,28 @@ def replay_demonstrations(
         replayed[entry.demo] = entry
         progress(len(replayed), len(demos))
     return Replay(Path(path), by, tuple(replayed[demo] for demo in demos))
+
+
+def check_same_simulation(path: Path | str, task: "Task") -> None:
+    """Refuse demonstrations whose replay would say nothing about `task`; nothing is simulated.
+
+    Raises:
+        DatasetError: if the file cannot be used, or was recorded with another environment, robot, controller
+            or control frequency.
+    """
+    with DemonstrationFile(path) as file:
+        recorded = file.task()
+    differing = [word for name, word in _SIMULATION.items() if getattr(recorded, name) != getattr(task, name)]
+    if differing:
+        raise DatasetError(
+            f"{path} was recorded with another {' and '.join(differing)} ({_in_short(recorded)}) than the "
+            f"policy acts with ({_in_short(task)}), so its replay would check nothing. Give demonstrations "
+            "of the policy's own task."
+        )
+
+
+def _in_short(task: "Task") -> str:
+    return f"{task.env_name}, {' and '.join(task.robots)}, {task.control_freq} Hz"
 
 
 def _replay(env: "SimulationEnv", demo: str, path: Path, by: str) -> ReplayedDemo:

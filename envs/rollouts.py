@@ -85,7 +85,7 @@ def rollout(
 
     Raises:
         RolloutError: the environment cannot be built, or the policy returns actions of a wrong shape.
-        EvaluationError: `output` already holds an evaluation, or one that differs from this.
+        EvaluationError: `output` already holds an evaluation, or one of another policy, task or set of seeds.
         KeyboardInterrupt: on Ctrl-C; what finished is in `output`.
     """
     seeds = [int(seed) for seed in seeds]
@@ -98,6 +98,8 @@ def rollout(
     output = None if output is None else Path(output)
     header = _header(policy, task, batch_size, success_hold, policy_info)
     log = None if output is None else EpisodeLog(output, header, resume)
+    if log is not None:
+        log.check_seeds(seeds)
     finished = {} if log is None else {seed: log.episodes[seed] for seed in seeds if _is_final(log, seed)}
     sessions: list[Session] = [] if log is None else log.sessions
 

@@ -49,7 +49,7 @@ def rollout(
     policy = load_policy(checkpoint, device=device)
     task = Task.from_dict(policy.meta["task"])
     output = output or checkpoint / "rollouts"
-    notes = [] if check_demos is None else [_check_demonstrations(check_demos, workers)]
+    notes = [] if check_demos is None else [_check_demonstrations(check_demos, task, workers)]
     try:
         evaluation = run(
             policy,
@@ -135,10 +135,11 @@ def _describe(checkpoint: Path, meta: dict[str, Any], device: str) -> dict[str, 
     return {"checkpoint": checkpoint.resolve().name, "weights_sha256": weights, "device": device, **known}
 
 
-def _check_demonstrations(path: Path, workers: int) -> str:
-    """Replay demonstrations in this simulator and say in a sentence how many still succeed."""
-    from fibo_robot.envs.replay import replay_demonstrations
+def _check_demonstrations(path: Path, task: Any, workers: int) -> str:
+    """Replay demonstrations of the policy's task here and say in a sentence how many still succeed."""
+    from fibo_robot.envs.replay import check_same_simulation, replay_demonstrations
 
+    check_same_simulation(path, task)
     replay = replay_demonstrations(path, "actions", workers)
     sentence = (
         f"{replay.successes} of {len(replay.demos)} demonstrations in {path.name} still succeed when their "
