@@ -67,7 +67,7 @@ def train(config: DictConfig) -> Path:
     state = run_dir / TRAINER
     done = _epochs_done(state)
     if done >= trainer.max_epochs:
-        print(
+        trainer.print(
             f"{run_dir} is already trained ({done} epochs); give run_dir=NEW_FOLDER to train again",
             flush=True,
         )

@@ -1,0 +1,84 @@
+"""Training in several processes: the result of one, and only the first process speaks and writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fibo_robot.training.run import train_from_overrides
+
+# Plain gradient descent: an adaptive optimiser divides rounding errors of small gradients by their size.
+TINY = [
+    "experiment=video_skills",
+    "attention=castling",
+    # Every softmax weight passes the branch's mask: none lies so near the edge that rounding moves it across.
+    "+attention.threshold=0.01",
+    "encoder.image_size=32",
+    "encoder.frames=4",
+    "data.cache_side=32",
+    "data.steps_per_epoch=3",
+    "optimizer=sgd",
+    "optimizer.weight_decay=0.05",
+    "optimizer.betas=null",
+    "optimizer.lr=0.05",
+    "optimizer.warmup_steps=0",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=1",
+    "trainer.fibo.ema_decay=null",
+]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten clips of noise, of which an odd number is for validation."""
+    folder = tmp_path_factory.mktemp("clips")
+    generator = np.random.default_rng(0)
+    rows = ["path,label,split"]
+    for number in range(10):
+        name, split = f"{number}.mp4", "test" if number < 3 else "train"
+        with av.open(str(folder / name), "w") as container:
+            stream = container.add_stream("libx264", rate=10, pix_fmt="yuv420p")
+            stream.width = stream.height = 64
+            for picture in generator.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+        rows.append(f"{name},{'even' if number % 2 else 'odd'},{split}")
+    (folder / "clips.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains_with_the_doubled_batch(clips: Path, tmp_path: Path) -> None:
+    one = train_from_overrides(
+        [*TINY, f"data.root={clips}", f"run_dir={tmp_path / 'one'}", "data.batch_size=4", "logger=none"]
+    )
+    # Each process is given a folder of its own, so that whatever the second one wrote would be found.
+    launched = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *("-m", "fibo_robot.cli", "train", *TINY, f"data.root={clips}", "data.batch_size=2"),
+            *("trainer.devices=2", f"run_dir={tmp_path}/rank_${{oc.env:RANK}}"),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    assert launched.stdout.count("starting") == launched.stdout.count("epoch 1/1") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "rank_0"]
+
+    two = tmp_path / "rank_0"
+    expected, found = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    assert expected.keys() == found.keys()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    before, after = (json.loads((run / "history.json").read_text()) for run in (one, two))
+    for name in ("train/loss", "valid/loss", "valid/accuracy", "valid/accuracy_class_mean"):
+        assert after[0][name] == pytest.approx(before[0][name], abs=1e-5), name
