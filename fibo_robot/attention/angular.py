@@ -31,13 +31,15 @@ def linear_angular(q: Tensor, k: Tensor, v: Tensor, const_term: ConstantTerm = "
     """
     q = F.normalize(q, dim=-1, eps=NORM_EPSILON)
     k = F.normalize(k, dim=-1, eps=NORM_EPSILON)
-    if const_term == "own":
-        constant = v
-    elif const_term == "sum":
-        constant = v.sum(dim=-2, keepdim=True)
-    else:
-        constant = v.mean(dim=-2, keepdim=True)
+    constant = constant_value(v, const_term)
     return 0.5 * constant + q @ ((k.transpose(-2, -1) @ v) / torch.pi)
+
+
+def constant_value(v: Tensor, const_term: ConstantTerm) -> Tensor:
+    """What the similarity's constant multiplies: `(B, heads, N, head_dim)` for `own`, else one row."""
+    if const_term == "own":
+        return v
+    return v.sum(dim=-2, keepdim=True) if const_term == "sum" else v.mean(dim=-2, keepdim=True)
 
 
 def strongest_softmax(

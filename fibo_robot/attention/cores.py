@@ -238,6 +238,8 @@ class AngularCore(AttentionCore):
             self.mass_passed.zero_()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+        if self._inference_on_cpu(q):
+            return self._fused(q, k, v)
         out = linear_angular(q, k, v, self.options.const_term)
         if self.branch_enabled and (self.training or self.options.branch_in_eval):
             scale = self.head_dim**-0.5 if scale is None else scale
@@ -245,6 +247,19 @@ class AngularCore(AttentionCore):
             out = out + self.branch_scale.to(branch.dtype) * branch
             self.mass_passed.copy_(passed * self.branch_scale)
         return F.normalize(out, dim=-1, eps=NORM_EPSILON) + self._convolve(v)
+
+    def _inference_on_cpu(self, q: Tensor) -> bool:
+        branch = self.branch_enabled and (self.training or self.options.branch_in_eval)
+        plain = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return plain and not (branch or traced or torch.is_grad_enabled())
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        from fibo_robot.attention.backends.numba_angular import castling_inference  # numba: slow to import
+
+        if self.options.dwconv == "tokens":
+            return castling_inference(q, k, v, self.options.const_term, self.dwconv.weight.flatten(1))
+        return castling_inference(q, k, v, self.options.const_term) + self._convolve(v)
 
     def _convolve(self, v: Tensor) -> Tensor:
         if self.options.dwconv == "tokens":

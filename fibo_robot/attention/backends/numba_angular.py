@@ -1,0 +1,120 @@
+"""Castling's inference on the CPU: linear-angular attention with its norms and convolution fused.
+
+In PyTorch's operators, the norms, the constant, the normalisation and the depthwise convolution are a dozen
+passes over memory around two matrix products that take less time than they. Here the products stay with
+PyTorch's BLAS, and one pass before them and one after do the rest. There is no backward pass: training uses
+the operators.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from fibo_robot.attention.angular import NORM_EPSILON, ConstantTerm, constant_value
+from fibo_robot.attention.backends.numba_cpu import TILE, _lanes, _run
+from fibo_robot.attention.backends.numba_kernels import _add_scaled, _dot
+
+ROWS_WORTH_THREADS = 4096  # tokens times heads times batch
+
+_compile = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
+
+
+def castling_inference(
+    q: Tensor, k: Tensor, v: Tensor, const_term: ConstantTerm, taps: Tensor | None = None
+) -> Tensor:
+    """Normalised linear-angular attention plus a convolution of v along the tokens.
+
+    Args:
+        q, k, v: `(B, heads, N, head_dim)`, float32 or float64, on the CPU.
+        const_term: as in :func:`fibo_robot.attention.angular.linear_angular`.
+        taps: `(heads, taps)`, an odd number of filter weights per head; None: no convolution.
+
+    Returns:
+        `(B, heads, N, head_dim)`: y / ‖y‖ + taps * v with y = const/2 + q̂(k̂ᵀV)/π.
+    """
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    own = const_term == "own"
+    constant = v[:, :, :1].contiguous() if own else constant_value(v, const_term)
+    taps = v.new_zeros(q.shape[1], 0) if taps is None else taps
+    lanes = _lanes(q)
+    # On short sequences, waking the other threads takes longer than the pass itself.
+    run = _run if q.shape[:-1].numel() >= ROWS_WORTH_THREADS else _run_here
+    scaled = torch.empty_like(v)
+    run(_scale_values, _rows(k), _rows(v), _rows(scaled), NORM_EPSILON, lanes)
+    out = q @ (k.transpose(-2, -1) @ scaled)
+    arrays = [_rows(q), _rows(v), _rows(constant)]
+    weights = taps.detach().numpy()
+    run(_finish, *arrays, q.shape[2], weights, TILE, _rows(out), own, NORM_EPSILON, lanes)
+    return out
+
+
+def _rows(tensor: Tensor) -> np.ndarray:
+    """`(B, heads, N, D)` as `(B · heads · N, D)`, sharing memory."""
+    return tensor.detach().flatten(0, 2).numpy()
+
+
+def _run_here(kernel: Callable[..., None], *arguments: Any) -> None:
+    kernel(*arguments, 0, 1)
+
+
+@_compile
+def _inverse_norm(a, row, epsilon, lanes):
+    """1 / max(‖a[row]‖, epsilon), as torch.nn.functional.normalize has it."""
+    norm = math.sqrt(_dot(a, row, a, row, lanes))
+    return a.dtype.type(1) / max(a.dtype.type(norm), a.dtype.type(epsilon))
+
+
+@_compile
+def _scale_values(k, v, scaled, epsilon, lanes, worker, workers):
+    """scaled = v / (π ‖k‖), token by token: kᵀ·scaled is then k̂ᵀV/π. All `(BH · N, D)`."""
+    rows = k.shape[0]
+    pi = k.dtype.type(math.pi)
+    for row in range(worker * rows // workers, (worker + 1) * rows // workers):
+        factor = _inverse_norm(k, row, epsilon, lanes) / pi
+        for d in range(len(lanes) if len(lanes) > 0 else k.shape[1]):
+            scaled[row, d] = v[row, d] * factor
+
+
+@_compile
+def _normalise_rows(q, v, constant, bh, first, last, out, own, epsilon, lanes):
+    half = q.dtype.type(0.5)
+    for row in range(first, last):
+        factor = _inverse_norm(q, row, epsilon, lanes)
+        if own:
+            for d in range(len(lanes) if len(lanes) > 0 else q.shape[1]):
+                out[row, d] = out[row, d] * factor + half * v[row, d]
+        else:
+            for d in range(len(lanes) if len(lanes) > 0 else q.shape[1]):
+                out[row, d] = out[row, d] * factor + half * constant[bh, d]
+        factor = _inverse_norm(out, row, epsilon, lanes)
+        for d in range(len(lanes) if len(lanes) > 0 else q.shape[1]):
+            out[row, d] *= factor
+
+
+@_compile
+def _convolve_rows(v, taps, begin, end, first, last, out, lanes):
+    """Adds the taps' weighted sum of the tokens around each row; a sequence is the rows [begin, end)."""
+    before = taps.shape[0] // 2
+    for tap in range(taps.shape[0]):
+        shift = tap - before
+        weight = taps[tap]
+        for row in range(max(first, begin - shift), min(last, end - shift)):
+            _add_scaled(weight, v, row + shift, out, row, lanes)
+
+
+@_compile
+def _finish(q, v, constant, tokens, taps, tile, out, own, epsilon, lanes, worker, workers):
+    """Turns q(k̂ᵀV)/π in `out` into the result, in place. `q`, `v`, `out (BH · N, D)`, `constant (BH, D)`."""
+    tiles = (tokens + tile - 1) // tile
+    for task in range(worker, q.shape[0] // tokens * tiles, workers):
+        bh = task // tiles
+        begin, end = bh * tokens, (bh + 1) * tokens
+        first = begin + task % tiles * tile
+        last = min(first + tile, end)
+        _normalise_rows(q, v, constant, bh, first, last, out, own, epsilon, lanes)
+        _convolve_rows(v, taps[bh % taps.shape[0]], begin, end, first, last, out, lanes)
