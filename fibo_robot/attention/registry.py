@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from fibo_robot.attention.comparators import COMPARATORS
 from fibo_robot.attention.cores import Grid
 from fibo_robot.attention.errors import AttentionError
 from fibo_robot.attention.modules import AttentionModule, CastlingAttention, Fibottention, SoftmaxAttention
 from fibo_robot.errors import did_you_mean
 
 ATTENTIONS: dict[str, type[AttentionModule]] = {
-    module.name: module for module in (SoftmaxAttention, Fibottention, CastlingAttention)
+    module.name: module for module in (SoftmaxAttention, Fibottention, CastlingAttention, *COMPARATORS)
 }
 
 

@@ -45,8 +45,7 @@ class SwapReport:
 
     def restore(self) -> None:
         """Put the former attention modules back; weights that both share keep their present values."""
-        for path, module in self._originals.items():
-            self._model.set_submodule(path, module.train(self._model.training))
+        _put_back(self._model, self._originals)
 
     def __str__(self) -> str:
         lines = [
@@ -80,6 +79,8 @@ class CastleReport:
 def swap_attention(model: nn.Module, name: str, **options: Any) -> SwapReport:
     """Replace every attention layer of a timm ViT, keeping its projections.
 
+    A model that cannot take the attention is left as it was.
+
     Args:
         model: a timm VisionTransformer, or a module that holds one.
         name: a registered attention, as `fibottention`.
@@ -101,23 +102,15 @@ def swap_attention(model: nn.Module, name: str, **options: Any) -> SwapReport:
         raise AttentionError(
             f"{type(model).__name__} has no timm attention layer to swap: give a timm VisionTransformer."
         )
-    layers = []
-    for path, old in originals.items():
-        new = config.module_type.taking_over(old, config.options)
-        before, after = _weight_names(old), _weight_names(new)
-        layers.append(
-            LayerSwap(
-                path=path,
-                before=type(old).__name__,
-                after=type(new).__name__,
-                kept=tuple(key for key in after if key in before),
-                new=tuple(key for key in after if key not in before),
-                dropped=tuple(key for key in before if key not in after),
-            )
-        )
-        model.set_submodule(path, new)
-    if any(isinstance(m, AttentionModule) and m.layer_index is None for m in model.modules()):
-        place_attention(model)
+    try:
+        for path, old in originals.items():
+            model.set_submodule(path, config.module_type.taking_over(old, config.options))
+        if any(isinstance(m, AttentionModule) and m.layer_index is None for m in model.modules()):
+            place_attention(model)
+    except AttentionError:
+        _put_back(model, originals)
+        raise
+    layers = [_compare(path, old, model.get_submodule(path)) for path, old in originals.items()]
     return SwapReport(layers, model, originals)
 
 
@@ -203,5 +196,18 @@ def _output_tensor(output: Any) -> Tensor:
     return output
 
 
-def _weight_names(module: nn.Module) -> list[str]:
-    return list(module.state_dict())
+def _put_back(model: nn.Module, originals: dict[str, nn.Module]) -> None:
+    for path, module in originals.items():
+        model.set_submodule(path, module.train(model.training))
+
+
+def _compare(path: str, old: nn.Module, new: nn.Module) -> LayerSwap:
+    before, after = list(old.state_dict()), list(new.state_dict())
+    return LayerSwap(
+        path=path,
+        before=type(old).__name__,
+        after=type(new).__name__,
+        kept=tuple(key for key in after if key in before),
+        new=tuple(key for key in after if key not in before),
+        dropped=tuple(key for key in before if key not in after),
+    )
