@@ -5,7 +5,7 @@ beside each number: attention is N / (6D + N) of its multiply-adds, so even free
 by no more than (6D + N) / 6D.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor
 
-from fibo_robot.attention import diagonal_attention
-from fibo_robot.attention.cores import AngularCore, CastlingOptions
+from fibo_robot.attention import AttentionConfig, create_attention
 from fibo_robot.attention.wythoff import count_pairs, head_offsets
 from fibo_robot.benchmarks.harness import BenchmarkError, interleave, peak_memory_mb, speedup
 
@@ -30,6 +29,7 @@ WIDTH = NUM_HEADS * HEAD_DIM
 TOKENS = (197, 785, 1569, 3137, 6273, 12545, 25089)  # one class token and 14 x 14 patches, times 1 to 128
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DENSE = "sdpa"
+OURS = ("fibottention", "castling")
 SECONDS_PER_CASE = 20.0  # rounds are repeated for about this long ...
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 30  # ... within these bounds
 
@@ -47,7 +47,7 @@ class AttentionRow:
         spread: quartiles of that ratio.
         rounds: how many rounds were timed.
         peak_memory_mb: memory one call needs beyond its inputs, MiB; None where it cannot be measured.
-        keys_per_query: pairs computed per query and head, mean; N for dense, None where there are no pairs.
+        keys_per_query: pairs computed per query and head, mean; N for dense, None for the others.
         attention_share: attention's share of a ViT-B's multiply-adds at this N.
         end_to_end_ceiling: the most that free attention would speed a ViT-B up.
     """
@@ -77,8 +77,9 @@ def measure(
     dtype: str = "float32",
     device: str = "cpu",
     batch: int = 1,
-) -> list[AttentionRow]:
-    """Time Fibottention and Castling against fused dense attention, interleaved in this process.
+    ops: Sequence[str] = OURS,
+) -> Iterator[AttentionRow]:
+    """Time attentions against fused dense attention, interleaved in this process; rows come as they are made.
 
     Args:
         tokens: sequence lengths N, class token included.
@@ -86,25 +87,27 @@ def measure(
         dtype: a key of :data:`DTYPES`.
         device: `cpu` or `cuda`; on CUDA, FlexAttention with the same mask is timed too.
         batch: batch size.
+        ops: registered attentions to time beside dense attention, with their default options.
 
     Raises:
         BenchmarkError: if an argument does not fit this machine.
+        AttentionError: for an unknown attention.
     """
+    for name in ops:
+        AttentionConfig.parse(name)
     if dtype not in DTYPES:
         raise BenchmarkError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
     if device == "cuda" and not torch.cuda.is_available():
         raise BenchmarkError("device cuda was asked for, but PyTorch finds no CUDA device here.")
     if min(tokens) < 2:
         raise BenchmarkError("tokens must be at least 2: a class token and a patch.")
-    rows = []
     with Progress(disable=None, transient=True) as progress:
         task = progress.add_task("attention", total=len(tokens) * len(directions))
         for count in tokens:
             for direction in directions:
                 progress.update(task, description=f"{count} tokens, {direction}")
-                rows += _measure_length(count, direction, dtype, device, batch)
+                yield from _measure_length(count, direction, dtype, device, batch, ops)
                 progress.advance(task)
-    return rows
 
 
 def attention_share(tokens: int, width: int = WIDTH) -> float:
@@ -140,7 +143,7 @@ def save_plot(rows: Sequence[AttentionRow], path: Path) -> None:
 
 
 def _measure_length(
-    tokens: int, direction: Direction, dtype: str, device: str, batch: int
+    tokens: int, direction: Direction, dtype: str, device: str, batch: int, ops: Sequence[str]
 ) -> list[AttentionRow]:
     generator = torch.Generator(device).manual_seed(0)
     shape = (batch, NUM_HEADS, tokens, HEAD_DIM)
@@ -151,11 +154,11 @@ def _measure_length(
     )
     cases = {
         name: _with_gradients(function, q, k, v) if backward else _without_gradients(function, q, k, v)
-        for name, function in _functions(tokens, device, DTYPES[dtype]).items()
+        for name, function in _functions(ops, tokens, device, DTYPES[dtype]).items()
     }
     offsets = head_offsets(tokens - 1, NUM_HEADS)
     pairs = sum(count_pairs(row, tokens - 1) for row in offsets) / NUM_HEADS + 2 * tokens - 1
-    keys = {DENSE: float(tokens), "castling": None}
+    keys = {DENSE: float(tokens), "fibottention": pairs / tokens, "flex_attention": pairs / tokens}
     # The first round compiles and is not counted; a second tells how many fit into the time.
     first = sum(seconds[0] for seconds in interleave(cases, repeats=1).values())
     rounds = int(min(max(SECONDS_PER_CASE / first, FEWEST_ROUNDS), MOST_ROUNDS))
@@ -176,7 +179,7 @@ def _measure_length(
                 spread=spread,
                 rounds=rounds,
                 peak_memory_mb=peak_memory_mb(case),
-                keys_per_query=keys.get(name, pairs / tokens),
+                keys_per_query=keys.get(name),
                 attention_share=share,
                 end_to_end_ceiling=1 / (1 - share),
             )
@@ -184,18 +187,24 @@ def _measure_length(
     return rows
 
 
-def _functions(tokens: int, device: str, dtype: torch.dtype) -> dict[str, Callable[..., Tensor]]:
-    offsets = head_offsets(tokens - 1, NUM_HEADS)
-    castling = AngularCore(NUM_HEADS, HEAD_DIM, CastlingOptions()).to(device, dtype).eval()
-    castling.place(layer_index=0, num_prefix_tokens=1)
-    functions: dict[str, Callable[..., Tensor]] = {
-        DENSE: F.scaled_dot_product_attention,
-        "fibottention": lambda q, k, v: diagonal_attention(q, k, v, offsets),
-        "castling": castling,
-    }
+def _functions(
+    ops: Sequence[str], tokens: int, device: str, dtype: torch.dtype
+) -> dict[str, Callable[..., Tensor]]:
+    functions: dict[str, Callable[..., Tensor]] = {DENSE: F.scaled_dot_product_attention}
+    for name in ops:
+        module = create_attention(
+            name, WIDTH, NUM_HEADS, layer_index=0, num_prefix_tokens=1, grid=token_grid(tokens)
+        )
+        functions[name] = module.core.to(device, dtype).eval()
     if device == "cuda":
-        functions["flex_attention"] = _flex_attention(tokens, offsets)
+        functions["flex_attention"] = _flex_attention(tokens, head_offsets(tokens - 1, NUM_HEADS))
     return functions
+
+
+def token_grid(tokens: int) -> tuple[int, int, int]:
+    """Frames of 14 x 14 patches where the count (class token included) allows it, else one row of patches."""
+    frames, rest = divmod(tokens - 1, 14 * 14)
+    return (1, 1, tokens - 1) if rest else (frames, 14, 14)
 
 
 def _flex_attention(tokens: int, offsets: list[list[int]]) -> Callable[..., Tensor]:

@@ -18,6 +18,9 @@ def attention(
     tokens: Annotated[str, typer.Option(help="Sequence lengths, comma-separated; class token included.")] = (
         "197,785,1569,3137,6273,12545,25089"
     ),
+    ops: Annotated[
+        str, typer.Option(help="Registered attentions to time beside dense attention, comma-separated.")
+    ] = "fibottention,castling",
     forward_only: Annotated[bool, typer.Option(help="Leave the backward pass out.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -35,10 +38,12 @@ def attention(
             f"--tokens must be whole numbers separated by commas, not {tokens!r}."
         ) from error
     directions = ("forward",) if forward_only else ("forward", "forward_backward")
-    rows = benchmark.measure(lengths, directions, dtype, device)
+    rows: list[benchmark.AttentionRow] = []
+    for row in benchmark.measure(lengths, directions, dtype, device, ops=ops.split(",")):
+        rows.append(row)
+        if json is not None:  # an interrupted sweep keeps what it has measured
+            write_results(json, [row.to_dict() for row in rows])
     _print_attention(rows)
-    if json is not None:
-        write_results(json, [row.to_dict() for row in rows])
     if plot is not None:
         benchmark.save_plot(rows, plot)
 

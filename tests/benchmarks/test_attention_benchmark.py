@@ -94,7 +94,29 @@ def test_keys_per_query_count_the_pairs_that_are_computed():
 )
 def test_bad_arguments_are_named(arguments, named):
     with pytest.raises(BenchmarkError, match=named):
-        measure(**{"tokens": [65], **arguments})
+        list(measure(**{"tokens": [65], **arguments}))
+
+
+@pytest.mark.usefixtures("_quick")
+def test_any_registered_attention_can_be_timed_and_rows_measured_are_kept(tmp_path, monkeypatch):
+    results = tmp_path / "attention.json"
+    arguments = [
+        "bench",
+        "attention",
+        "--tokens",
+        "65,1",
+        "--ops",
+        "xcit",
+        "--forward-only",
+        "--json",
+        str(results),
+    ]
+    assert CliRunner().invoke(app, arguments).exit_code != 0  # before anything is measured
+    assert not results.exists()
+    monkeypatch.setattr("fibo_robot.benchmarks.attention.token_grid", {65: (1, 8, 8)}.__getitem__)
+    arguments[3] = "65,197"
+    assert isinstance(CliRunner().invoke(app, arguments).exception, KeyError)
+    assert [row["op"] for row in json.loads(results.read_text())["rows"]] == ["sdpa", "xcit"]
 
 
 def test_masks_command_draws_two_pictures(tmp_path):
