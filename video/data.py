@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
 from torch.utils.data import DataLoader
 
@@ -34,6 +35,7 @@ class VideoData(pl.LightningDataModule):
         train_split, valid_split: names of the parts. `train_split` None means all clips outside
             `valid_split`, `valid_split` None no validation.
         split_column: column of the table that tells the part.
+        protocol: which of a public data set's official splits; its first one when None.
         num_workers: processes that decode.
         cache_side: keep all frames in memory at this size (shorter side, pixels); None decodes at each use.
         shuffle_frames: the control that sees no order; see ClipDataset.
@@ -52,6 +54,7 @@ class VideoData(pl.LightningDataModule):
         train_split: str | None = "train",
         valid_split: str | None = "test",
         split_column: str = "split",
+        protocol: str | None = None,
         num_workers: int = 0,
         cache_side: int | None = None,
         shuffle_frames: bool = False,
@@ -61,7 +64,8 @@ class VideoData(pl.LightningDataModule):
         super().__init__()
         self.root, self.sampling, self.cropping, self.image_size = Path(root), sampling, cropping, image_size
         self.batch_size, self.steps_per_epoch, self.seed = batch_size, steps_per_epoch, seed
-        self.train_split, self.valid_split, self.split_column = train_split, valid_split, split_column
+        self.train_split, self.valid_split = train_split, valid_split
+        self.split_column, self.protocol = split_column, protocol
         self.num_workers, self.cache_side, self.shuffle_frames = num_workers, cache_side, shuffle_frames
         self.max_bad_fraction = max_bad_fraction
         self.table: ClipTable | None = None
@@ -72,7 +76,8 @@ class VideoData(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         if self.table is not None:
             return
-        self.table = read_clips(self.root, self.split_column)
+        self.table = read_clips(self.root, self.split_column, self.protocol)
+        rank_zero_info(f"{len(self.table.clips)} clips from {self.table.description}")
         labels = self.table.labels
         self.train = self._dataset(self.table.part(self.train_split, exclude=self.valid_split), labels, True)
         if self.valid_split is not None:
@@ -113,6 +118,7 @@ class VideoData(pl.LightningDataModule):
             "shuffle_frames": self.shuffle_frames,
             "dataset": {
                 "name": self.root.name,
+                "protocol": self.protocol,
                 "sha256": hashlib.sha256(names.encode()).hexdigest(),
                 "train_clips": len(self.train),
                 "valid_clips": len(self.valid) if self.valid else 0,

@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from fibo_robot.training.sampler import derived_seed
+from fibo_robot.video.clip_table import LabelledClip
 from fibo_robot.video.decode import VideoDecodeError, VideoReader
+from fibo_robot.video.frames import DEFAULT_FRAME_RATE, FrameFolder
 from fibo_robot.video.sampling import Box, ClipSampling, Cropping, at_even_times
-from fibo_robot.video.sources import LabelledClip
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,21 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
         return transforms.resize(frames, [self.cache_side], antialias=True).contiguous()
 
 
-def open_clip(path: Path, verify: bool = True) -> VideoReader:
-    """Open a clip for reading."""
+def open_clip(
+    path: Path, verify: bool = True, frame_rate: float = DEFAULT_FRAME_RATE
+) -> VideoReader | FrameFolder:
+    """Open a clip for reading: a video file, a video inside a tar file, or a folder of its frames.
+
+    Args:
+        path: as in :class:`fibo_robot.video.clip_table.LabelledClip`.
+        verify: decode all of it once, so that hidden damage is found.
+        frame_rate: of a folder of pictures, which does not tell it.
+
+    Raises:
+        VideoDecodeError: it cannot be read.
+    """
+    if path.is_dir():
+        return FrameFolder(path, fps=frame_rate, verify=verify)
     return VideoReader(path, verify=verify)
 
 

@@ -16,7 +16,8 @@ from typing import Literal
 import av
 import numpy as np
 
-from fibo_robot.video.probe import VideoDecodeError, VideoScan, open_container, scan
+from fibo_robot.video.errors import VideoDecodeError
+from fibo_robot.video.probe import VideoScan, open_container, require_stored, scan
 
 __all__ = ["VideoDecodeError", "VideoReader", "decord_refusal"]
 
@@ -54,7 +55,8 @@ class VideoReader:
     """Frames of one video file by number.
 
     Args:
-        path: a local file; its content decides how it is read, not its name.
+        path: a local file, or a video inside a tar file (`clips.tar/0001.mp4`); its content decides how it
+            is read, not its name.
         verify: decode the whole file once, strictly, before the first read. Damage that a decoder
             would hide (smeared or grey areas) is then an error. It costs about as much as skimming the
             file; training turns it off and relies on `fibo data check`.
@@ -64,7 +66,6 @@ class VideoReader:
     Attributes:
         fps: average frames per second of the shown frames.
         timestamps: `(len,)` float64, seconds at which each frame is shown, from 0.
-        height, width: of the returned frames, after rotation.
         backend: `decord` or `av`.
 
     Raises:
@@ -76,13 +77,14 @@ class VideoReader:
     ) -> None:
         self.path = Path(path)
         self._scan = scan(self.path)
+        self._stored = require_stored(self.path)
         self.backend = backend or ("av" if decord_refusal(self._scan) else "decord")
         self._decord = None
         self._rotation = 0
         if self.backend == "decord":
             self._open_decord()
         if self.backend == "av" or verify:
-            index = _index_frames(self.path, self.path.stat().st_mtime_ns)
+            index = _index_frames(self.path, self._stored.modified_ns)
             if self._decord is not None and len(self._decord) != len(index.pts):
                 self.backend, self._decord = "av", None
             self._pts, self._rotation = index.pts, index.rotation
@@ -96,7 +98,7 @@ class VideoReader:
         import decord
 
         try:
-            self._decord = decord.VideoReader(str(self.path), num_threads=1)
+            self._decord = decord.VideoReader(self._stored.url, num_threads=1)
         except (decord.DECORDError, RuntimeError):
             self.backend = "av"
             return
@@ -139,7 +141,7 @@ class VideoReader:
             return self._decord.get_batch(indices.tolist()).asnumpy()
         except decord.DECORDError:
             # PyAV decides: it either reads the same frames or says where the damage is.
-            index = _index_frames(self.path, self.path.stat().st_mtime_ns)
+            index = _index_frames(self.path, self._stored.modified_ns)
             if len(index.pts) != len(self):
                 raise VideoDecodeError(
                     f"{self.path}: {len(index.pts)} of {len(self)} frames decode; the file is damaged."

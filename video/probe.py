@@ -12,7 +12,8 @@ from pathlib import Path
 import av
 from av.stream import Disposition
 
-from fibo_robot.errors import FiboError
+from fibo_robot.video.errors import VideoDecodeError
+from fibo_robot.video.stored import StoredClip, stored_clip
 
 # FFmpeg would also "open" pictures, subtitles, playlists and text; those are refused by this list.
 _VIDEO_CONTAINERS = {
@@ -23,10 +24,6 @@ _VIDEO_CONTAINERS = {
 _SEEKABLE_CONTAINERS = {"mov", "mp4", "matroska", "webm"}
 _END_TOLERANCE_SECONDS = 0.5  # a declared duration may include the tail of a longer sound track
 _MAX_SIDE = 16_384
-
-
-class VideoDecodeError(FiboError):
-    """A file holds no readable video; the message names the file, what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,26 @@ class VideoScan:
 
 
 def open_container(path: Path | str) -> av.container.InputContainer:
-    """Open a local file with PyAV; other protocols (playlists that fetch from a network) are off."""
-    return av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    """Open a local clip with PyAV; other protocols (playlists that fetch from a network) are off.
+
+    Raises:
+        VideoDecodeError: there is no such clip.
+        av.FFmpegError: it is no video.
+    """
+    stored = require_stored(Path(path))
+    return av.open(stored.url, options={"protocol_whitelist": stored.protocols}, metadata_errors="replace")
+
+
+def require_stored(path: Path) -> StoredClip:
+    """Where the bytes of a clip lie.
+
+    Raises:
+        VideoDecodeError: there is no such file, or it is a folder.
+    """
+    stored = stored_clip(path)
+    if stored is None:
+        raise VideoDecodeError(f"{path}: {'not a file' if path.exists() else 'no such file'}.")
+    return stored
 
 
 def scan(path: Path | str) -> VideoScan:
@@ -79,14 +94,10 @@ def scan(path: Path | str) -> VideoScan:
         VideoDecodeError: the file is missing, empty, cut off, or holds no video.
     """
     path = Path(path)
-    if not path.exists():
-        raise VideoDecodeError(f"{path}: no such file.")
-    if not path.is_file():
-        raise VideoDecodeError(f"{path}: not a file.")
-    status = path.stat()
-    if status.st_size == 0:
+    stored = require_stored(path)
+    if stored.size == 0:
         raise VideoDecodeError(f"{path}: the file is empty; fetch it again.")
-    return _scan(path, status.st_size, status.st_mtime_ns)
+    return _scan(path, stored.size, stored.modified_ns)
 
 
 @lru_cache(maxsize=4096)

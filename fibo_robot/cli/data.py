@@ -19,9 +19,15 @@ def _group() -> None:
 
 
 def check(
-    data: Annotated[Path, typer.Argument(help="Table of clips, folder of classes, or any folder of videos.")],
+    data: Annotated[Path, typer.Argument(help="Data set, table of clips, or any folder of clips.")],
     output: Annotated[Path, typer.Option("--output", help="CSV table to write.")] = Path("clips_checked.csv"),
     workers: Annotated[int, typer.Option("--workers", min=1, help="Clips at a time.")] = 2,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="Which of a public data set's official splits.")
+    ] = None,
+    frame_rate: Annotated[
+        float, typer.Option("--frame-rate", min=0.1, help="Of clips that are folders of pictures.")
+    ] = 30.0,
 ) -> None:
     """Read every clip once, strictly: frames, fps, size and codec, or the reason why it cannot be read.
 
@@ -30,9 +36,9 @@ def check(
     """
     from fibo_robot.video.check import check_clips, find_clips
 
-    files, description = find_clips(data)
+    files, description = find_clips(data, protocol)
     typer.echo(f"{len(files)} clips from {description}")
-    rows = check_clips(files, output, workers)
+    rows = check_clips(files, output, workers, frame_rate)
     broken = [row for row in rows if row.problem]
     for row in broken:
         typer.echo(f"fibo: {row.problem}", err=True)

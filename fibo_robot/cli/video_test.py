@@ -15,13 +15,16 @@ def register(app: typer.Typer) -> None:
 
 def video_test(
     checkpoint: Annotated[Path, typer.Argument(help="Run directory of a trained classifier.")],
-    data: Annotated[Path, typer.Option("--data", help="Table of clips or folder of classes.")],
+    data: Annotated[Path, typer.Option("--data", help="Data set, table of clips or folder of classes.")],
     split: Annotated[
         str | None, typer.Option("--split", help="Part to test on; all clips by default.")
     ] = None,
     split_column: Annotated[
         str, typer.Option("--split-column", help="Column that tells the part.")
     ] = "split",
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="Which of a public data set's official splits.")
+    ] = None,
     views: Annotated[int, typer.Option("--views", min=1, help="Clips per video.")] = 1,
     crops: Annotated[int, typer.Option("--crops", min=1, help="Crops per clip.")] = 1,
     output: Annotated[Path | None, typer.Option("--output", help="Folder [CHECKPOINT/test].")] = None,
@@ -37,7 +40,7 @@ def video_test(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     classifier = load_classifier(checkpoint, device)
-    table = read_clips(data, split_column)
+    table = read_clips(data, split_column, protocol)
     unknown = sorted(set(table.labels) - set(classifier.labels))
     if unknown:
         raise FiboError(

@@ -1,0 +1,78 @@
+"""Clips on disk: finding all of them below a folder, or single ones by the names that lists give them."""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from fibo_robot.video.frames import is_frame
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".gif", ".flv", ".wmv", ".ts", ".3gp"}
+)
+_SAMPLED_NAMES = 200  # enough to tell which folder holds the clips
+
+
+def video_files(folder: Path) -> list[Path]:
+    """Files below `folder` whose name ends like a video's, sorted."""
+    return sorted(
+        file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()
+    )
+
+
+def clips_below(folder: Path) -> list[Path]:
+    """Video files, and folders that hold a clip's frames as numbered pictures, below `folder`; sorted."""
+    found: list[Path] = []
+    for current, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        videos = [name for name in files if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+        found += [Path(current, name) for name in videos]
+        if not videos and Path(current) != folder and any(is_frame(name) for name in files):
+            found.append(Path(current))
+            folders.clear()
+    return sorted(found)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Folders directly in `folder`, without hidden ones, sorted."""
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+class ClipFinder:
+    """Finds clips that a list names, in whatever container they are kept or as folders of frames.
+
+    Args:
+        root: the clips lie here or in a folder directly below, whichever holds more of `names`.
+        names: as the list gives them, such as `Archery/v_Archery_g01_c01.avi`.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self._listing = cache(_listing)
+        sample = names[:: max(1, len(names) // _SAMPLED_NAMES)]
+        places = [root, *subfolders(root)]
+        self.folder = max(places, key=lambda place: sum(self._look_up(place, n) is not None for n in sample))
+        self.missing = 0
+
+    def find(self, name: str) -> Path:
+        """Where the clip is, or would be: then it is counted in `missing`."""
+        path = self._look_up(self.folder, name)
+        if path is None:
+            self.missing += 1
+            return self.folder / name
+        return path
+
+    def _look_up(self, place: Path, name: str) -> Path | None:
+        file = place / name
+        entries = self._listing(file.parent)
+        stem = file.stem if file.suffix.lower() in VIDEO_SUFFIXES else file.name
+        return entries.get(file.name) or entries.get(stem)
+
+
+def _listing(folder: Path) -> dict[str, Path]:
+    """Files and folders in `folder` by name; videos also by their name without suffix."""
+    try:
+        entries = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    names = {path.stem: path for path in entries if path.suffix.lower() in VIDEO_SUFFIXES}
+    return names | {path.name: path for path in entries}
