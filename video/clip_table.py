@@ -54,14 +54,16 @@ class ClipTable:
             return sorted(names, key=int)
         return sorted(names)
 
-    def part(self, split: str | None, exclude: str | None = None) -> list[LabelledClip]:
+    def part(self, split: str | int | None, exclude: str | int | None = None) -> list[LabelledClip]:
         """The clips of one split; with None, all clips but those of the split `exclude`.
+
+        A split may be given as the number that its name is: configs read `0` so.
 
         Raises:
             ClipTableError: the part is empty; the message names the splits that exist.
         """
         if split is None:
-            chosen = [clip for clip in self.clips if clip.split != exclude or exclude is None]
+            chosen = [clip for clip in self.clips if exclude is None or clip.split != str(exclude)]
         else:
             chosen = [clip for clip in self.clips if clip.split == str(split)]
         if not chosen:

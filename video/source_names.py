@@ -85,6 +85,7 @@ NW_UCLA = NamingScheme(
     (
         re.compile(r"(?P<label>a\d\d)/v(?P<camera>\d\d)_s\d\d_e\d\d"),
         re.compile(r"(?P<label>a\d\d)_s\d\d_e\d\d_v(?P<camera>\d\d)"),
+        re.compile(r"view_?(?P<camera>\d)/(?P<label>a\d\d)_s\d\d_e\d\d"),
     ),
     {f"cross_view{test}": _by_set("camera", {1, 2, 3} - {test}) for test in (3, 2, 1)},
 )
@@ -95,8 +96,9 @@ def read_named(root: Path, protocol: str | None) -> ClipTable | None:
 
     Recognised are Toyota Smarthome (`Cook.Stir_p02_r00_v02_c03.mp4`; protocols cross_subject, cross_view1,
     cross_view2, the latter two with a part `val`), NTU RGB+D 60 and 120 (`S001C001P001R001A001_rgb.avi`;
-    cross_subject, and cross_view of 60 or cross_setup of 120), and NW-UCLA (`a01/v01_s01_e00.avi` or
-    `a01_s01_e00_v01.avi`; cross_view3, cross_view2, cross_view1, named by the camera that is tested on).
+    cross_subject, and cross_view of 60 or cross_setup of 120), and NW-UCLA (`a01/v01_s01_e00.avi`,
+    `a01_s01_e00_v01.avi` or `view_1/a01_s01_e00.avi`; cross_view3, cross_view2, cross_view1, named by the
+    camera that is tested on).
     Clips that a protocol does not use are left out.
 
     Raises:

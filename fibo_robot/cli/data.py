@@ -1,4 +1,4 @@
-"""`fibo data`: check clips before training on them."""
+"""`fibo data`: public video data sets, and checking clips before training on them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,14 +8,47 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add `data` to the command."""
-    data = typer.Typer(help="Check clips before training on them.", no_args_is_help=True)
+    data = typer.Typer(help="Public video data sets, and a check of your clips.", no_args_is_help=True)
     data.command("check")(check)
-    data.callback()(_group)
+    data.command("list")(list_datasets)
+    data.command("show")(show)
     app.add_typer(data, name="data")
 
 
-def _group() -> None:
-    """A group of one command keeps its name."""
+def list_datasets() -> None:
+    """Public data sets that are read as they are published."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fibo_robot.video.catalogue import DATASETS
+
+    table = Table(caption="`fibo data show NAME` tells how to obtain one and train on it.")
+    for heading in ("name", "clips", "classes", "size", "terms"):
+        table.add_column(heading, justify="right" if heading == "classes" else "left", overflow="fold")
+    for dataset in DATASETS:
+        table.add_row(dataset.name, dataset.clips, str(dataset.classes), dataset.size, dataset.terms)
+    Console().print(table)
+
+
+def show(name: Annotated[str, typer.Argument(help="A name from `fibo data list`.")]) -> None:
+    """How to obtain a public data set, the folder that is expected, and the command that trains on it."""
+    from fibo_robot.video.catalogue import find_dataset
+
+    dataset = find_dataset(name)
+    typer.echo(dataset.title)
+    facts = {
+        "page": dataset.page,
+        "clips": dataset.clips,
+        "classes": str(dataset.classes),
+        "size": dataset.size,
+        "terms": dataset.terms,
+        "obtain": dataset.obtain,
+    }
+    for heading, fact in facts.items():
+        typer.echo(f"{heading:>8}  {fact}")
+    typer.echo(f"\nExpected folder:\n{dataset.tree}\n")
+    typer.echo(f"Check it:   fibo data check {dataset.name}")
+    typer.echo(f"Train:      {dataset.train_command}")
 
 
 def check(

@@ -60,6 +60,8 @@ def test_parts_are_chosen_by_name_or_by_leaving_one_out(tmp_path: Path) -> None:
     table = read_clips(write(tmp_path / "clips.csv", "path,label,fold\n" + rows), "fold")
     assert [c.path.name for c in table.part("1")] == ["1.mp4", "4.mp4"]
     assert [c.path.name for c in table.part(None, exclude="1")] == ["0.mp4", "2.mp4", "3.mp4", "5.mp4"]
+    # A config reads valid_split=1 as a number; the fold must be left out of training all the same.
+    assert table.part(1) == table.part("1") and table.part(None, exclude=1) == table.part(None, exclude="1")
     with pytest.raises(ClipTableError, match=r"0 \(2\), 1 \(2\), 2 \(2\)"):
         table.part("train")
 
