@@ -22,6 +22,8 @@ class Episode:
         object_position: initial position of the task's first object, metres, world frame.
         video: path relative to the evaluation's folder.
         video_error: why a wanted video is missing.
+        timeline: of a filmed episode, path of its actions and decisions (:mod:`fibo_robot.envs.timeline`).
+        timeline_error: why it is missing.
         error: why the episode did not run to its end.
         error_source: `worker` (the machinery failed three times; the episode does not count) or `policy`
             (it returned actions that are not finite; the episode counts as a failure).
@@ -40,6 +42,8 @@ class Episode:
     object_position: tuple[float, ...] | None = None
     video: str | None = None
     video_error: str | None = None
+    timeline: str | None = None
+    timeline_error: str | None = None
     error: str | None = None
     error_source: Literal["worker", "policy"] | None = None
     worker_errors: tuple[str, ...] = ()

@@ -11,6 +11,8 @@
     rollout         settings that decide an outcome (horizon, batch size, success hold, device)
     versions        packages that decide an outcome
     sessions        wall time, env steps and its split for each uninterrupted stretch of work
+    notes           sentences that the caller kept with the result
+    training        how the policy was trained: its `config`, and `history` with one row of metrics an epoch
 Names that LeRobot's `eval_info.json` has too mean the same there; `success` is success at any step.
 """
 
@@ -47,6 +49,7 @@ class Evaluation:
     versions: Mapping[str, str] = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()
     notes: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def counted(self) -> tuple[Episode, ...]:
@@ -110,6 +113,7 @@ class Evaluation:
             "versions": dict(self.versions),
             "sessions": [asdict(session) for session in self.sessions],
             "notes": list(self.notes),
+            "training": dict(self.training),
         }
 
     def save(self, directory: Path | str) -> Path:
@@ -148,6 +152,7 @@ class Evaluation:
             versions=values["versions"],
             sessions=tuple(Session(**session) for session in values["sessions"]),
             notes=tuple(values["notes"]),
+            training=values.get("training", {}),
         )
 
     def _aggregated(self) -> dict[str, Any]:

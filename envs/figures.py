@@ -1,10 +1,11 @@
 """Figures about evaluations, in the style of the reports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fibo_robot.envs.episodes import Episode
@@ -12,8 +13,12 @@ from fibo_robot.reporting import FIGURE_STYLE
 
 if TYPE_CHECKING:
     from fibo_robot.envs.comparison import MethodRow
+    from fibo_robot.envs.timeline import Timeline
 
+_COLOURS = FIGURE_STYLE["axes.prop_cycle"].by_key()["color"]
 SUCCESS, FAILURE = "#2e9e6b", "#d9730d"
+# One arm's entries of an action, as robomimic's controller reads them.
+_ARM_ACTION = ("x", "y", "z", "turn x", "turn y", "turn z", "gripper")
 
 
 def rates_figure(methods: Sequence["MethodRow"]) -> Figure:
@@ -68,3 +73,69 @@ def time_figure(seconds: dict[str, float]) -> Figure:
         axes.set_xlabel("share of worker and policy time, %")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(seconds))
     return figure
+
+
+def curves_figure(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Loss over training, dashed on training data and solid on validation data, one colour per run.
+
+    Args:
+        histories: by run, one row per epoch with `step` and some of `train/loss` and `valid/loss`.
+    """
+    with matplotlib.rc_context(FIGURE_STYLE):
+        figure = Figure(figsize=(6.6, 2.8), layout="constrained")
+        axes = figure.add_subplot()
+        for index, (run, history) in enumerate(histories.items()):
+            for metric, name, style in (("train/loss", "training", "--"), ("valid/loss", "validation", "-")):
+                rows = [row for row in history if metric in row and "step" in row]
+                label = f"{run}, {name}" if len(histories) > 1 else name
+                steps, losses = [row["step"] for row in rows], [row[metric] for row in rows]
+                if rows:
+                    axes.plot(steps, losses, style, color=_COLOURS[index % len(_COLOURS)], label=label)
+        axes.set_xlabel("training step")
+        axes.set_ylabel("loss")
+        axes.legend(loc="upper right")
+    return figure
+
+
+def timeline_figure(timeline: "Timeline", first_success: int | None) -> Figure:
+    """An episode's actions, one row per dimension, and below them the numbers about its decisions.
+
+    Args:
+        timeline: what the policy did.
+        first_success: the step, counted from 1, after which the task was first solved; it is marked.
+    """
+    steps, size = timeline.actions.shape
+    arms, rest = divmod(size, len(_ARM_ACTION))
+    names = [f"action {index + 1}" for index in range(size)]
+    if rest == 0:
+        names = [
+            name if arms == 1 else f"{name}, {arm}" for arm in range(1, arms + 1) for name in _ARM_ACTION
+        ]
+    rows = size + len(timeline.decisions)
+    with matplotlib.rc_context(FIGURE_STYLE):
+        figure = Figure(figsize=(5.4, 0.8 + 0.6 * rows), layout="constrained")
+        axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+        time = np.arange(1, steps + 1)
+        for index, (ax, name) in enumerate(zip(axes, names)):
+            ax.step(time, timeline.actions[:, index], where="mid", linewidth=1.4)
+            ax.axhline(0.0, color="#8c93a3", linewidth=0.8)
+            ax.set_ylim(-1.15, 1.15)
+            ax.set_yticks([-1, 1])
+            _name_row(ax, name)
+        decided = 1 + timeline.n_action_steps * np.arange(len(next(iter(timeline.decisions.values()), ())))
+        for ax, (name, values) in zip(axes[size:], timeline.decisions.items()):
+            ax.plot(decided, values, "o-", color=_COLOURS[4], markersize=2.5, linewidth=1.2)
+            ax.margins(y=0.2)
+            ax.locator_params(axis="y", nbins=2)
+            _name_row(ax, name)
+        for ax in axes:
+            if first_success is not None:
+                ax.axvline(first_success, color=SUCCESS, linewidth=1.6)
+        axes[-1].set_xlim(0.5, steps + 0.5)
+        axes[-1].set_xlabel("control step" + (", green: first solved" if first_success is not None else ""))
+    return figure
+
+
+def _name_row(axes: Axes, name: str) -> None:
+    axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
+    axes.tick_params(axis="y", labelsize=8)

@@ -23,6 +23,7 @@ from fibo_robot.interfaces import Policy
 
 STRENGTH = 0.6  # how much of the colour covers the picture where attention is strongest
 PIXELS_PER_PIXEL = 4  # a 76-pixel crop becomes large enough to look at
+_HEADS_IN_A_ROW = 6
 
 
 class OverlayError(FiboError):
@@ -69,16 +70,37 @@ class SeenImage:
         received = received - received.min()
         return (received / received.max().clamp(min=1e-12)).reshape(self.grid).numpy()
 
-    def overlay(self, layer: int, head: int | None = None) -> np.ndarray:
-        """The picture with :meth:`heat` over it, uint8 `(4 H, 4 W, 3)`."""
-        height, width = (side * PIXELS_PER_PIXEL for side in self.image.shape[:2])
+    def overlay(self, layer: int, head: int | None = None, enlarge: int = PIXELS_PER_PIXEL) -> np.ndarray:
+        """The picture with :meth:`heat` over it, uint8 `(enlarge H, enlarge W, 3)`."""
+        height, width = (side * enlarge for side in self.image.shape[:2])
         heat = torch.from_numpy(self.heat(layer, head)).float()[None, None]
         heat = nn.functional.interpolate(heat, (height, width), mode="bilinear")[0, 0].numpy()
         colour = matplotlib.colormaps["inferno"](heat)[..., :3]
         cover = STRENGTH * heat[..., None]
-        image = self.image.repeat(PIXELS_PER_PIXEL, 0).repeat(PIXELS_PER_PIXEL, 1) / 255
+        image = self.image.repeat(enlarge, 0).repeat(enlarge, 1) / 255
         mixed = (1 - cover) * image + cover * colour
         return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
+
+    def heads(self, layer: int, enlarge: int = 2) -> np.ndarray:
+        """One layer's heads side by side, each an :meth:`overlay`, at most six in a row."""
+        pictures = [self.overlay(layer, head, enlarge) for head in range(len(self.weights[layer]))]
+        columns = min(_HEADS_IN_A_ROW, len(pictures))
+        pictures += [np.zeros_like(pictures[0])] * (-len(pictures) % columns)
+        rows = [np.hstack(pictures[begin : begin + columns]) for begin in range(0, len(pictures), columns)]
+        return np.vstack(rows)
+
+
+def image_encoders(policy: Policy) -> dict[str, ImageEncoder]:
+    """The encoder of each camera that a policy sees through an `ImageEncoder`, by observation key."""
+    if not isinstance(policy, nn.Module):
+        return {}
+    return {
+        key: module
+        for name, module in policy.named_modules()
+        if isinstance(module, ImageEncoder)
+        for key in policy.shape_meta.keys("rgb")
+        if key in name.split(".")
+    }
 
 
 @torch.inference_mode()
@@ -93,13 +115,7 @@ def look(policy: Policy, obs: Mapping[str, Tensor], episode: int = 0) -> list[Se
     Raises:
         OverlayError: the policy sees no pictures through an `ImageEncoder`.
     """
-    encoders = {
-        key: module
-        for name, module in policy.named_modules()
-        if isinstance(module, ImageEncoder)
-        for key in policy.shape_meta.keys("rgb")
-        if key in name.split(".")
-    }
+    encoders = image_encoders(policy)
     if not encoders:
         raise OverlayError("This policy has no image encoder, so there is nothing to lay over.")
     with _recorded(encoders) as recorded:

@@ -4,13 +4,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from fibo_robot.envs.comparison import Comparison, format_rate
 from fibo_robot.envs.evaluation import Evaluation
-from fibo_robot.envs.figures import positions_figure, rates_figure, time_figure
-from fibo_robot.reporting import KeyNumber, Picture, Report, Section, VideoClip
+from fibo_robot.envs.figures import (
+    curves_figure,
+    positions_figure,
+    rates_figure,
+    time_figure,
+    timeline_figure,
+)
+from fibo_robot.envs.timeline import Timeline
+from fibo_robot.reporting import KeyNumber, Report, Section, VideoClip
 
 if TYPE_CHECKING:
-    from fibo_robot.envs.overlay import SeenImage
+    from fibo_robot.envs.report_attention import AttentionView
 
 
 def add_evaluation(report: Report, evaluation: Evaluation, folder: Path, title: str = "Rollouts") -> Section:
@@ -59,6 +68,7 @@ def add_evaluation(report: Report, evaluation: Evaluation, folder: Path, title: 
     ]
     if clips:
         section.text("Films of the first seeds, failures first.").videos(clips)
+    _timelines(section, evaluation, folder)
     if any(episode.object_position for episode in evaluation.counted):
         section.figure(
             positions_figure(evaluation.episodes), "Where the object lay, seed by seed, seen from above."
@@ -158,32 +168,80 @@ def pair_rows(comparison: Comparison) -> list[Mapping[str, object]]:
     return rows
 
 
-def add_attention(report: Report, seen: "Sequence[SeenImage]", seed: int) -> Section:
-    """Add, for each camera, what the encoder saw at the start of a seed's episode and where it attended."""
-    section = report.section(
-        "Where the policy looks",
-        f"The first pictures of seed {seed}, and over them how much attention each patch receives, averaged "
-        "over heads, layer by layer; brighter is more, relative to each picture's own range.",
-    )
-    for image in seen:
-        layers = [
-            Picture(image.overlay(layer), f"{image.camera}, layer {layer + 1}")
-            for layer in range(len(image.weights))
-        ]
-        section.images([Picture(image.image, f"{image.camera}, as seen"), *layers])
-    return section
+def add_training(report: Report, runs: Mapping[str, Sequence[Evaluation]]) -> None:
+    """Add the learning curves of the evaluated policies, and their configurations, where these are known."""
+    named = {
+        label if len(evaluations) == 1 else f"{label}, run {number}": evaluation.training
+        for label, evaluations in runs.items()
+        for number, evaluation in enumerate(evaluations, start=1)
+        if evaluation.training
+    }
+    if not named:
+        return
+    section = report.section("Training", "How the policies came about." if len(named) > 1 else "")
+    histories = {name: training["history"] for name, training in named.items() if training["history"]}
+    if histories:
+        section.figure(
+            curves_figure(histories), "Loss on the demonstrations it was trained on, and on those held out."
+        )
+    for name, training in named.items():
+        text = yaml.safe_dump(training["config"], sort_keys=False)
+        section.config(text, f"Configuration of the training: {name}")
 
 
 def write_evaluation_report(
-    evaluation: Evaluation, folder: Path, seen: "Sequence[SeenImage]" = (), seed: int = 0
+    evaluation: Evaluation,
+    folder: Path,
+    attention: "AttentionView | None" = None,
+    troubles: Sequence[str] = (),
 ) -> Path:
-    """Write `report.html` into an evaluation's folder; `seen` at the start of `seed` is shown if given."""
+    """Write `report.html` into an evaluation's folder.
+
+    Args:
+        evaluation: what happened.
+        folder: where its videos and timelines lie.
+        attention: where the policy looked, if known.
+        troubles: sentences about what could not be made, such as a film.
+    """
     name = evaluation.policy.get("checkpoint", "policy")
     report = Report(f"{evaluation.task['name']}: {name}", "What the policy did in simulation.")
-    add_evaluation(report, evaluation, folder)
-    if seen:
-        add_attention(report, seen, seed)
+    section = add_evaluation(report, evaluation, folder)
+    if troubles:
+        section.note("\n\n".join(troubles), kind="warning")
+    if attention is not None:
+        from fibo_robot.envs.report_attention import add_attention
+
+        add_attention(report, attention)
+    add_training(report, {name: [evaluation]})
     return report.save(folder / "report.html")
+
+
+def _timelines(section: Section, evaluation: Evaluation, folder: Path) -> None:
+    """The filmed episodes' actions, failures first, the first one open."""
+    shown = [
+        episode
+        for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
+        if episode.timeline and (folder / episode.timeline).is_file()
+    ]
+    if not shown:
+        return
+    timelines = [Timeline.load(folder / episode.timeline) for episode in shown]
+    text = "What the policy did in these episodes, step by step; actions are given as it asked for them."
+    if any(timeline.decisions for timeline in timelines):
+        text += (
+            " Behaviour cloning has no value function. In its place, at each decision, how unsure the policy "
+            "was: spread, the standard deviation of the mixture's actions (1 is half the range of the "
+            "demonstrated actions; each component's own has a lower bound), and modes, how many of its "
+            "components are in play (the exponential of their weights' entropy)."
+        )
+    section.text(text)
+    for index, (episode, timeline) in enumerate(zip(shown, timelines)):
+        outcome = "solved" if episode.success_once else "not solved"
+        section.figure(
+            timeline_figure(timeline, episode.first_success),
+            f"Seed {episode.seed}, {outcome}: actions and decisions",
+            collapsed=index > 0,
+        )
 
 
 def _troubles(section: Section, evaluation: Evaluation) -> None:
@@ -195,8 +253,7 @@ def _troubles(section: Section, evaluation: Evaluation) -> None:
             lines.append(f"Seed {episode.seed} {effect}: {episode.error}")
         elif episode.worker_errors:
             lines.append(f"Seed {episode.seed} was run again: {episode.worker_errors[-1]}")
-        if episode.video_error:
-            lines.append(episode.video_error)
+        lines += [text for text in (episode.video_error, episode.timeline_error) if text]
     if lines:
         section.note("\n\n".join(lines), kind="warning")
 

@@ -61,6 +61,7 @@ def rollout(
     timeouts: Timeouts | None = None,
     policy_info: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    training: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Run one episode per seed and return what happened.
@@ -70,9 +71,10 @@ def rollout(
         task: what is simulated.
         seeds: distinct; one episode each, reported in this order.
         workers: environments stepped side by side.
-        output: folder for `episodes.jsonl` (as episodes finish), `videos/` and `eval.json` (at the end).
+        output: folder for `episodes.jsonl` (as episodes finish), `videos/`, `timelines/` and `eval.json` (at
+            the end).
         resume: continue the evaluation in `output`; only missing seeds, and those whose worker failed, run.
-        videos: film the first so many seeds; needs `output`.
+        videos: film the first so many seeds, and keep their actions; needs `output`.
         film: how; default: the task's first camera.
         batch_size: rows in every batch the policy sees. Part of the result: see above.
         success_hold: an episode ends once success has held for this many consecutive steps; None runs every
@@ -81,6 +83,8 @@ def rollout(
         timeouts: when a worker counts as hanging; default: those of :class:`Timeouts`.
         policy_info: what to record about the policy (checkpoint, its digest, device); JSON-ready.
         notes: sentences to keep with the result.
+        training: how the policy was trained, to keep with the result: its `config`, and `history` with one
+            row of metrics an epoch; JSON-ready.
         progress: show a progress bar where standard output is a terminal.
 
     Raises:
@@ -133,6 +137,7 @@ def rollout(
         **header,
         sessions=tuple(sessions),
         notes=tuple(notes),
+        training=dict(training or {}),
     )
     if output is not None:
         evaluation.save(output)

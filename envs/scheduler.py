@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fibo_robot.envs.episodes import Episode, Session
+from fibo_robot.envs.timeline import TIMELINE_FOLDER, TimelineRecorder, timeline_name
 from fibo_robot.envs.videos import VideoSpec, VideoWriteError, video_name, write_video
 from fibo_robot.envs.worker import Act, Begin, Command, Failed, Observation, Progress, Reply, Started, Stop
 from fibo_robot.envs.workers import Workers
@@ -56,8 +57,8 @@ class Scheduler:
         workers: the pool; its slots are started as needed.
         batch_size: rows in every batch, padded with zeros.
         timeouts: when a worker counts as hanging.
-        films: how to film which seed.
-        output: folder that gets `videos/`; needed where `films` is not empty.
+        films: how to film which seed; their actions are kept too.
+        output: folder that gets `videos/` and `timelines/`; needed where `films` is not empty.
         keep: called with every finished episode.
     """
 
@@ -73,6 +74,7 @@ class Scheduler:
     ) -> None:
         self._policy, self._workers, self._batch_size = policy, workers, batch_size
         self._timeouts, self._films, self._output, self._keep = timeouts, films, output, keep
+        self._timelines = TimelineRecorder(films, policy.shape_meta.n_action_steps)
         self._slots: list[_Slot] = []
         self._pending: deque[int] = deque()
         self._unfinished: set[int] = set()
@@ -129,6 +131,7 @@ class Scheduler:
         if self._pending:
             state.seed = self._pending.popleft()
             self._policy.reset([state.seed])
+            self._timelines.begin(state.seed)
             self._send(slot, Begin(state.seed, self._films.get(state.seed)))
 
     def _patience(self) -> float | None:
@@ -163,7 +166,7 @@ class Scheduler:
                 self._assign(slot)
 
     def _completed(self, state: _Slot, reply: Progress) -> Episode:
-        """The episode with what only this side knows, its video on disk."""
+        """The episode with what only this side knows, its video and timeline on disk."""
         episode = reply.episode
         failures = tuple(self._failures.get(episode.seed, ()))
         episode = replace(episode, worker_errors=failures)
@@ -177,6 +180,9 @@ class Scheduler:
                 success_at_end=False,
                 first_success=None,
             )
+        return self._with_timeline(self._with_video(episode, reply))
+
+    def _with_video(self, episode: Episode, reply: Progress) -> Episode:
         if reply.video is not None:
             name = video_name(episode.seed, episode.success_once, episode.error is not None)
             try:
@@ -185,6 +191,18 @@ class Scheduler:
                 return replace(episode, video_error=str(error))
             episode = replace(episode, video=f"{VIDEO_FOLDER}/{name}")
         return episode
+
+    def _with_timeline(self, episode: Episode) -> Episode:
+        timeline = self._timelines.finish(episode.seed, episode.length)
+        if timeline is None:
+            return episode
+        name = timeline_name(episode.seed)
+        try:
+            timeline.save(self._output / TIMELINE_FOLDER / name)
+        except OSError as error:
+            reason = error.strerror or error
+            return replace(episode, timeline_error=f"The timeline {name} could not be written: {reason}.")
+        return replace(episode, timeline=f"{TIMELINE_FOLDER}/{name}")
 
     def _finish(self, episode: Episode) -> None:
         self._unfinished.discard(episode.seed)
@@ -254,14 +272,16 @@ class Scheduler:
         padding = self._padding[: self._batch_size - len(slots)]
         begin = time.perf_counter()
         tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
-        actions = self._policy.act(tensors, [*episodes, *padding]).cpu().numpy()
+        with self._timelines.watch(self._policy, episodes) as measures:
+            actions = self._policy.act(tensors, [*episodes, *padding]).cpu().numpy()
         self._add(policy=time.perf_counter() - begin)
 
         meta = self._policy.shape_meta
         expected = (self._batch_size, meta.n_action_steps, meta.action_dim)
         if actions.shape != expected:
             raise RolloutError(f"The policy returned actions of shape {actions.shape} instead of {expected}.")
-        for slot, chunk in zip(slots, actions):
+        for row, (slot, chunk) in enumerate(zip(slots, actions)):
+            self._timelines.add(episodes[row], chunk, measures, row)
             if np.isfinite(chunk).all():
                 self._send(slot, Act(chunk))
             else:

@@ -164,6 +164,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     masks = report.section("Masks", "Which keys a query sees.")
     masks.images([Picture(np.eye(50, dtype=np.uint8) * 255, f"head {i}") for i in range(3)])
     masks.image(np.zeros((200, 1600, 3), np.uint8), "A wide picture")
+    masks.images([Picture(np.zeros((90, 900, 3), np.uint8), "Heads")], "Every head", collapsed=True)
+    masks.figure(figure, "Another loss, folded away", collapsed=True)
     report.section("Config").text("word " * 80 + "x" * 300).config("key: " + "value " * 80)
     return report.save(folder / "report.html")
 
@@ -223,7 +225,7 @@ def test_every_video_plays_to_its_end(browser: Browser, page: Path) -> None:
 
 def test_every_picture_is_decoded(browser: Browser, page: Path) -> None:
     browser.open(page, 390)
-    assert browser.evaluate("[...document.images].map(i => i.naturalWidth)") == [50, 50, 50, 1600]
+    assert browser.evaluate("[...document.images].map(i => i.naturalWidth)") == [50, 50, 50, 1600, 900]
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -30,7 +30,7 @@ def compare(
     from fibo_robot.envs.comparison import ComparisonError, format_rate, load_method
     from fibo_robot.envs.comparison import compare as run
     from fibo_robot.envs.evaluation import Evaluation
-    from fibo_robot.envs.report import add_comparison, add_evaluation, pair_rows
+    from fibo_robot.envs.report import add_comparison, add_evaluation, add_training, pair_rows
     from fibo_robot.reporting import Report
 
     folders: dict[str, list[Path]] = {}
@@ -70,6 +70,7 @@ def compare(
             folder = path if path.is_dir() else path.parent
             title = label if len(runs) == 1 else f"{label}, training run {number}"
             add_evaluation(report, evaluation, folder, title)
+    add_training(report, methods)
     page = report.save(output / "report.html")
     typer.echo(f"result: {output / 'comparison.json'}\nreport: {page}")
 

@@ -49,6 +49,7 @@ def rollout(
     policy = load_policy(checkpoint, device=device)
     task = Task.from_dict(policy.meta["task"])
     output = output or checkpoint / "rollouts"
+    training = _training(checkpoint)
     notes = [] if check_demos is None else [_check_demonstrations(check_demos, task, workers)]
     try:
         evaluation = run(
@@ -64,6 +65,7 @@ def rollout(
             engine=engine,
             policy_info=_describe(checkpoint, policy.meta, device),
             notes=notes,
+            training=training,
         )
     except KeyboardInterrupt:
         typer.echo(
@@ -71,13 +73,13 @@ def rollout(
         )
         raise typer.Exit(130) from None
     _print(evaluation)
-    films = [output / episode.video for episode in evaluation.episodes if episode.video]
-    if len(films) > 1:
-        from fibo_robot.envs.videos import write_grid
-
-        write_grid(sorted(films, key=lambda film: "failure" not in film.name), output / GRID)
-    seen = _first_look(policy, task, seed) if videos and policy.shape_meta.keys("rgb") else []
-    report = write_evaluation_report(evaluation, output, seen, seed)
+    # The result is safe by now: a film that cannot be written is missing from the report, and named there.
+    troubles = _grid(evaluation, output)
+    attention = None
+    if videos and policy.shape_meta.keys("rgb"):
+        attention, trouble = _attention(policy, task, evaluation, output)
+        troubles += trouble
+    report = write_evaluation_report(evaluation, output, attention, troubles)
     typer.echo(f"result: {output / 'eval.json'}\nreport: {report}")
 
 
@@ -104,25 +106,59 @@ def _print(evaluation: Any) -> None:
         typer.echo(f"seed {episode.seed}: {episode.error}")
 
 
-def _first_look(policy: Any, task: Any, seed: int) -> list[Any]:
-    """The policy's attention on the first pictures of a seed's episode."""
-    import torch
+def _grid(evaluation: Any, output: Path) -> list[str]:
+    """Show all films side by side; returns what went wrong."""
+    from fibo_robot.envs.videos import VideoWriteError, write_grid
 
-    from fibo_robot.envs.overlay import look
-
-    env = task.make_env(list(policy.shape_meta.obs))
+    films = [output / episode.video for episode in evaluation.episodes if episode.video]
+    films = [film for film in films if film.is_file()]
     try:
-        observation, _ = env.reset(seed=seed)
-    finally:
-        env.close()
-    steps = policy.shape_meta.n_obs_steps
-    return look(
-        policy,
-        {
-            key: torch.from_numpy(value)[None, None].expand(1, steps, *value.shape)
-            for key, value in observation.items()
-        },
-    )
+        if len(films) > 1:
+            write_grid(sorted(films, key=lambda film: "failure" not in film.name), output / GRID)
+    except VideoWriteError as error:
+        return [str(error)]
+    return []
+
+
+def _attention(policy: Any, task: Any, evaluation: Any, output: Path) -> tuple[Any, list[str]]:
+    """Watch the attention over the first episode whose actions are known; also says what went wrong."""
+    from fibo_robot.envs.overlay import image_encoders
+    from fibo_robot.envs.overlay_film import attention_films, watch_episode
+    from fibo_robot.envs.report_attention import AttentionView
+    from fibo_robot.envs.timeline import Timeline
+    from fibo_robot.envs.videos import VideoWriteError, encode_mp4, write_video
+
+    known = [episode for episode in evaluation.episodes if episode.timeline]
+    seed = (known or evaluation.episodes)[0].seed
+    timeline = Timeline.load(output / known[0].timeline) if known else None
+    seen = watch_episode(policy, task, seed, timeline)
+    rate = max(1, round(task.control_freq / policy.shape_meta.n_action_steps))
+    films, troubles = {}, []
+    for camera, frames in attention_films(seen).items():
+        film = output / f"videos/attention_seed_{seed:06d}_{camera}.mp4"
+        try:
+            write_video(film, encode_mp4(frames, rate))
+            films[camera] = film
+        except VideoWriteError as error:
+            troubles.append(str(error))
+    return AttentionView(seed, seen[0], image_encoders(policy), films), troubles
+
+
+def _training(checkpoint: Path) -> dict[str, Any]:
+    """The run's config and its history of metrics, which an older or hand-made checkpoint may lack."""
+    import json
+
+    import yaml
+
+    from fibo_robot.training.callbacks import HISTORY
+    from fibo_robot.training.checkpoint import CONFIG, CheckpointError
+
+    path = checkpoint / HISTORY
+    try:
+        history = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}). Remove it: only curves are lost.") from error
+    return {"config": yaml.safe_load((checkpoint / CONFIG).read_text(encoding="utf-8")), "history": history}
 
 
 def _describe(checkpoint: Path, meta: dict[str, Any], device: str) -> dict[str, Any]:

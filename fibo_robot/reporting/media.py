@@ -40,6 +40,8 @@ FIGURE_STYLE = {
 
 # An SVG of a scatter with tens of thousands of points is slow to draw; above this it becomes a picture.
 MAX_SVG_BYTES = 600_000
+# On a wide screen; a figure of 6.6 inches then fills the page's column for text and plots.
+SVG_PIXELS_PER_POINT = 1.55
 # Two picture pixels per CSS pixel, so that a figure stays sharp on a phone's dense screen.
 PNG_DPI = 200
 # Camera images of 84 pixels are shown enlarged to about this many CSS pixels.
@@ -145,13 +147,20 @@ def encode_figure(figure: Figure, name: str) -> tuple[str, EncodedImage | None]:
 
 
 def _inline_svg(document: str, name: str) -> str:
-    """The `<svg>` element alone: no prolog, no metadata, no namespaces (HTML knows them), own ids."""
+    """The `<svg>` element alone: no prolog, no metadata, no namespaces (HTML knows them), own ids.
+
+    It fills a phone's width; on a wide screen it stops where text of 12 points reaches that of a heading, so
+    that figures of any width show text of one size.
+    """
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
+    width = float(re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)[1]) * SVG_PIXELS_PER_POINT
+    svg = svg.replace(
+        "<svg", f'<svg aria-hidden="true" focusable="false" style="max-width: {width:.0f}px"', 1
+    )
     return svg.replace(_INK, "currentColor").replace(_PAPER, "var(--surface)").strip()
 
 

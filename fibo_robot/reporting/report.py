@@ -110,19 +110,25 @@ class Section:
             collapsed=collapsed,
         )
 
-    def figure(self, figure: Figure, caption: str) -> "Section":
-        """A matplotlib figure. Draw it with `matplotlib.rc_context(FIGURE_STYLE)` to match the page."""
+    def figure(self, figure: Figure, caption: str, collapsed: bool = False) -> "Section":
+        """A matplotlib figure. Draw it with `matplotlib.rc_context(FIGURE_STYLE)` to match the page.
+
+        Args:
+            figure: left as it is.
+            caption: what it shows; also read aloud in its place.
+            collapsed: fold it away behind its caption.
+        """
         svg, picture = encode_figure(figure, f"{self.anchor}-{len(self.blocks)}")
-        return self._add("figure", svg=svg, picture=picture, caption=caption)
+        return self._add("figure", svg=svg, picture=picture, caption=caption, collapsed=collapsed)
 
     def image(self, image: Path | str | np.ndarray, caption: str) -> "Section":
         """One picture; small ones (camera images, masks) are shown enlarged, pixel by pixel."""
         return self.images([Picture(image, caption)])
 
-    def images(self, pictures: Sequence[Picture]) -> "Section":
-        """Pictures side by side, as many in a row as fit."""
+    def images(self, pictures: Sequence[Picture], caption: str = "", collapsed: bool = False) -> "Section":
+        """Pictures side by side, as many in a row as fit; `collapsed` folds them away behind `caption`."""
         encoded: list[tuple[EncodedImage, str]] = [(encode_image(p.image), p.caption) for p in pictures]
-        return self._add("images", pictures=encoded)
+        return self._add("images", pictures=encoded, caption=caption, collapsed=collapsed)
 
     def videos(self, clips: Sequence[VideoClip]) -> "Section":
         """Videos side by side, each with a badge for success or failure where that is known.

@@ -1,13 +1,20 @@
 """The report names every trouble, shows the films, and holds what the result rests on."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from toy_policy import ToyPolicy
 from toy_task import Fault, ToyTask
 
+from fibo_robot.attention.wythoff import layer_order
+from fibo_robot.encoders import create_encoder
 from fibo_robot.envs.comparison import compare
+from fibo_robot.envs.overlay import SeenImage
 from fibo_robot.envs.report import add_comparison, write_evaluation_report
+from fibo_robot.envs.report_attention import AttentionView, add_attention
 from fibo_robot.envs.rollouts import rollout
 from fibo_robot.reporting import Report
 
@@ -16,7 +23,7 @@ SEEDS = range(200, 206)
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory):
-    """Six episodes: one begun again, one that never runs, one with NaN, one without its film."""
+    """Six episodes: one begun again, one that never runs, one with NaN, two without a file of theirs."""
     folder = tmp_path_factory.mktemp("run")
     marks = folder / "marks"
     marks.mkdir()
@@ -24,6 +31,7 @@ def troubled(tmp_path_factory):
     policy = ToyPolicy(ToyTask().shape_meta(), noise=0.2, nan_seed=203)
     (folder / "videos").mkdir()
     (folder / "videos" / "seed_000205_success.mp4").mkdir()  # in the way of the film
+    (folder / "timelines" / "seed_000204.json").mkdir(parents=True)  # in the way of the actions
     evaluation = rollout(
         policy,
         ToyTask(faults=faults),
@@ -33,6 +41,13 @@ def troubled(tmp_path_factory):
         videos=6,
         policy_info={"checkpoint": "toy", "device": "cpu"},
         notes=["3 of 3 demonstrations still succeed."],
+        training={
+            "config": {"optimizer": {"lr": 0.125}},
+            "history": [
+                {"epoch": 1, "step": 10, "train/loss": 2.0},
+                {"epoch": 2, "step": 20, "train/loss": 1.0, "valid/loss": 1.5},
+            ],
+        },
     )
     return evaluation, folder
 
@@ -44,6 +59,7 @@ def test_every_trouble_is_named_where_it_happened(troubled):
     assert "Seed 202 does not count: The worker failed 3 times. ArithmeticError: the physics exploded" in page
     assert "Seed 203 counts as a failure: The policy (ToyPolicy) returned actions that are not finite" in page
     assert "The video seed_000205_success.mp4 could not be written" in page
+    assert "The timeline seed_000204.json could not be written: Is a directory" in page
     assert "3 of 3 demonstrations still succeed." in page
 
 
@@ -76,3 +92,41 @@ def test_a_comparison_shows_methods_and_pairs(troubled, tmp_path):
     page = report.save(tmp_path / "report.html").read_text(encoding="utf-8")
     assert "one − two" in page
     assert "+0.0 points" in page
+
+
+def test_actions_of_filmed_episodes_and_the_policys_training_are_on_the_page(troubled):
+    evaluation, folder = troubled
+    page = write_evaluation_report(evaluation, folder).read_text(encoding="utf-8")
+    outcomes = {e.seed: "solved" if e.success_once else "not solved" for e in evaluation.episodes}
+    for seed in (200, 201, 205):
+        assert f"Seed {seed}, {outcomes[seed]}: actions and decisions" in page
+    for seed in (202, 203, 204):  # lost, ended at its first decision, not written
+        assert f"Seed {seed}, {outcomes[seed]}: actions and decisions" not in page
+    assert "Loss on the demonstrations" in page
+    assert "Configuration of the training: toy" in page and "lr: 0.125" in page
+    bare = write_evaluation_report(replace(evaluation, training={}), folder).read_text(encoding="utf-8")
+    assert "Loss on the demonstrations" not in bare
+
+
+def seen_by(attention: str) -> AttentionView:
+    encoder = create_encoder("vit_micro", attention=attention, image_size=24).eval()
+    weights = tuple(torch.rand(4, 5, 5) for _ in range(4))
+    image = SeenImage("top_image", np.zeros((24, 24, 3), np.uint8), weights, (2, 2), 1)
+    return AttentionView(200, [image], {"top_image": encoder})
+
+
+def test_every_head_is_shown_and_the_masks_where_there_are_masks():
+    pages = {}
+    for attention in ("fibottention", "softmax"):
+        report = Report("Attention")
+        add_attention(report, seen_by(attention))
+        pages[attention] = report.to_html()
+        assert "top_image, layer 4" in pages[attention]
+        assert "Layer 4, heads 1 to 4, row by row" in pages[attention]
+    assert "masks by the rule paper (top_image)" in pages["fibottention"]
+    assert "masks by the rule" not in pages["softmax"]
+    orders = [[index + 1 for index in layer_order(layer, 4)] for layer in range(4)]
+    for layer, order in enumerate(orders, start=1):
+        cells = "".join(f'<td class="number">{value}</td>' for value in (layer, *order))
+        assert cells in pages["fibottention"]
+    assert len(set(map(tuple, orders))) > 1

@@ -91,12 +91,14 @@ def test_markup_in_any_text_is_shown_not_obeyed(tmp_path: Path) -> None:
     section.text(evil).note(evil).config(evil, evil).key_numbers([KeyNumber(evil, evil, evil)])
     section.table([{evil: evil}], caption=evil).table([{evil: evil}], {evil: evil}, evil, collapsed=True)
     section.figure(line_figure(), evil).image(np.zeros((8, 8), np.uint8), evil)
+    section.figure(line_figure(), evil, collapsed=True)
+    section.images([Picture(np.zeros((8, 8), np.uint8), evil)], evil, collapsed=True)
     section.videos([VideoClip(write_video(tmp_path / "a.mp4"), evil, success=True)])
     page = Page(report.to_html())
     assert page.all("script") == []
     assert all(not name.startswith("on") for _, attributes in page.elements for name in attributes)
-    assert [image["src"][:15] for image in page.all("img")] == ["data:image/png;"]
-    assert page.text.count(evil) >= 15
+    assert [image["src"][:15] for image in page.all("img")] == ["data:image/png;"] * 2
+    assert page.text.count(evil) >= 18
 
 
 def test_page_loads_nothing_from_outside(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""Watch a policy's attention over a whole episode: its recorded actions are played again, its eyes open.
+
+Nothing is decided anew. The scene follows the recorded actions, so the policy sees what it saw, and its
+attention on that is recorded.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fibo_robot.envs.overlay import SeenImage, look
+from fibo_robot.envs.worker import Act, Begin, EpisodeRunner, Setup
+from fibo_robot.interfaces import Policy
+
+if TYPE_CHECKING:
+    from fibo_robot.envs.tasks import Task
+    from fibo_robot.envs.timeline import Timeline
+
+# An episode that fails runs to its horizon; its first half minute shows where the policy looked.
+DECISIONS = 60
+
+
+def watch_episode(
+    policy: Policy, task: "Task", seed: int, timeline: "Timeline | None" = None, decisions: int = DECISIONS
+) -> list[list[SeenImage]]:
+    """What each camera's encoder saw and attended to, decision by decision.
+
+    Args:
+        policy: see :func:`fibo_robot.envs.overlay.look`; the episode's generator is reset.
+        task: what is simulated.
+        seed: the episode's.
+        timeline: its actions; without them only its first decision is seen.
+        decisions: at most so many.
+
+    Raises:
+        OverlayError: the policy sees no pictures through an `ImageEncoder`.
+    """
+    runner = EpisodeRunner(Setup.of(task, policy.shape_meta, success_hold=None))
+    try:
+        observation = runner.handle(Begin(seed)).observation
+        seen = []
+        for chunk in (timeline.chunks if timeline else [None])[:decisions]:
+            stacked = {key: torch.from_numpy(value)[None] for key, value in observation.items()}
+            seen.append(look(policy, stacked, seed))
+            if chunk is not None:
+                observation = runner.handle(Act(chunk)).observation
+    finally:
+        runner.close()
+    return seen
+
+
+def attention_films(seen: Sequence[Sequence[SeenImage]], layer: int = -1) -> dict[str, list[np.ndarray]]:
+    """Each camera's film, uint8 frames `(H, W, 3)` of even sides: its pictures under the heads' mean."""
+    films: dict[str, list[np.ndarray]] = {}
+    for cameras in seen:
+        for image in cameras:
+            frame = image.overlay(layer)
+            even = [(0, side % 2) for side in frame.shape[:2]]  # as yuv420p needs
+            films.setdefault(image.camera, []).append(np.pad(frame, (*even, (0, 0))))
+    return films
