@@ -9,14 +9,8 @@ from fibo_robot.attention.diagonal import choose_backend, diagonal_attention, fo
 from fibo_robot.attention.errors import AttentionError
 from fibo_robot.attention.modules import AttentionModule, CastlingAttention, Fibottention, SoftmaxAttention
 from fibo_robot.attention.registry import ATTENTIONS, AttentionConfig, create_attention
-from fibo_robot.attention.swap import (
-    CastleReport,
-    LayerSwap,
-    SwapReport,
-    castle,
-    place_attention,
-    swap_attention,
-)
+from fibo_robot.attention.reports import CastleReport, LayerSwap, SwapReport
+from fibo_robot.attention.swap import castle, place_attention, swap_attention
 
 __all__ = [
     "ATTENTIONS",

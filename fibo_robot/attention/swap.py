@@ -1,7 +1,7 @@
 """Change the attention inside a model that already has weights, and switch Castling's branch off."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,78 +11,32 @@ from torch import Tensor, nn
 
 from fibo_robot.attention.cores import AngularCore, Grid
 from fibo_robot.attention.errors import AttentionError
+from fibo_robot.attention.huggingface import (
+    TRUNKS,
+    example_input,
+    find_trunks,
+    place_in_trunk,
+    swap_in_trunks,
+)
 from fibo_robot.attention.modules import AttentionModule
 from fibo_robot.attention.registry import AttentionConfig
+from fibo_robot.attention.reports import CastleReport, LayerSwap, SwapReport
 
-
-@dataclass(frozen=True)
-class LayerSwap:
-    """What happened to one attention layer.
-
-    Attributes:
-        path: where it stands in the model, as `blocks.3.attn`.
-        before, after: class names.
-        kept: names of the weights that both have; they are the same tensors.
-        new: names of the weights that only the new attention has; freshly initialised.
-        dropped: names of the weights that only the old attention had.
-    """
-
-    path: str
-    before: str
-    after: str
-    kept: tuple[str, ...]
-    new: tuple[str, ...]
-    dropped: tuple[str, ...]
-
-
-@dataclass
-class SwapReport:
-    """The layers that `swap_attention` changed; `restore()` puts the old attention back."""
-
-    layers: list[LayerSwap]
-    _model: nn.Module = field(repr=False)
-    _originals: dict[str, nn.Module] = field(repr=False)
-
-    def restore(self) -> None:
-        """Put the former attention modules back; weights that both share keep their present values."""
-        _put_back(self._model, self._originals)
-
-    def __str__(self) -> str:
-        lines = [
-            f"{layer.path}: {layer.before} -> {layer.after}, kept {len(layer.kept)} weights"
-            + (f", new {', '.join(layer.new)}" if layer.new else "")
-            + (f", dropped {', '.join(layer.dropped)}" if layer.dropped else "")
-            for layer in self.layers
-        ]
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class CastleReport:
-    """What castling changed.
-
-    Attributes:
-        layers: paths of the attention layers whose branch is now off.
-        branch_scale: the largest scale that a branch had before.
-        mass_passed: per layer, the share of softmax mass that its branch passed on the example.
-        output_gap: largest absolute difference that the branch made to the model's output on the example.
-        relative_gap: norm of that difference over the norm of the castled output.
-    """
-
-    layers: tuple[str, ...]
-    branch_scale: float
-    mass_passed: tuple[float, ...]
-    output_gap: float
-    relative_gap: float
+NO_TRUNK = (
+    "{} has no timm attention layer, and none of transformers' that can be swapped: give a timm "
+    f"VisionTransformer, or one of transformers' {', '.join(TRUNKS)}."
+)
 
 
 def swap_attention(model: nn.Module, name: str, **options: Any) -> SwapReport:
-    """Replace every attention layer of a timm ViT, keeping its projections.
+    """Replace the attention of every layer of a ViT, keeping its projections.
 
-    A model that cannot take the attention is left as it was.
+    On timm's models the attention modules are replaced. On transformers' ViT, DINOv2 and VideoMAE models the
+    layers stay and hand q, k and v to a core of ours. A model that refuses the attention is left as it was.
 
     Args:
-        model: a timm VisionTransformer, or a module that holds one.
+        model: a timm VisionTransformer, one of transformers' :data:`huggingface.TRUNKS`, or a module that
+            holds one of them.
         name: a registered attention, as `fibottention`.
         **options: that attention's options, as `rule="modified"`.
 
@@ -90,42 +44,62 @@ def swap_attention(model: nn.Module, name: str, **options: Any) -> SwapReport:
         A report of every layer; `report.restore()` undoes the swap.
 
     Raises:
-        AttentionError: for an unknown name or option, or a model without a timm attention layer.
+        AttentionError: for an unknown name or option, or a model without an attention that can be swapped.
     """
     config = AttentionConfig.parse({"name": name, **options})
+    trunks = find_trunks(model)
+    if trunks:
+        return swap_in_trunks(model, trunks, config)
     originals = {
         path: module
         for path, module in model.named_modules()
         if path and (type(module) is TimmAttention or isinstance(module, AttentionModule))
     }
     if not originals:
-        raise AttentionError(
-            f"{type(model).__name__} has no timm attention layer to swap: give a timm VisionTransformer."
-        )
+        raise AttentionError(NO_TRUNK.format(type(model).__name__))
+    undo = partial(_put_back, model, originals)
     try:
         for path, old in originals.items():
             model.set_submodule(path, config.module_type.taking_over(old, config.options))
         if any(isinstance(m, AttentionModule) and m.layer_index is None for m in model.modules()):
             place_attention(model)
     except AttentionError:
-        _put_back(model, originals)
+        undo()
         raise
-    layers = [_compare(path, old, model.get_submodule(path)) for path, old in originals.items()]
-    return SwapReport(layers, model, originals)
+    layers = []
+    for path, old in originals.items():
+        new = model.get_submodule(path)
+        names = type(old).__name__, type(new).__name__
+        layers.append(LayerSwap.between(path, *names, list(old.state_dict()), list(new.state_dict())))
+    return SwapReport(layers, undo)
 
 
-def place_attention(model: nn.Module) -> None:
-    """Tell every attention module inside timm ViTs its layer, prefix tokens and grid.
+def place_attention(model: nn.Module, image_size: tuple[int, int] | None = None) -> None:
+    """Tell every attention inside ViTs its layer, prefix tokens and grid.
+
+    `swap_attention` does it already. It is needed again for another image size, and for the first time where
+    timm built the attention, or where a model that takes any image size meets an attention with a grid.
+
+    Args:
+        model: as in :func:`swap_attention`.
+        image_size: (height, width) of its images in pixels; when None, the model's own where it takes no
+            other, else the grid stays unknown.
 
     Raises:
-        AttentionError: if no timm VisionTransformer is found.
+        AttentionError: if the model holds no ViT.
     """
-    trunks = [module for module in model.modules() if isinstance(module, VisionTransformer)]
-    if not trunks:
-        raise AttentionError(f"{type(model).__name__} holds no timm VisionTransformer.")
-    for trunk in trunks:
-        # A model that takes any image size has no one grid.
-        grid: Grid | None = None if trunk.dynamic_img_size else (1, *trunk.patch_embed.grid_size)
+    timm_trunks = [module for module in model.modules() if isinstance(module, VisionTransformer)]
+    transformers_trunks = find_trunks(model)
+    if not timm_trunks and not transformers_trunks:
+        raise AttentionError(NO_TRUNK.format(type(model).__name__))
+    for trunk in transformers_trunks:
+        place_in_trunk(trunk, image_size)
+    for trunk in timm_trunks:
+        grid: Grid | None = None
+        if image_size is not None:
+            grid = (1, *trunk.patch_embed.dynamic_feat_size(image_size))
+        elif not trunk.dynamic_img_size:  # a model that takes any image size has no one grid
+            grid = (1, *trunk.patch_embed.grid_size)
         for layer_index, block in enumerate(trunk.blocks):
             for module in block.modules():
                 if isinstance(module, AttentionModule):
@@ -139,7 +113,8 @@ def castle(model: nn.Module, example: Tensor | None = None) -> CastleReport:
 
     Args:
         model: any model with CastlingAttention layers; its training mode is left as it was.
-        example: one batch of its input; two images of random pixels when None and the model holds a timm ViT.
+        example: one batch of its input; two images (or clips) of random pixels when None and the model holds
+            a ViT that `swap_attention` knows.
 
     Raises:
         AttentionError: if the model has no CastlingAttention, or the example is missing and has no default.
@@ -180,6 +155,8 @@ def angular_cores(model: nn.Module) -> Iterator[tuple[str, AngularCore]]:
 
 
 def _random_images(model: nn.Module) -> Tensor:
+    for trunk in find_trunks(model):
+        return example_input(trunk)
     for module in model.modules():
         if isinstance(module, VisionTransformer):
             weight = module.patch_embed.proj.weight
@@ -199,15 +176,3 @@ def _output_tensor(output: Any) -> Tensor:
 def _put_back(model: nn.Module, originals: dict[str, nn.Module]) -> None:
     for path, module in originals.items():
         model.set_submodule(path, module.train(model.training))
-
-
-def _compare(path: str, old: nn.Module, new: nn.Module) -> LayerSwap:
-    before, after = list(old.state_dict()), list(new.state_dict())
-    return LayerSwap(
-        path=path,
-        before=type(old).__name__,
-        after=type(new).__name__,
-        kept=tuple(key for key in after if key in before),
-        new=tuple(key for key in after if key not in before),
-        dropped=tuple(key for key in before if key not in after),
-    )

@@ -123,8 +123,6 @@ def test_linformer_draws_new_projections_for_another_number_of_tokens_only():
     module.place(3, 1, (2, 5, 4))
     assert module.core.key_projection.shape == (5, 41)
     assert module.core.value_projection.dtype == torch.float64
-    with pytest.raises(AttentionError, match="grid"):
-        module.place(3, 1)
 
 
 def test_efficient_attention_equals_its_dense_weights():
@@ -291,12 +289,27 @@ def test_video_encoder_places_it_on_its_space_time_grid(name):
     assert encoder(torch.rand(1, 4, 3, 36, 36)).tokens.shape == (1, 1 + 2 * 9, 128)
 
 
+@pytest.mark.parametrize("name", ["linformer", "afno"])
+def test_grid_of_a_model_for_any_image_size_is_said_by_place_attention(name):
+    model = timm.create_model(
+        "vit_tiny_patch16_224", depth=1, embed_dim=12, num_classes=0, dynamic_img_size=True
+    )
+    swap_attention(model, name)
+    batch = torch.randn(1, 3, 48, 64)
+    with pytest.raises(AttentionError, match="place_attention"):
+        model(batch)
+    place_attention(model, image_size=(48, 64))
+    assert model.blocks[0].attn.grid == (1, 3, 4)
+    assert model(batch).isfinite().all()
+
+
 def test_refused_swap_leaves_the_model_as_it_was():
-    model = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0, dynamic_img_size=True)
-    before = model.blocks[0].attn
-    with pytest.raises(AttentionError, match="grid"):
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=12, num_classes=0)
+    model.blocks[1].attn.attn_drop.p = 0.1
+    before = [block.attn for block in model.blocks]
+    with pytest.raises(AttentionError, match="attn_drop"):
         swap_attention(model, "linformer")
-    assert model.blocks[0].attn is before
+    assert [block.attn for block in model.blocks] == before
 
 
 @pytest.mark.parametrize(

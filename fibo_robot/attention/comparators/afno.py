@@ -58,7 +58,10 @@ class AFNOCore(AttentionCore):
         _, num_prefix_tokens = self._placement()
         self._num_patches(v.shape[-2])
         if self.grid is None:
-            raise AttentionError("afno needs the token grid: place the module with grid=(T, H, W).")
+            raise AttentionError(
+                "afno needs the token grid: call place_attention(model, image_size=(height, width)), or "
+                "place(...) on the module."
+            )
         patches = v[:, :, num_prefix_tokens:].transpose(1, 2).unflatten(1, self.grid)
         with torch.autocast(v.device.type, enabled=False):
             exact = patches.to(torch.promote_types(v.dtype, torch.float32))

@@ -35,8 +35,8 @@ class LinformerCore(AttentionCore):
     Linformer (arXiv 2006.04768), equation 7, with the paper's "headwise" sharing, or its "key-value" sharing.
     O(N·k·d). Prefix tokens are projected like all others.
 
-    The matrices fit one number of tokens, so they exist from :meth:`place` on (state-dict keys
-    `key_projection` and `value_projection`); placing the module for another number draws new ones.
+    The matrices fit one number of tokens, so they exist from the first :meth:`place` with a grid on
+    (state-dict keys `key_projection` and `value_projection`); another number of tokens draws new ones.
     """
 
     options_type = LinformerOptions
@@ -50,23 +50,21 @@ class LinformerCore(AttentionCore):
         self.register_buffer("like", torch.empty(0), persistent=False)
 
     def place(self, layer_index: int, num_prefix_tokens: int, grid: Grid | None = None) -> None:
-        """As :meth:`AttentionCore.place`; makes the projections.
-
-        Raises:
-            AttentionError: if the grid, and with it the number of tokens, is not known.
-        """
-        if grid is None:
-            raise AttentionError(
-                "linformer needs the token grid, because its weights fit one number of tokens: fix the "
-                "model's image size, or place the module with grid=(T, H, W)."
-            )
+        """As :meth:`AttentionCore.place`; a known grid makes the projections."""
         super().place(layer_index, num_prefix_tokens, grid)
+        if grid is None:
+            return
         num_tokens = prod(grid) + num_prefix_tokens
         if self.key_projection is None or self.key_projection.shape[1] != num_tokens:
             self.key_projection = self._draw(num_tokens)
             self.value_projection = None if self.options.share_key_value else self._draw(num_tokens)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+        if self.grid is None:
+            raise AttentionError(
+                "linformer needs the token grid, because its weights fit one number of tokens: call "
+                "place_attention(model, image_size=(height, width)), or place(...) on the module."
+            )
         self._num_patches(q.shape[-2])
         for_values = self.key_projection if self.options.share_key_value else self.value_projection
         return F.scaled_dot_product_attention(q, self.key_projection @ k, for_values @ v, scale=scale)
