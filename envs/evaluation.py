@@ -117,9 +117,19 @@ class Evaluation:
         }
 
     def save(self, directory: Path | str) -> Path:
-        """Write `eval.json` into `directory`, atomically; returns its path."""
+        """Write `eval.json` into `directory`, atomically; returns its path.
+
+        Raises:
+            EvaluationError: the file cannot be written.
+        """
         target = Path(directory) / EVAL_FILE
-        write_json(target, self.to_dict())
+        try:
+            write_json(target, self.to_dict())
+        except OSError as error:
+            raise EvaluationError(
+                f"{target} cannot be written ({error.strerror or error}). Make room and run the same again "
+                "with --resume: every finished episode is kept."
+            ) from error
         return target
 
     @classmethod

@@ -5,25 +5,29 @@ attention on that is recorded.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from fibo_robot.envs.overlay import SeenImage, look
+from fibo_robot.envs.evaluation import Evaluation
+from fibo_robot.envs.overlay import SeenImage, image_encoders, look
+from fibo_robot.envs.report_attention import AttentionView
+from fibo_robot.envs.timeline import Timeline
+from fibo_robot.envs.videos import VIDEO_FOLDER, VideoWriteError, encode_mp4, write_video
 from fibo_robot.envs.worker import Act, Begin, EpisodeRunner, Setup
 from fibo_robot.interfaces import Policy
 
 if TYPE_CHECKING:
     from fibo_robot.envs.tasks import Task
-    from fibo_robot.envs.timeline import Timeline
 
 # An episode that fails runs to its horizon; its first half minute shows where the policy looked.
 DECISIONS = 60
 
 
 def watch_episode(
-    policy: Policy, task: "Task", seed: int, timeline: "Timeline | None" = None, decisions: int = DECISIONS
+    policy: Policy, task: "Task", seed: int, timeline: Timeline | None = None, decisions: int = DECISIONS
 ) -> list[list[SeenImage]]:
     """What each camera's encoder saw and attended to, decision by decision.
 
@@ -49,6 +53,36 @@ def watch_episode(
     finally:
         runner.close()
     return seen
+
+
+def film_attention(
+    policy: Policy, task: "Task", evaluation: Evaluation, folder: Path
+) -> tuple[AttentionView, list[str]]:
+    """Watch the attention over the first episode whose actions are known, and film it.
+
+    Args:
+        policy: it must see pictures through an `ImageEncoder`.
+        task: what is simulated.
+        evaluation: its episodes; where no actions are known, the first one's beginning is shown.
+        folder: where its timelines lie, and the films go.
+
+    Returns:
+        what there is to show, and a sentence about every film that could not be written.
+    """
+    known = [episode for episode in evaluation.episodes if episode.timeline]
+    seed = (known or evaluation.episodes)[0].seed
+    timeline = Timeline.load(folder / known[0].timeline) if known else None
+    seen = watch_episode(policy, task, seed, timeline)
+    rate = max(1, round(task.control_freq / policy.shape_meta.n_action_steps))
+    films, troubles = {}, []
+    for camera, frames in attention_films(seen).items():
+        film = folder / VIDEO_FOLDER / f"attention_seed_{seed:06d}_{camera}.mp4"
+        try:
+            write_video(film, encode_mp4(frames, rate))
+            films[camera] = film
+        except VideoWriteError as error:
+            troubles.append(str(error))
+    return AttentionView(seed, seen[0], image_encoders(policy), films), troubles
 
 
 def attention_films(seen: Sequence[Sequence[SeenImage]], layer: int = -1) -> dict[str, list[np.ndarray]]:

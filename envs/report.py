@@ -16,6 +16,7 @@ from fibo_robot.envs.figures import (
     timeline_figure,
 )
 from fibo_robot.envs.timeline import Timeline
+from fibo_robot.envs.videos import VIDEO_FOLDER, VideoWriteError, write_grid
 from fibo_robot.reporting import KeyNumber, Report, Section, VideoClip
 
 if TYPE_CHECKING:
@@ -214,6 +215,25 @@ def write_evaluation_report(
         add_attention(report, attention)
     add_training(report, {name: [evaluation]})
     return report.save(folder / "report.html")
+
+
+def write_films_grid(evaluation: Evaluation, folder: Path) -> list[str]:
+    """Show all films of an evaluation side by side in `videos/grid.mp4`, failures first.
+
+    Returns:
+        a sentence where that could not be written.
+    """
+    films = [
+        folder / episode.video
+        for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
+        if episode.video and (folder / episode.video).is_file()
+    ]
+    try:
+        if len(films) > 1:
+            write_grid(films, folder / VIDEO_FOLDER / "grid.mp4")
+    except VideoWriteError as error:
+        return [str(error)]
+    return []
 
 
 def _timelines(section: Section, evaluation: Evaluation, folder: Path) -> None:

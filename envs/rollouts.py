@@ -89,7 +89,8 @@ def rollout(
 
     Raises:
         RolloutError: the environment cannot be built, or the policy returns actions of a wrong shape.
-        EvaluationError: `output` already holds an evaluation, or one of another policy, task or set of seeds.
+        EvaluationError: `output` already holds an evaluation, or one of another policy, task or set of seeds;
+            or the log or the result cannot be written.
         KeyboardInterrupt: on Ctrl-C; what finished is in `output`.
     """
     seeds = [int(seed) for seed in seeds]

@@ -11,14 +11,13 @@ import torch
 
 from fibo_robot.envs.episodes import Episode, Session
 from fibo_robot.envs.timeline import TIMELINE_FOLDER, TimelineRecorder, timeline_name
-from fibo_robot.envs.videos import VideoSpec, VideoWriteError, video_name, write_video
+from fibo_robot.envs.videos import VIDEO_FOLDER, VideoSpec, VideoWriteError, video_name, write_video
 from fibo_robot.envs.worker import Act, Begin, Command, Failed, Observation, Progress, Reply, Started, Stop
 from fibo_robot.envs.workers import Workers
 from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import Policy
 
 ATTEMPTS = 3
-VIDEO_FOLDER = "videos"
 
 
 class RolloutError(FiboError):

@@ -17,6 +17,8 @@ import numpy as np
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically
 
+VIDEO_FOLDER = "videos"
+
 
 class VideoWriteError(FiboError):
     """A video could not be written; the message says which and why."""

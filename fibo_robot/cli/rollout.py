@@ -5,8 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-GRID = "videos/grid.mp4"
-
 
 def register(app: typer.Typer) -> None:
     """Add `rollout` to the command."""
@@ -38,7 +36,9 @@ def rollout(
     """Roll a policy out on fresh seeds: success rate with interval, eval.json, videos, report.html."""
     import torch
 
-    from fibo_robot.envs.report import write_evaluation_report
+    from fibo_robot.envs.overlay import image_encoders
+    from fibo_robot.envs.overlay_film import film_attention
+    from fibo_robot.envs.report import write_evaluation_report, write_films_grid
     from fibo_robot.envs.rollouts import SUCCESS_HOLD
     from fibo_robot.envs.rollouts import rollout as run
     from fibo_robot.envs.tasks import Task
@@ -74,11 +74,11 @@ def rollout(
         raise typer.Exit(130) from None
     _print(evaluation)
     # The result is safe by now: a film that cannot be written is missing from the report, and named there.
-    troubles = _grid(evaluation, output)
+    troubles = write_films_grid(evaluation, output)
     attention = None
-    if videos and policy.shape_meta.keys("rgb"):
-        attention, trouble = _attention(policy, task, evaluation, output)
-        troubles += trouble
+    if videos and image_encoders(policy):
+        attention, missing = film_attention(policy, task, evaluation, output)
+        troubles += missing
     report = write_evaluation_report(evaluation, output, attention, troubles)
     typer.echo(f"result: {output / 'eval.json'}\nreport: {report}")
 
@@ -104,44 +104,6 @@ def _print(evaluation: Any) -> None:
     Console().print(table)
     for episode in evaluation.errors:
         typer.echo(f"seed {episode.seed}: {episode.error}")
-
-
-def _grid(evaluation: Any, output: Path) -> list[str]:
-    """Show all films side by side; returns what went wrong."""
-    from fibo_robot.envs.videos import VideoWriteError, write_grid
-
-    films = [output / episode.video for episode in evaluation.episodes if episode.video]
-    films = [film for film in films if film.is_file()]
-    try:
-        if len(films) > 1:
-            write_grid(sorted(films, key=lambda film: "failure" not in film.name), output / GRID)
-    except VideoWriteError as error:
-        return [str(error)]
-    return []
-
-
-def _attention(policy: Any, task: Any, evaluation: Any, output: Path) -> tuple[Any, list[str]]:
-    """Watch the attention over the first episode whose actions are known; also says what went wrong."""
-    from fibo_robot.envs.overlay import image_encoders
-    from fibo_robot.envs.overlay_film import attention_films, watch_episode
-    from fibo_robot.envs.report_attention import AttentionView
-    from fibo_robot.envs.timeline import Timeline
-    from fibo_robot.envs.videos import VideoWriteError, encode_mp4, write_video
-
-    known = [episode for episode in evaluation.episodes if episode.timeline]
-    seed = (known or evaluation.episodes)[0].seed
-    timeline = Timeline.load(output / known[0].timeline) if known else None
-    seen = watch_episode(policy, task, seed, timeline)
-    rate = max(1, round(task.control_freq / policy.shape_meta.n_action_steps))
-    films, troubles = {}, []
-    for camera, frames in attention_films(seen).items():
-        film = output / f"videos/attention_seed_{seed:06d}_{camera}.mp4"
-        try:
-            write_video(film, encode_mp4(frames, rate))
-            films[camera] = film
-        except VideoWriteError as error:
-            troubles.append(str(error))
-    return AttentionView(seed, seen[0], image_encoders(policy), films), troubles
 
 
 def _training(checkpoint: Path) -> dict[str, Any]:

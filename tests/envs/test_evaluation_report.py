@@ -1,5 +1,6 @@
 """The report names every trouble, shows the films, and holds what the result rests on."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from fibo_robot.attention.wythoff import layer_order
 from fibo_robot.encoders import create_encoder
 from fibo_robot.envs.comparison import compare
 from fibo_robot.envs.overlay import SeenImage
-from fibo_robot.envs.report import add_comparison, write_evaluation_report
+from fibo_robot.envs.report import add_comparison, write_evaluation_report, write_films_grid
 from fibo_robot.envs.report_attention import AttentionView, add_attention
-from fibo_robot.envs.rollouts import rollout
+from fibo_robot.envs.rollouts import Timeouts, rollout
 from fibo_robot.reporting import Report
 
 SEEDS = range(200, 206)
@@ -23,11 +24,18 @@ SEEDS = range(200, 206)
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory):
-    """Six episodes: one begun again, one that never runs, one with NaN, two without a file of theirs."""
+    """Six episodes: one whose worker is killed, one that never runs, one with NaN, one whose worker hangs.
+
+    Of the last two a file cannot be written each.
+    """
     folder = tmp_path_factory.mktemp("run")
     marks = folder / "marks"
     marks.mkdir()
-    faults = (Fault(201, "kill", str(marks)), Fault(202, "raise", str(marks), times=99))
+    faults = (
+        Fault(201, "kill", str(marks)),
+        Fault(202, "raise", str(marks), times=99),
+        Fault(204, "hang", str(marks)),
+    )
     policy = ToyPolicy(ToyTask().shape_meta(), noise=0.2, nan_seed=203)
     (folder / "videos").mkdir()
     (folder / "videos" / "seed_000205_success.mp4").mkdir()  # in the way of the film
@@ -39,6 +47,7 @@ def troubled(tmp_path_factory):
         workers=2,
         output=folder,
         videos=6,
+        timeouts=Timeouts(start=120.0, command=1.5),
         policy_info={"checkpoint": "toy", "device": "cpu"},
         notes=["3 of 3 demonstrations still succeed."],
         training={
@@ -58,6 +67,7 @@ def test_every_trouble_is_named_where_it_happened(troubled):
     assert "Seed 201 was run again: The worker process was killed" in page
     assert "Seed 202 does not count: The worker failed 3 times. ArithmeticError: the physics exploded" in page
     assert "Seed 203 counts as a failure: The policy (ToyPolicy) returned actions that are not finite" in page
+    assert "Seed 204 was run again: The worker did not answer for 1.5 s" in page
     assert "The video seed_000205_success.mp4 could not be written" in page
     assert "The timeline seed_000204.json could not be written: Is a directory" in page
     assert "3 of 3 demonstrations still succeed." in page
@@ -74,6 +84,18 @@ def test_films_are_embedded_and_named_by_outcome(troubled):
     assert names == expected | {"seed_000203_error.mp4"}
     page = write_evaluation_report(evaluation, folder).read_text(encoding="utf-8")
     assert page.count("data:video/mp4;base64,") == 4
+
+
+def test_a_grid_that_cannot_be_written_is_named_too(troubled, tmp_path):
+    evaluation, folder = troubled
+    for name in ("videos", "timelines"):
+        shutil.copytree(folder / name, tmp_path / name)
+    assert write_films_grid(evaluation, tmp_path) == []
+    (tmp_path / "videos" / "grid.mp4").unlink()
+    (tmp_path / "videos" / "grid.mp4").mkdir()
+    troubles = write_films_grid(evaluation, tmp_path)
+    page = write_evaluation_report(evaluation, tmp_path, troubles=troubles).read_text(encoding="utf-8")
+    assert "The video grid.mp4 could not be written: Is a directory" in page
 
 
 def test_rate_interval_and_versions_are_on_the_page(troubled):

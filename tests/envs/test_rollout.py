@@ -15,6 +15,7 @@ from toy_task import Fault, ToyTask
 
 from fibo_robot.envs.episode_log import LOG_FILE
 from fibo_robot.envs.evaluation import EVAL_FILE, Evaluation, EvaluationError
+from fibo_robot.envs.report import write_evaluation_report
 from fibo_robot.envs.rollouts import RolloutError, Timeouts, rollout
 from fibo_robot.envs.worker import Act, Begin, EpisodeRunner, Setup
 
@@ -236,17 +237,35 @@ def _is_alive(pid: str) -> bool:
         return False
 
 
-def test_a_full_disk_costs_the_video_not_the_episode(policy, reference, tmp_path, monkeypatch):
-    def no_space(self, content):
+@pytest.fixture
+def nearly_full_disk(monkeypatch):
+    """Every file that is written at once gets half of its content, then there is no space left."""
+
+    def out_of_space(path, content):
+        with open(path, "wb") as stream:
+            stream.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", no_space)
-    evaluation = rollout(policy, ToyTask(), SEEDS, workers=2, output=tmp_path, videos=1)
+    monkeypatch.setattr(Path, "write_bytes", out_of_space)
+    monkeypatch.setattr(Path, "write_text", lambda path, text, **_: out_of_space(path, text.encode()))
+
+
+def test_a_full_disk_costs_films_and_timelines_but_no_episode(
+    policy, reference, tmp_path, nearly_full_disk, monkeypatch
+):
+    with pytest.raises(EvaluationError, match=r"eval\.json cannot be written \(No space left.*--resume"):
+        rollout(policy, ToyTask(), SEEDS, workers=2, output=tmp_path, videos=1)
+    monkeypatch.undo()  # somebody makes room
+    evaluation = rollout(policy, ToyTask(), SEEDS, workers=2, output=tmp_path, videos=1, resume=True)
     assert without_history(evaluation) == without_history(reference)
+    assert [session.episodes for session in evaluation.sessions] == [len(SEEDS)], "nothing ran again"
     filmed = evaluation.episodes[0]
-    assert filmed.video is None
+    assert filmed.video is None and filmed.timeline is None
     assert "No space left on device" in filmed.video_error
-    assert not list((tmp_path / "videos").iterdir())
+    assert "No space left on device" in filmed.timeline_error
+    assert not list((tmp_path / "videos").iterdir()) and not list((tmp_path / "timelines").iterdir())
+    page = write_evaluation_report(evaluation, tmp_path).read_text(encoding="utf-8")
+    assert filmed.video_error in page and filmed.timeline_error in page
 
 
 def test_a_disk_too_full_for_the_log_stops_with_what_is_kept(policy, reference, tmp_path, monkeypatch):

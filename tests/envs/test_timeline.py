@@ -12,7 +12,7 @@ from toy_task import Fault, ToyTask
 
 from fibo_robot.encoders import create_encoder
 from fibo_robot.envs.evaluation import EvaluationError
-from fibo_robot.envs.overlay_film import attention_films, watch_episode
+from fibo_robot.envs.overlay_film import attention_films, film_attention, watch_episode
 from fibo_robot.envs.rollouts import rollout
 from fibo_robot.envs.timeline import Timeline, TimelineRecorder
 from fibo_robot.envs.worker import Act, Begin, EpisodeRunner, Setup
@@ -124,7 +124,8 @@ class SeeingPolicy(ToyPolicy):
 def test_the_attention_film_shows_the_pictures_that_the_policy_decided_on(tmp_path):
     task = ToyTask(horizon=9)
     policy = SeeingPolicy(task.shape_meta())
-    (episode,) = rollout(policy, task, [205], workers=1, output=tmp_path, videos=1).episodes
+    evaluation = rollout(policy, task, [205], workers=1, output=tmp_path, videos=1)
+    (episode,) = evaluation.episodes
     decided_on, policy.seen = policy.seen, []
     timeline = Timeline.load(tmp_path / episode.timeline)
     seen = watch_episode(policy, task, episode.seed, timeline)
@@ -135,3 +136,11 @@ def test_the_attention_film_shows_the_pictures_that_the_policy_decided_on(tmp_pa
     assert [frame.shape for frame in frames] == [(64, 64, 3)] * len(seen)
     assert len(watch_episode(policy, task, episode.seed, timeline, decisions=2)) == 2
     assert len(watch_episode(policy, task, episode.seed)) == 1
+
+    view, troubles = film_attention(policy, task, evaluation, tmp_path)
+    assert view.films["top_image"].stat().st_size > 500 and troubles == []
+    view.films["top_image"].unlink()
+    view.films["top_image"].mkdir()
+    view, troubles = film_attention(policy, task, evaluation, tmp_path)
+    assert view.films == {} and len(view.seen) == 1
+    assert troubles == ["The video attention_seed_000205_top_image.mp4 could not be written: Is a directory."]

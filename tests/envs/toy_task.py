@@ -54,6 +54,7 @@ class Fault:
 class ToyTask:
     name: str = "toy"
     horizon: int = 36
+    control_freq: int = 20
     cameras: tuple[str, ...] = ("top",)
     low_dim: Mapping[str, int] = field(default_factory=lambda: {"position": 2, "object": 3})
     faults: tuple[Fault, ...] = ()
