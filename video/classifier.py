@@ -39,3 +39,16 @@ class VideoClassifier(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Scores `(B, classes)` before the softmax, of clips `(B, T, 3, H, W)`; see VideoEncoder."""
         return self.head(self.dropout(self.encoder(clips).pooled))
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's description of the layers, for layer-wise learning rates: stem, blocks from 0 up, head.
+
+        A block's branch over time learns as the block does, the final norm as the last block.
+        """
+        trunk = r"^encoder\.(?:embed|temporal_embed|vit\.(?:cls_token|reg_token|pos_embed|norm_pre))"
+        blocks = r"^encoder\.(?:vit\.blocks|temporal)\.(\d+)"
+        with_the_last = (99999,)  # timm's sign for "in the group before"
+        return {
+            "stem": trunk,
+            "blocks": [(blocks, None), (r"^encoder\.vit\.(?:norm|fc_norm)", with_the_last)],
+        }

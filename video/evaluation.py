@@ -6,23 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # no window: pictures go to files
 import numpy as np
 import torch
-from matplotlib import pyplot
+from PIL import Image
 from rich.progress import track
 from safetensors.numpy import save_file
 
 from fibo_robot.files import replace_atomically, write_json
 from fibo_robot.video.classifier import VideoClassifier
+from fibo_robot.video.confusion import confusion_image, per_class
 from fibo_robot.video.decode import VideoDecodeError
 from fibo_robot.video.predict import read_views, view_scores
 from fibo_robot.video.sources import LabelledClip
 
 RESAMPLES = 2000  # the interval's ends then move by less than half a point from seed to seed
-_FULL_NAMES_UP_TO = 40  # more class names than this cannot be read beside the confusion matrix
 
 
 @dataclass(frozen=True)
@@ -78,18 +75,13 @@ class VideoTest:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready summary."""
-        counts = self.confusion
-        per_class = {
-            label: {"videos": int(row.sum()), "accuracy": float(row[i] / row.sum()) if row.sum() else None}
-            for i, (label, row) in enumerate(zip(self.labels, counts))
-        }
         return {
             "videos": len(self.paths),
             "views": self.views,
             "crops": self.crops,
             "top1": self.top(1).to_dict(),
             "top5": self.top(5).to_dict() if len(self.labels) > 5 else None,
-            "per_class": per_class,
+            "per_class": per_class(self.confusion, self.labels),
             "failures": self.failures,
         }
 
@@ -100,7 +92,7 @@ class VideoTest:
         with replace_atomically(folder / "scores.safetensors") as temporary:
             save_file({"scores": self.scores, "targets": self.targets}, temporary)
         with replace_atomically(folder / "confusion.png") as temporary:
-            draw_confusion(self.confusion, self.labels, temporary)
+            Image.fromarray(confusion_image(self.confusion, self.labels)).save(temporary)
 
 
 def bootstrap_rate(hits: np.ndarray, seed: int = 0) -> Rate:
@@ -139,23 +131,3 @@ def evaluate_videos(
         )
     result.targets, result.scores = np.array(targets), np.stack(scores)
     return result
-
-
-def draw_confusion(counts: np.ndarray, labels: Sequence[str], path: Path) -> None:
-    """Draw a confusion matrix as a picture: shares of each true class, with counts where they can be read."""
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = 3 + 0.35 * min(len(labels), _FULL_NAMES_UP_TO)
-    figure, axes = pyplot.subplots(figsize=(side, side), layout="constrained")
-    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    if len(labels) <= _FULL_NAMES_UP_TO:
-        axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right")
-        axes.set_yticks(range(len(labels)), labels)
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    figure.colorbar(image, label="share of the true class", shrink=0.8)
-    figure.savefig(path, dpi=120, format="png")
-    pyplot.close(figure)

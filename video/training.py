@@ -1,17 +1,23 @@
 """Training a video classifier with Lightning."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from fibo_robot.training.module import ModelModule, OptimizerConfig
 from fibo_robot.video.classifier import VideoClassifier
+from fibo_robot.video.confusion import class_table, save_confusion
 from fibo_robot.video.dataset import ClipBatch
 from fibo_robot.video.transforms import BatchAugmentation
+
+VALIDATION = "validation"  # folder in the run directory
 
 
 class VideoClassificationModule(ModelModule):
@@ -37,9 +43,8 @@ class VideoClassificationModule(ModelModule):
         self.augmentation = augmentation
         classes = len(self.model.labels)
         self.valid_loss = MeanMetric()
-        self.accuracy = MulticlassAccuracy(classes, average="micro")
         self.accuracy_top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
-        self.accuracy_per_class = MulticlassAccuracy(classes, average=None)
+        self.confusion = MulticlassConfusionMatrix(classes)
 
     def checkpoint_meta(self) -> dict[str, Any]:
         return {"kind": "classifier", "labels": self.model.labels}
@@ -55,15 +60,29 @@ class VideoClassificationModule(ModelModule):
         scores, labels = self.model(batch["clips"]), batch["labels"]
         # Not `log(sync_dist=True)`: it halves an odd number of clips to a whole one over two processes.
         self.valid_loss.update(F.cross_entropy(scores, labels, reduction="none"))
-        for metric in (self.accuracy, self.accuracy_top5, self.accuracy_per_class):
-            metric.update(scores, labels)
+        self.accuracy_top5.update(scores, labels)
+        self.confusion.update(scores, labels)
 
     def on_validation_epoch_end(self) -> None:
+        counts = self.confusion.compute()
+        of_class = counts.sum(1)
+        recognised = counts.diagonal()
         self.log("valid/loss", self.valid_loss.compute())
-        self.log("valid/accuracy", self.accuracy.compute())
+        self.log("valid/accuracy", recognised.sum() / counts.sum())
+        self.log("valid/accuracy_class_mean", (recognised / of_class)[of_class > 0].mean())
         if len(self.model.labels) > 10:
             self.log("valid/accuracy_top5", self.accuracy_top5.compute())
-        per_class = self.accuracy_per_class.compute()
-        self.log("valid/accuracy_class_mean", per_class.mean())
-        for metric in (self.valid_loss, self.accuracy, self.accuracy_top5, self.accuracy_per_class):
+        for metric in (self.valid_loss, self.accuracy_top5, self.confusion):
             metric.reset()
+        if self.trainer.is_global_zero:
+            self._show_classes(counts.cpu().numpy())
+
+    def _show_classes(self, counts: np.ndarray) -> None:
+        """Confusion matrix and accuracy of each class: into the run directory and to TensorBoard."""
+        labels, step = self.model.labels, self.global_step
+        folder = Path(self.trainer.default_root_dir) / VALIDATION
+        picture = save_confusion(counts, labels, folder, epoch=self.current_epoch + 1, step=step)
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("valid/confusion", picture, step, dataformats="HWC")
+                logger.experiment.add_text("valid/classes", class_table(counts, labels), step)

@@ -153,6 +153,10 @@ class VideoEncoder(nn.Module):
                 for layer, block in enumerate(vit.blocks)
             )
 
+    def no_weight_decay(self) -> set[str]:
+        """timm's list of parameters that are not decayed, beside those that the trunk names itself."""
+        return {"temporal_embed"}
+
     def forward(self, clips: Tensor) -> EncoderOutput:
         """Encode `(B, T, 3, H, W)`, float in [0, 1] or uint8, with T and (H, W) as the encoder was built.
 

@@ -1,16 +1,20 @@
 """The LightningModule that policies and classifiers share: optimiser, schedule, reproducible steps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import timm.optim
 import torch
-from diffusers.optimization import get_scheduler
+from diffusers.optimization import SchedulerType, get_scheduler
 from torch import nn
 
 from fibo_robot.errors import FiboError, did_you_mean
 from fibo_robot.training.sampler import derived_seed
+
+PIECEWISE_CONSTANT = "piecewise_constant"
+WITHOUT_WARMUP = ("constant", PIECEWISE_CONSTANT)
 
 
 class OptimizerError(FiboError):
@@ -27,8 +31,10 @@ class OptimizerConfig:
         weight_decay: not applied to biases, norms and position embeddings.
         betas: for Adam-like optimisers; None leaves the optimiser's own.
         momentum: for SGD-like optimisers.
-        warmup_steps: linear warm-up.
-        schedule: any schedule diffusers knows (`cosine`, `constant_with_warmup`, `linear`, ...).
+        warmup_steps: linear warm-up, of the schedules that have one.
+        schedule: any schedule diffusers knows (`cosine`, `constant_with_warmup`, `piecewise_constant`, ...).
+        milestones: shares of training, ascending in (0, 1), at each of which `piecewise_constant` divides the
+            learning rate by ten.
         layer_decay: factor on the learning rate per layer below the head, as timm defines it; None is off.
     """
 
@@ -39,6 +45,7 @@ class OptimizerConfig:
     momentum: float = 0.9
     warmup_steps: int = 0
     schedule: str = "cosine"
+    milestones: tuple[float, ...] = ()
     layer_decay: float | None = None
 
     def __post_init__(self) -> None:
@@ -46,6 +53,21 @@ class OptimizerConfig:
             raise OptimizerError(
                 f"There is no optimizer named '{self.name}'. "
                 f"{did_you_mean(self.name, timm.optim.list_optimizers())}"
+            )
+        schedules = [schedule.value for schedule in SchedulerType]
+        if self.schedule not in schedules:
+            raise OptimizerError(
+                f"There is no schedule named '{self.schedule}'. {did_you_mean(self.schedule, schedules)}"
+            )
+        if bool(self.milestones) != (self.schedule == PIECEWISE_CONSTANT):
+            raise OptimizerError(
+                f"milestones belong to the schedule {PIECEWISE_CONSTANT}, which needs them; "
+                f"given are schedule {self.schedule} and milestones {list(self.milestones)}."
+            )
+        if self.warmup_steps and self.schedule in WITHOUT_WARMUP:
+            raise OptimizerError(
+                f"The schedule {self.schedule} has no warm-up: set warmup_steps to 0, or choose another, "
+                "e.g. constant_with_warmup."
             )
 
 
@@ -80,18 +102,59 @@ class ModelModule(pl.LightningModule):
         config = self.optimizer_config
         options: dict[str, Any] = {} if config.betas is None else {"betas": tuple(config.betas)}
         optimizer = timm.optim.create_optimizer_v2(
-            self.model,
+            parameter_groups(self.model, config.weight_decay, config.layer_decay),
             opt=config.name,
             lr=config.lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
-            layer_decay=config.layer_decay,
             **options,
         )
+        for group in optimizer.param_groups:
+            # timm leaves this product to its own schedulers.
+            group["lr"] = config.lr * group.get("lr_scale", 1.0)
+        steps = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(
             config.schedule,
             optimizer,
+            step_rules=_step_rules(config.milestones, steps),
             num_warmup_steps=config.warmup_steps,
-            num_training_steps=int(self.trainer.estimated_stepping_batches),
+            num_training_steps=steps,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float | None = None
+) -> list[dict[str, Any]]:
+    """A model's parameters in groups of one `weight_decay` and, with layer decay, one `lr_scale`.
+
+    Biases, norms and what a part of the model names in timm's `no_weight_decay()` (position embeddings, class
+    tokens) get no weight decay. With layer decay, the part of the model whose number from the head down is n
+    learns at `layer_decay ** n` times the rate (BEiT, arXiv 2106.08254); the model's `group_matcher()`, as
+    timm's models have one, says what the parts are.
+
+    Raises:
+        OptimizerError: layer decay is asked of a model without `group_matcher()`.
+    """
+    undecayed = {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if hasattr(module, "no_weight_decay")
+        for name in module.no_weight_decay()
+    }
+    if layer_decay is None:
+        return timm.optim.param_groups_weight_decay(model, weight_decay, undecayed)
+    if not hasattr(model, "group_matcher"):
+        raise OptimizerError(
+            f"layer_decay needs a model whose layers stand in one row; {type(model).__name__} does not say "
+            "what its layers are. Set optimizer.layer_decay=null."
+        )
+    return timm.optim.param_groups_layer_decay(model, weight_decay, undecayed, layer_decay=layer_decay)
+
+
+def _step_rules(milestones: Sequence[float], steps: int) -> str | None:
+    """diffusers' form of a learning rate that is divided by ten at these shares of all steps."""
+    if not milestones:
+        return None
+    rules = [f"{0.1**i}:{round(share * steps)}" for i, share in enumerate(milestones)]
+    return ",".join([*rules, str(0.1 ** len(milestones))])

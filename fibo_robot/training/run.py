@@ -131,7 +131,8 @@ def _trainer(
     if has_castling:
         callbacks.append(CastlingSchedule(ours["castling_end"]))
     if ours["ema_decay"] is not None:
-        callbacks.append(EMAWeightAveraging(decay=ours["ema_decay"]))
+        # Buffers are copied: averaging would wear down a normaliser's statistics by rounding.
+        callbacks.append(EMAWeightAveraging(decay=ours["ema_decay"], use_buffers=False))
     on_terminal = sys.stdout.isatty()
     if on_terminal:
         callbacks.append(RichProgressBar(leave=False))

@@ -33,8 +33,12 @@ def test_views_are_averaged_before_the_decision() -> None:
     assert test.top(1).value == pytest.approx(2 / 3)
     assert test.top(2).value == 1
     assert test.confusion.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
-    assert test.to_dict()["per_class"]["b"] == {"videos": 2, "accuracy": 0.5}
-    assert test.to_dict()["per_class"]["c"] == {"videos": 0, "accuracy": None}
+    assert test.to_dict()["per_class"]["b"] == {
+        "videos": 2,
+        "accuracy": 0.5,
+        "predicted": {"a": 1, "b": 1},
+    }
+    assert test.to_dict()["per_class"]["c"] == {"videos": 0, "accuracy": None, "predicted": {}}
 
 
 def test_bootstrap_interval_agrees_with_the_normal_approximation() -> None:
