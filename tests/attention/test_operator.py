@@ -99,6 +99,29 @@ def test_operator_is_well_formed():
     torch.library.opcheck(torch.ops.fibo_robot.diagonal_attention.default, arguments)
 
 
+def test_operator_of_the_backward_pass_is_well_formed():
+    q, k, v, grad = (torch.randn(1, 2, 12, 8) for _ in range(4))
+    settings_ = ([1, 2, 0, 3], [0, 2, 4], 1, True, 0.3, "numba")
+    out, lse = torch.ops.fibo_robot.diagonal_attention(q, k, v, *settings_)
+    arguments = (grad, q, k, v, out, lse, *settings_)
+    torch.library.opcheck(torch.ops.fibo_robot.diagonal_attention_backward.default, arguments)
+
+
+@pytest.mark.parametrize("mask_mode", MASK_MODES)
+def test_compiled_module_has_the_gradients_of_the_eager_one(mask_mode):
+    """One graph forward and backward; `aot_eager` traces both and leaves out what only makes code faster."""
+    attention = {"name": "fibottention", "mask_mode": mask_mode}
+    module = create_attention(attention, 24, 3, layer_index=1, num_prefix_tokens=1)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 30, 24, requires_grad=True)
+    upstream = torch.randn(2, 30, 24)
+    inputs = (x, *module.parameters())
+    with force_backend("numba"):
+        results = [(out, *torch.autograd.grad(out, inputs, upstream)) for out in (compiled(x), module(x))]
+    for traced, eager in zip(*results, strict=True):
+        torch.testing.assert_close(traced, eager)
+
+
 def test_module_exports_with_the_sparse_kernel():
     module = create_attention("fibottention", 24, 3, layer_index=1, num_prefix_tokens=1).eval()
     x = torch.randn(2, 30, 24)
@@ -108,14 +131,23 @@ def test_module_exports_with_the_sparse_kernel():
     torch.testing.assert_close(exported.module()(x), module(x))
 
 
-def test_autocast_computes_in_bfloat16_and_trains():
-    module = create_attention("fibottention", 24, 3, layer_index=0, num_prefix_tokens=1)
-    x = torch.randn(2, 30, 24, requires_grad=True)
-    with force_backend("numba"), torch.autocast("cpu", torch.bfloat16):
-        out = module(x)
-    assert out.dtype == torch.bfloat16
-    out.float().sum().backward()
-    assert x.grad.isfinite().all()
+def test_autocast_step_in_bfloat16_follows_the_one_in_float32():
+    """A training step without a GradScaler: bfloat16 has float32's range."""
+    start = create_attention("fibottention", 24, 3, layer_index=0, num_prefix_tokens=1).state_dict()
+    x = torch.randn(2, 30, 24)
+    steps = {}
+    for bfloat16 in (False, True):
+        module = create_attention("fibottention", 24, 3, layer_index=0, num_prefix_tokens=1)
+        module.load_state_dict(start)
+        optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+        with force_backend("numba"), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            out = module(x)
+            assert out.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
+            loss = out.float().square().mean()
+        loss.backward()
+        optimizer.step()
+        steps[bfloat16] = torch.cat([(w - start[n]).flatten() for n, w in module.named_parameters()])
+    assert (steps[True] - steps[False]).norm() < 0.03 * steps[False].norm()
 
 
 @pytest.mark.parametrize(
