@@ -93,6 +93,12 @@ def view_scores(classifier: VideoClassifier, clips: Tensor) -> Tensor:
     return classifier(clips.to(device)).float().cpu()
 
 
+def best_scores(classifier: VideoClassifier, scores: Tensor, top_k: int) -> tuple[Score, ...]:
+    """The most probable classes first, of scores `(V, classes)` before the softmax, averaged over V views."""
+    best = scores.softmax(-1).mean(0).topk(min(top_k, len(classifier.labels)))
+    return tuple(Score(classifier.labels[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist()))
+
+
 def predict(
     classifier: VideoClassifier,
     paths: Sequence[Path | str],
@@ -132,9 +138,5 @@ def predict(
             if isinstance(clips, VideoDecodeError):
                 yield Prediction(str(path), (), str(clips))
                 continue
-            probabilities = view_scores(classifier, clips).softmax(-1).mean(0)
-            best = probabilities.topk(min(top_k, len(classifier.labels)))
-            scores = (
-                Score(classifier.labels[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist())
-            )
-            yield Prediction(str(path), tuple(scores))
+            scores = best_scores(classifier, view_scores(classifier, clips), top_k)
+            yield Prediction(str(path), scores)
