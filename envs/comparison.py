@@ -260,3 +260,8 @@ def load_method(argument: str) -> tuple[str, list[Path]]:
 def format_rate(rate: float) -> str:
     """A rate as a percentage, a dash where there is none."""
     return "–" if math.isnan(rate) else f"{100 * rate:.1f} %"
+
+
+def format_interval(low: float, high: float) -> str:
+    """An interval of rates in percent, as `51.2 to 98.0 %`."""
+    return f"{100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%"

@@ -85,15 +85,15 @@ def curves_figure(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Fig
         figure = Figure(figsize=(6.6, 2.8), layout="constrained")
         axes = figure.add_subplot()
         for index, (run, history) in enumerate(histories.items()):
-            for metric, name, style in (("train/loss", "training", "--"), ("valid/loss", "validation", "-")):
+            for metric, style in (("train/loss", "--"), ("valid/loss", "-")):
                 rows = [row for row in history if metric in row and "step" in row]
-                label = f"{run}, {name}" if len(histories) > 1 else name
                 steps, losses = [row["step"] for row in rows], [row[metric] for row in rows]
-                if rows:
-                    axes.plot(steps, losses, style, color=_COLOURS[index % len(_COLOURS)], label=label)
+                axes.plot(steps, losses, style, color=_COLOURS[index % len(_COLOURS)])
+            axes.plot([], [], color=_COLOURS[index % len(_COLOURS)], label=run)
         axes.set_xlabel("training step")
         axes.set_ylabel("loss")
-        axes.legend(loc="upper right")
+        if len(histories) > 1:
+            axes.legend(loc="upper right")
     return figure
 
 
@@ -119,7 +119,8 @@ def timeline_figure(timeline: "Timeline", first_success: int | None) -> Figure:
         for index, (ax, name) in enumerate(zip(axes, names)):
             ax.step(time, timeline.actions[:, index], where="mid", linewidth=1.4)
             ax.axhline(0.0, color="#8c93a3", linewidth=0.8)
-            ax.set_ylim(-1.15, 1.15)
+            reach = 1.15 * max(1.0, float(np.abs(timeline.actions[:, index]).max()))
+            ax.set_ylim(-reach, reach)
             ax.set_yticks([-1, 1])
             _name_row(ax, name)
         decided = 1 + timeline.n_action_steps * np.arange(len(next(iter(timeline.decisions.values()), ())))

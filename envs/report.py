@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from fibo_robot.envs.comparison import Comparison, format_rate
+from fibo_robot.envs.comparison import format_interval, format_rate
 from fibo_robot.envs.evaluation import Evaluation
 from fibo_robot.envs.figures import (
     curves_figure,
     positions_figure,
-    rates_figure,
     time_figure,
     timeline_figure,
 )
@@ -42,7 +41,7 @@ def add_evaluation(report: Report, evaluation: Evaluation, folder: Path, title: 
             KeyNumber(
                 "Success rate",
                 format_rate(evaluation.success_rate),
-                f"{evaluation.successes} of {counted}; 95 %: {format_rate(low)} to {format_rate(high)}",
+                f"{evaluation.successes} of {counted}; 95 %: {format_interval(low, high)}",
             ),
             KeyNumber(
                 "Success at the end",
@@ -109,66 +108,6 @@ def add_evaluation(report: Report, evaluation: Evaluation, folder: Path, title: 
     return section
 
 
-def add_comparison(report: Report, comparison: Comparison) -> Section:
-    """Add a table of methods with intervals, a figure, and a table of pairs."""
-    section = report.section("Comparison", "Success rates with 95 % intervals, and every pair of methods.")
-    section.figure(rates_figure(comparison.methods), "Success rate of each method with its 95 % interval.")
-    section.table(
-        [
-            {
-                "method": row.method,
-                "rate": format_rate(row.success_rate),
-                "interval": f"{format_rate(row.low)} to {format_rate(row.high)}",
-                "runs": row.runs,
-                "episodes": row.episodes,
-                "at_end": format_rate(row.success_at_end),
-                "length": row.mean_length,
-                "errors": row.errors,
-            }
-            for row in comparison.methods
-        ],
-        {
-            "method": "Method",
-            "rate": "Success",
-            "interval": "95 % interval",
-            "runs": "Training runs",
-            "episodes": "Episodes",
-            "at_end": "At end",
-            "length": "Mean steps",
-            "errors": "Errors",
-        },
-        caption="Methods",
-    )
-    section.table(pair_rows(comparison), caption="Pairs")
-    section.text(
-        "Single runs are paired on common seeds: exact McNemar test, Newcombe's interval of the difference. "
-        "Several training runs are compared with Welch's t over runs. Adjusted p-values allow for the number "
-        "of pairs (Holm). Seeds needed: to tell a difference of this size apart four times in five."
-    )
-    return section
-
-
-def pair_rows(comparison: Comparison) -> list[Mapping[str, object]]:
-    """Pairs as rows of text, for tables."""
-    rows = []
-    for pair in comparison.pairs:
-        bounded = pair.low is not None and pair.high is not None
-        rows.append(
-            {
-                "Pair": f"{pair.a} − {pair.b}",
-                "Difference": f"{100 * pair.difference:+.1f} points",
-                "95 % interval": f"{100 * pair.low:+.1f} to {100 * pair.high:+.1f}" if bounded else None,
-                "p": pair.p_value,
-                "p, adjusted": pair.p_holm,
-                "Only first": pair.only_a,
-                "Only second": pair.only_b,
-                "Common seeds": pair.common_seeds,
-                "Seeds needed": pair.episodes_needed,
-            }
-        )
-    return rows
-
-
 def add_training(report: Report, runs: Mapping[str, Sequence[Evaluation]]) -> None:
     """Add the learning curves of the evaluated policies, and their configurations, where these are known."""
     named = {
@@ -183,7 +122,8 @@ def add_training(report: Report, runs: Mapping[str, Sequence[Evaluation]]) -> No
     histories = {name: training["history"] for name, training in named.items() if training["history"]}
     if histories:
         section.figure(
-            curves_figure(histories), "Loss on the demonstrations it was trained on, and on those held out."
+            curves_figure(histories),
+            "Loss on the demonstrations that training saw (dashed) and on those held out (solid).",
         )
     for name, training in named.items():
         text = yaml.safe_dump(training["config"], sort_keys=False)

@@ -1,9 +1,15 @@
 """`fibo compare`: tell evaluations apart, with intervals and paired tests."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Fewer than in the report, to fit on a terminal of 80 columns.
+PAIR_COLUMNS = ("Pair", "Difference, points", "p, adjusted", "Seeds", "Seeds needed")
 
 
 def register(app: typer.Typer) -> None:
@@ -25,12 +31,12 @@ def compare(
 ) -> None:
     """Compare success rates: a table with intervals, paired tests, JSON, CSV, a plot and report.html."""
     from rich.console import Console
-    from rich.table import Table
 
-    from fibo_robot.envs.comparison import ComparisonError, format_rate, load_method
+    from fibo_robot.envs.comparison import ComparisonError, format_interval, format_rate, load_method
     from fibo_robot.envs.comparison import compare as run
     from fibo_robot.envs.evaluation import Evaluation
-    from fibo_robot.envs.report import add_comparison, add_evaluation, add_training, pair_rows
+    from fibo_robot.envs.report import add_evaluation, add_training
+    from fibo_robot.envs.report_comparison import add_comparison, pair_rows
     from fibo_robot.reporting import Report
 
     folders: dict[str, list[Path]] = {}
@@ -42,25 +48,24 @@ def compare(
     methods = {label: [Evaluation.load(path) for path in paths] for label, paths in folders.items()}
     comparison = run(methods)
 
-    table = Table("Method", "Runs", "Episodes", "Success", "95 % interval", "At end", "Errors")
+    console = Console()
+    methods_table = _table("Method", "Runs", "Episodes", "Success", "95 % interval", "At end", "Errors")
     for row in comparison.methods:
-        table.add_row(
+        methods_table.add_row(
             row.method,
             str(row.runs),
             str(row.episodes),
             format_rate(row.success_rate),
-            f"{format_rate(row.low)} to {format_rate(row.high)}",
+            format_interval(row.low, row.high),
             format_rate(row.success_at_end),
             str(row.errors),
         )
-    console = Console()
-    console.print(table)
-    pairs = pair_rows(comparison)
-    if pairs:
-        table = Table(*pairs[0])
-        for pair in pairs:
-            table.add_row(*(_cell(value) for value in pair.values()))
-        console.print(table)
+    console.print(methods_table)
+    if comparison.pairs:
+        pairs_table = _table(*PAIR_COLUMNS)
+        for pair in pair_rows(comparison):
+            pairs_table.add_row(*("–" if pair[name] is None else str(pair[name]) for name in PAIR_COLUMNS))
+        console.print(pairs_table)
 
     comparison.save(output)
     report = Report("Comparison: " + ", ".join(methods), "Policies on the same seeds.")
@@ -75,7 +80,11 @@ def compare(
     typer.echo(f"result: {output / 'comparison.json'}\nreport: {page}")
 
 
-def _cell(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _table(*columns: str) -> "Table":
+    """A table that breaks long names over lines rather than cutting them off."""
+    from rich.table import Table
+
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -88,7 +88,7 @@ def _print(evaluation: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fibo_robot.envs.comparison import format_rate
+    from fibo_robot.envs.comparison import format_interval, format_rate
 
     low, high = evaluation.interval
     table = Table("Task", "Episodes", "Success", "95 % interval", "At end", "Errors", "Steps/s")
@@ -96,7 +96,7 @@ def _print(evaluation: Any) -> None:
         evaluation.task["name"],
         str(len(evaluation.episodes)),
         f"{format_rate(evaluation.success_rate)} ({evaluation.successes} of {len(evaluation.counted)})",
-        f"{format_rate(low)} to {format_rate(high)}",
+        format_interval(low, high),
         format_rate(evaluation.success_at_end_rate),
         str(len(evaluation.errors)),
         f"{evaluation.env_steps_per_s:.1f}",

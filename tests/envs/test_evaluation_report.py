@@ -14,8 +14,9 @@ from fibo_robot.attention.wythoff import layer_order
 from fibo_robot.encoders import create_encoder
 from fibo_robot.envs.comparison import compare
 from fibo_robot.envs.overlay import SeenImage
-from fibo_robot.envs.report import add_comparison, write_evaluation_report, write_films_grid
+from fibo_robot.envs.report import write_evaluation_report, write_films_grid
 from fibo_robot.envs.report_attention import AttentionView, add_attention
+from fibo_robot.envs.report_comparison import add_comparison
 from fibo_robot.envs.rollouts import Timeouts, rollout
 from fibo_robot.reporting import Report
 
@@ -102,7 +103,8 @@ def test_rate_interval_and_versions_are_on_the_page(troubled):
     evaluation, folder = troubled
     assert len(evaluation.counted) == 5
     page = write_evaluation_report(evaluation, folder).read_text(encoding="utf-8")
-    assert f"{evaluation.successes} of 5; 95 %:" in page
+    low, high = (f"{100 * end:.1f}" for end in evaluation.interval)
+    assert f"{evaluation.successes} of 5; 95 %: {low} to {high}\N{NO-BREAK SPACE}%" in page
     for text in ("version: mujoco", "rollout: batch_size", "policy: checkpoint"):
         assert text in page
 
@@ -113,7 +115,7 @@ def test_a_comparison_shows_methods_and_pairs(troubled, tmp_path):
     add_comparison(report, compare({"one": [evaluation], "two": [evaluation]}))
     page = report.save(tmp_path / "report.html").read_text(encoding="utf-8")
     assert "one − two" in page
-    assert "+0.0 points" in page
+    assert "+0.0 (-" in page
 
 
 def test_actions_of_filmed_episodes_and_the_policys_training_are_on_the_page(troubled):
