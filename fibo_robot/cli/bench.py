@@ -70,6 +70,22 @@ def masks(
         typer.echo(output / name)
 
 
+@bench.command("castling")
+def castling(
+    steps: Annotated[int, typer.Option(min=1, help="Training steps per quarter of the schedule.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of the weights and the images.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the rows to this JSON file.")] = None,
+) -> None:
+    """Train a small ViT under Castling's schedule; what would switching its branch off cost on the way?"""
+    from fibo_robot.benchmarks import castling as benchmark
+    from fibo_robot.benchmarks.harness import write_results
+
+    rows = benchmark.measure(steps, seed)
+    _print_castling(rows)
+    if json is not None:
+        write_results(json, [row.to_dict() for row in rows])
+
+
 @bench.command("rollout")
 def rollout(
     checkpoint: Annotated[Path, typer.Argument(help="Run directory of the policy that all use.")],
@@ -130,6 +146,32 @@ def _print_attention(rows: list) -> None:
             "-" if row.keys_per_query is None else f"{row.keys_per_query:.1f}",
             f"{100 * row.attention_share:.0f} %",
             f"{row.end_to_end_ceiling:.2f}x",
+        )
+    Console().print(table)
+
+
+def _print_castling(rows: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title="Castling a copy of the model during training: the branch's scale and the softmax mass it "
+        "passes, the gap in the logits, and the accuracy on 512 test images"
+    )
+    for heading in ("schedule", "step", "scale", "mass", "largest gap", "relative"):
+        table.add_column(heading, justify="right")
+    table.add_column("with branch", justify="right")
+    table.add_column("castled", justify="right")
+    for row in rows:
+        table.add_row(
+            f"{100 * row.schedule:.0f} %",
+            str(row.step),
+            f"{row.branch_scale:.2f}",
+            f"{100 * row.mass_passed:.1f} %",
+            f"{row.output_gap:.3g}",
+            f"{row.relative_gap:.3g}",
+            f"{100 * row.accuracy_before:.1f} %",
+            f"{100 * row.accuracy_after:.1f} %",
         )
     Console().print(table)
 
