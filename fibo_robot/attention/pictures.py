@@ -99,7 +99,9 @@ def receptive_field_figure(num_tokens: int, num_heads: int, num_layers: int) -> 
         shares = receptive_field(num_tokens, num_heads, num_layers, rule)
         ax.plot(layers, 100 * shares.numpy(), marker="o", markersize=3, label=rule)
     ax.set_xlabel("layers")
-    ax.set_ylabel("patches reached (%), no class token")
+    ax.set_ylabel("patches reached (%)")
+    ax.set_title("Without the class token", fontsize=10)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_ylim(0, 105)
     ax.legend()
     return figure
