@@ -11,6 +11,10 @@ Three ways for frames to meet, one trunk:
 * `frames`: no exchange between frames; features are averaged. It cannot see order: the control.
 
 A tubelet is `tubelet` consecutive frames that share a token.
+
+Two layouts of the trunk: `vit` is the image ViT's own, with learned positions; `videomae` is that of VideoMAE
+(arXiv 2203.12602), for its weights: no class token, fixed sinusoidal positions over space and time, and the
+final norm after the mean over patches.
 """
 
 from collections.abc import Mapping
@@ -24,57 +28,12 @@ from torch.utils.checkpoint import checkpoint
 
 from fibo_robot.attention import AttentionConfig, AttentionModule, create_attention
 from fibo_robot.encoders.image import EncoderError, EncoderOutput, create_encoder
+from fibo_robot.encoders.space_time import TemporalBranch, TubeletEmbedding, sinusoidal_positions
+from fibo_robot.encoders.videomae import check_videomae_options, load_videomae, to_videomae_layout
+from fibo_robot.encoders.weights import WeightsReport
 
 VideoMode = Literal["joint", "divided", "frames"]
-
-
-class TubeletEmbedding(nn.Module):
-    """A ViT's patch projection over `tubelet` frames: `(B, T, 3, H, W) -> (B, T / tubelet, H' W', D)`.
-
-    With `inflate`, the image weights are spread evenly over the frames, so a still clip embeds as its
-    picture does. Without, they are fresh, and differ from frame to frame.
-    """
-
-    def __init__(self, patch_embed: nn.Module, tubelet: int, inflate: bool) -> None:
-        super().__init__()
-        image = patch_embed.proj
-        self.proj = nn.Conv3d(
-            image.in_channels,
-            image.out_channels,
-            (tubelet, *image.kernel_size),
-            (tubelet, *image.stride),
-            bias=image.bias is not None,
-        )
-        self.norm = patch_embed.norm
-        if not inflate:
-            return
-        with torch.no_grad():
-            self.proj.weight.copy_(image.weight.unsqueeze(2).expand_as(self.proj.weight) / tubelet)
-            if image.bias is not None:
-                self.proj.bias.copy_(image.bias)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        """Project clips to patch tokens, one row of `H' W'` tokens per tubelet."""
-        return self.norm(self.proj(clips.transpose(1, 2)).flatten(3).permute(0, 2, 3, 1))
-
-
-class TemporalBranch(nn.Module):
-    """Attention over time at one place, behind a norm and before a projection that starts at zero."""
-
-    def __init__(self, norm: nn.Module, attention: AttentionModule, dim: int) -> None:
-        super().__init__()
-        self.norm = norm
-        self.attn = attention
-        self.proj = nn.Linear(dim, dim)
-        nn.init.zeros_(self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """What to add to patch tokens `(B, T, N, D)`."""
-        batch, _, num_patches, _ = patches.shape
-        places = patches.transpose(1, 2).flatten(0, 1)
-        mixed = self.proj(self.attn(self.norm(places)))
-        return mixed.unflatten(0, (batch, num_patches)).transpose(1, 2)
+VideoLayout = Literal["vit", "videomae"]
 
 
 class VideoEncoder(nn.Module):
@@ -92,7 +51,8 @@ class VideoEncoder(nn.Module):
         grid: patch tokens as (T', H', W').
         num_prefix_tokens: class and register tokens.
         gradient_checkpointing: recompute blocks in the backward pass instead of keeping their activations.
-        weights_report: what became of pretrained image weights; None when none were loaded from a file.
+        layout: of the trunk; see the module's text.
+        weights_report: what became of pretrained weights; None when none were loaded from a file.
     """
 
     mean: Tensor
@@ -108,27 +68,32 @@ class VideoEncoder(nn.Module):
         frames: int,
         tubelet: int,
         inflate: bool,
+        layout: VideoLayout = "vit",
     ) -> None:
         super().__init__()
         if frames % tubelet:
             raise EncoderError(f"tubelet ({tubelet}) must divide frames ({frames}).")
-        if vit.pos_embed is None:
+        if vit.pos_embed is None and layout == "vit":
             raise EncoderError("video encoders need a ViT with a learned position embedding.")
-        self.mode, self.frames, self.tubelet = mode, frames, tubelet
+        self.mode, self.frames, self.tubelet, self.layout = mode, frames, tubelet, layout
         self.attention, self.temporal_attention = attention, temporal_attention
         self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
         self.embed_dim: int = vit.embed_dim
         self.num_prefix_tokens: int = vit.num_prefix_tokens
         self.grid: tuple[int, int, int] = (frames // tubelet, *vit.patch_embed.grid_size)
         self.gradient_checkpointing = False
-        self.weights_report: Any = None
+        self.weights_report: WeightsReport | None = None
         cfg = vit.pretrained_cfg
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
         self.embed = TubeletEmbedding(vit.patch_embed, tubelet, inflate)
         vit.patch_embed = nn.Identity()
         self.vit = vit
-        if mode != "frames":
+        if layout == "videomae":
+            self.register_buffer(
+                "positions", sinusoidal_positions(self.grid, self.embed_dim), persistent=False
+            )
+        elif mode != "frames":
             self.temporal_embed = nn.Parameter(torch.zeros(1, self.grid[0], 1, self.embed_dim))
             if not inflate:
                 nn.init.trunc_normal_(self.temporal_embed, std=0.02)  # as timm starts its position embedding
@@ -185,6 +150,8 @@ class VideoEncoder(nn.Module):
     def _add_positions(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Prefix tokens `(1, P, D)` and patches `(B, T', N, D)`, with position embeddings."""
         vit, num_patches = self.vit, patches.shape[2]
+        if self.layout == "videomae":
+            return patches.new_zeros(1, 0, self.embed_dim), patches + self.positions
         patches = patches + vit.pos_embed[:, None, -num_patches:]
         if self.mode != "frames":
             patches = patches + self.temporal_embed
@@ -256,6 +223,7 @@ def create_video_encoder(
     temporal_attention: str | Mapping[str, Any] = "softmax",
     frames: int = 8,
     tubelet: int = 1,
+    layout: VideoLayout = "vit",
     pretrained: bool | str | Path = False,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
@@ -272,8 +240,10 @@ def create_video_encoder(
         temporal_attention: over time, in `divided` mode.
         frames: T, frames per clip.
         tubelet: frames per token; divides `frames`.
+        layout: `vit`, or `videomae` (in `joint` mode); see the module's text.
         pretrained: image weights to inflate, so that training starts from the image model: path of a
             safetensors file in timm's layout, or True for timm's own (downloaded from the Hugging Face Hub).
+            In layout `videomae`, path of a safetensors file of transformers' VideoMAE; see `load_videomae`.
         image_size: pixels, square or (height, width); the model's own when None.
         patch_size: pixels per patch side; the model's own when None.
         pool: `token` (class token) or `avg` (mean of the patch tokens); the model's own when None.
@@ -285,6 +255,11 @@ def create_video_encoder(
         AttentionError: for an unknown attention or option.
         WeightsError: if pretrained weights cannot be loaded.
     """
+    is_videomae = layout == "videomae"
+    if layout not in get_args(VideoLayout):
+        raise EncoderError(f"layout must be one of {', '.join(get_args(VideoLayout))}, not {layout!r}.")
+    if is_videomae:
+        check_videomae_options(mode, pool, pretrained)
     if mode not in get_args(VideoMode):
         raise EncoderError(f"mode must be one of {', '.join(get_args(VideoMode))}, not {mode!r}.")
     if min(frames, tubelet) < 1:
@@ -292,12 +267,14 @@ def create_video_encoder(
     image = create_encoder(
         name,
         attention=attention,
-        pretrained=pretrained,
+        pretrained=False if is_videomae else pretrained,
         image_size=image_size,
         patch_size=patch_size,
-        pool=pool,
+        pool="avg" if is_videomae else pool,
         drop_path_rate=drop_path_rate,
     )
+    if is_videomae:
+        to_videomae_layout(image.vit)
     encoder = VideoEncoder(
         image.vit,
         mode=mode,
@@ -305,10 +282,13 @@ def create_video_encoder(
         temporal_attention=AttentionConfig.parse(temporal_attention) if mode == "divided" else None,
         frames=frames,
         tubelet=tubelet,
-        inflate=pretrained is not False,
+        inflate=pretrained is not False and not is_videomae,
+        layout=layout,
     )
     encoder.gradient_checkpointing = gradient_checkpointing
     encoder.weights_report = image.weights_report
+    if is_videomae and not isinstance(pretrained, bool):
+        encoder.weights_report = load_videomae(encoder, pretrained)
     return encoder
 
 

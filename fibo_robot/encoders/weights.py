@@ -1,5 +1,6 @@
 """Load pretrained weights into a ViT from a local safetensors file, and account for every key."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor
+from torch import Tensor, nn
 
 from fibo_robot.attention import AttentionModule
 from fibo_robot.errors import FiboError
@@ -59,14 +60,46 @@ def load_weights(model: VisionTransformer, path: str | Path) -> WeightsReport:
     Raises:
         WeightsError: if the file is absent or unreadable, a shape does not fit, or nothing fits at all.
     """
+    from_file = read_weights(path)
+    weights: dict[str, Tensor] = checkpoint_filter_fn(from_file, model)
+    resized = {key for key in weights if key in from_file and not _same(weights[key], from_file[key])}
+    return fit_weights(model, weights, path, "timm's ViT key names", resized)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        WeightsError: if the file is absent or unreadable.
+    """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"There is no weights file at {path}.")
     try:
-        from_file = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a readable safetensors file ({error}).") from error
-    weights: dict[str, Tensor] = checkpoint_filter_fn(from_file, model)
+
+
+def fit_weights(
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    path: str | Path,
+    layout: str,
+    resized: Collection[str] = (),
+) -> WeightsReport:
+    """Put weights of the model's own key names into it, and account for every key.
+
+    Args:
+        model: changed in place.
+        weights: by key; those that the model does not have are reported as unexpected.
+        path: where they came from, for messages.
+        layout: the key names that are needed, for messages.
+        resized: keys whose tensors are not as they were in the file.
+
+    Raises:
+        WeightsError: if a shape does not fit, or nothing fits at all.
+    """
     own = model.state_dict()
     wrong = [f"{key} {tuple(weights[key].shape)}" for key in weights if _misfits(key, weights, own)]
     if wrong:
@@ -76,9 +109,8 @@ def load_weights(model: VisionTransformer, path: str | Path) -> WeightsReport:
         )
     known = [key for key in weights if key in own]
     if not known:
-        raise WeightsError(f"{path} holds none of the model's weights; it needs timm's ViT key names.")
+        raise WeightsError(f"{path} holds none of the model's weights; it needs {layout}.")
     model.load_state_dict(weights, strict=False)
-    resized = {key for key in known if key in from_file and not _same(weights[key], from_file[key])}
     added = _attention_parameters(model)
     absent = [key for key in own if key not in weights]
     return WeightsReport(
@@ -98,7 +130,7 @@ def _same(first: Tensor, second: Tensor) -> bool:
     return first.shape == second.shape and torch.equal(first, second)
 
 
-def _attention_parameters(model: VisionTransformer) -> set[str]:
+def _attention_parameters(model: nn.Module) -> set[str]:
     """Keys of the weights that our attention modules have beyond timm's."""
     return {
         f"{path}.core.{key}"

@@ -1,0 +1,69 @@
+"""What a video encoder has beyond an image ViT: tubelets, space-time positions, attention over time."""
+
+import torch
+from torch import Tensor, nn
+
+from fibo_robot.attention import AttentionModule
+
+
+class TubeletEmbedding(nn.Module):
+    """A ViT's patch projection over `tubelet` frames: `(B, T, 3, H, W) -> (B, T / tubelet, H' W', D)`.
+
+    With `inflate`, the image weights are spread evenly over the frames, so a still clip embeds as its
+    picture does. Without, they are fresh, and differ from frame to frame.
+    """
+
+    def __init__(self, patch_embed: nn.Module, tubelet: int, inflate: bool) -> None:
+        super().__init__()
+        image = patch_embed.proj
+        self.proj = nn.Conv3d(
+            image.in_channels,
+            image.out_channels,
+            (tubelet, *image.kernel_size),
+            (tubelet, *image.stride),
+            bias=image.bias is not None,
+        )
+        self.norm = patch_embed.norm
+        if not inflate:
+            return
+        with torch.no_grad():
+            self.proj.weight.copy_(image.weight.unsqueeze(2).expand_as(self.proj.weight) / tubelet)
+            if image.bias is not None:
+                self.proj.bias.copy_(image.bias)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Project clips to patch tokens, one row of `H' W'` tokens per tubelet."""
+        return self.norm(self.proj(clips.transpose(1, 2)).flatten(3).permute(0, 2, 3, 1))
+
+
+class TemporalBranch(nn.Module):
+    """Attention over time at one place, behind a norm and before a projection that starts at zero."""
+
+    def __init__(self, norm: nn.Module, attention: AttentionModule, dim: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.attn = attention
+        self.proj = nn.Linear(dim, dim)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """What to add to patch tokens `(B, T, N, D)`."""
+        batch, _, num_patches, _ = patches.shape
+        places = patches.transpose(1, 2).flatten(0, 1)
+        mixed = self.proj(self.attn(self.norm(places)))
+        return mixed.unflatten(0, (batch, num_patches)).transpose(1, 2)
+
+
+def sinusoidal_positions(grid: tuple[int, int, int], dim: int) -> Tensor:
+    """Fixed position embeddings of space-time patches, `(1, T, H * W, dim)`.
+
+    Patches are numbered raster within a frame, then by time; channels 2i and 2i + 1 hold the sine and cosine
+    of `number / 10000 ** (2i / dim)` ("Attention is all you need", arXiv 1706.03762, section 3.5).
+    """
+    frames, height, width = grid
+    number = torch.arange(frames * height * width, dtype=torch.float64)
+    rate = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    angles = number[:, None] * rate
+    table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :dim]
+    return table.float().unflatten(0, (frames, height * width)).unsqueeze(0)
