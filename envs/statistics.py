@@ -215,6 +215,8 @@ def episodes_to_resolve(
         raise ValueError("equal success rates cannot be told apart by any number of episodes")
     if discordant is None:
         discordant = rate_a * (1 - rate_b) + rate_b * (1 - rate_a)
+    if math.isclose(discordant, difference, abs_tol=1e-9):
+        discordant = difference  # every differing seed on one side; rounding must not tell them apart
     if not difference <= discordant <= 1:
         raise ValueError(
             f"the share of differing seeds must lie between {difference:g} and 1, not {discordant:g}"

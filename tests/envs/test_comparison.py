@@ -1,6 +1,7 @@
 """Comparisons: paired on common seeds, honest about training seeds, refused where they would mislead."""
 
 import csv
+import itertools
 import json
 from dataclasses import replace
 
@@ -67,6 +68,23 @@ def test_p_values_of_several_pairs_are_adjusted_by_holm():
     # By hand: sorted p-values times 3, 2, 1, made monotone.
     assert raw == pytest.approx([2 / 2**8, 2 / 2**10, 0.5])
     assert [pair.p_holm for pair in pairs] == pytest.approx([2 * raw[0], 3 * raw[1], raw[2]])
+
+
+def test_adjusted_p_values_are_those_of_the_closed_bonferroni_test():
+    """A pair is rejected if every set of pairs that holds it is: the set's smallest p times its size."""
+    outcomes = ["s" * 30, "s" * 22 + "f" * 8, "s" * 15 + "f" * 15, "f" * 9 + "s" * 21]
+    pairs = compare({str(index): [evaluation(row)] for index, row in enumerate(outcomes)}).pairs
+    raw = [pair.p_value for pair in pairs]
+    for index, pair in enumerate(pairs):
+        sets = [
+            chosen
+            for size in range(1, len(raw) + 1)
+            for chosen in itertools.combinations(range(len(raw)), size)
+            if index in chosen
+        ]
+        adjusted = max(min(1.0, len(chosen) * min(raw[place] for place in chosen)) for chosen in sets)
+        assert pair.p_holm == pytest.approx(adjusted)
+    assert len(set(raw)) > 3
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
-"""Intervals against published values, against scipy, and by simulation of their coverage."""
+"""Intervals and tests against their definitions, other implementations, and simulation of their coverage."""
+
+import itertools
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from fibo_robot.envs.statistics import (
     Interval,
@@ -18,14 +20,18 @@ from fibo_robot.envs.statistics import (
 NOMINAL = (0.93, 0.97)
 
 
-# Newcombe 1998 (Statistics in Medicine 17:857-872), table I, method 3.
-@pytest.mark.parametrize(
-    ("successes", "episodes", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson_interval_equals_published_values(successes, episodes, low, high):
+@pytest.mark.parametrize(("successes", "episodes"), [(81, 263), (15, 148), (1, 29), (17, 20), (0, 20)])
+def test_wilson_interval_holds_the_rates_that_the_score_test_does_not_reject(successes, episodes):
+    def beyond(rate):
+        return abs(successes / episodes - rate) - stats.norm.ppf(0.975) * np.sqrt(
+            rate * (1 - rate) / episodes
+        )
+
     interval = wilson_interval(successes, episodes)
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=6e-5)
+    observed = successes / episodes
+    low = optimize.brentq(beyond, 1e-9, observed) if successes else 0.0
+    high = optimize.brentq(beyond, max(observed, 1e-9), 1 - 1e-9)
+    assert (interval.low, interval.high) == pytest.approx((low, high))
 
 
 def test_wilson_interval_equals_scipy_for_every_count_and_level():
@@ -44,23 +50,34 @@ def test_wilson_interval_without_episodes_says_nothing():
         wilson_interval(3, 2)
 
 
-# (36, 12, 2, 0) and the three after it: Newcombe 1998 (17:2635-2650), method 10. (14, 5, 0, 22): Altman et
-# al., Statistics with Confidence, 2000, table 6.2. (1, 1, 7, 12): Bentur et al. 2009 in Fagerland, Lydersen
-# & Laake 2014, whose table holds three decimals.
-@pytest.mark.parametrize(
-    ("table", "low", "high", "digits"),
-    [
-        ((36, 12, 2, 0), 0.0569, 0.3404, 4),
-        ((54, 0, 0, 0), -0.0664, 0.0664, 4),
-        ((53, 0, 1, 0), -0.0977, 0.0496, 4),
-        ((30, 0, 0, 15), -0.0493, 0.0493, 4),
-        ((14, 5, 0, 22), 0.011, 0.226, 3),
-        ((1, 1, 7, 12), -0.507, -0.026, 3),
-    ],
-)
-def test_newcombe_interval_equals_published_values(table, low, high, digits):
-    interval = newcombe_interval(PairedCounts(*table))
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.6 * 10**-digits)
+def test_newcombe_interval_equals_another_implementations():
+    """The tests of the R package contingencytables (Newcombe_square_and_add_CI_paired_2x2) expect these."""
+    interval = newcombe_interval(PairedCounts(59, 6, 16, 80))
+    assert (round(interval.low, 4), round(interval.high, 4)) == (-0.1186, -0.0046)
+
+
+def test_newcombe_interval_is_its_definition_for_every_small_table():
+    """Method 10 from its parts: scipy's Wilson limits, and numpy's correlation of the outcomes, shrunk."""
+    larger = [(36, 12, 2, 0), (53, 0, 1, 0), (30, 0, 0, 15), (14, 5, 0, 22), (1, 1, 7, 12)]
+    small = [table for table in itertools.product(range(5), repeat=4) if sum(table)]
+    for both, only_a, only_b, neither in [*small, *larger]:
+        n = both + only_a + only_b + neither
+        a = np.repeat([1.0, 1.0, 0.0, 0.0], [both, only_a, only_b, neither])
+        b = np.repeat([1.0, 0.0, 1.0, 0.0], [both, only_a, only_b, neither])
+        phi = 0.0
+        if a.std() > 0 and b.std() > 0:
+            covariance = np.cov(a, b, ddof=0)[0, 1]
+            # Newcombe's correction, where positive: n / 2 off the products of counts, n^2 times this.
+            covariance = max(covariance - 0.5 / n, 0.0) if covariance > 0 else covariance
+            phi = covariance / (a.std() * b.std())
+        limits = [stats.binomtest(int(x.sum()), n).proportion_ci(0.95, method="wilson") for x in (a, b)]
+        (down_a, up_a), (down_b, up_b) = (
+            (x.mean() - ends.low, ends.high - x.mean()) for x, ends in zip((a, b), limits)
+        )
+        low = a.mean() - b.mean() - np.sqrt(max(0, down_a**2 + up_b**2 - 2 * phi * down_a * up_b))
+        high = a.mean() - b.mean() + np.sqrt(max(0, up_a**2 + down_b**2 - 2 * phi * up_a * down_b))
+        interval = newcombe_interval(PairedCounts(both, only_a, only_b, neither))
+        assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-7)
 
 
 def test_newcombe_interval_mirrors_when_the_policies_swap():
@@ -69,11 +86,17 @@ def test_newcombe_interval_mirrors_when_the_policies_swap():
     assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low))
 
 
-def test_mcnemar_counts_only_the_seeds_that_differ():
-    # 1 of 8 discordant seeds: 2 (1 + 8) / 2^8, by hand.
-    assert mcnemar_exact(PairedCounts(1, 1, 7, 12)) == pytest.approx(18 / 256)
-    assert mcnemar_exact(PairedCounts(500, 1, 7, 0)) == pytest.approx(18 / 256)
-    assert mcnemar_exact(PairedCounts(4, 3, 3, 4)) == 1.0
+@pytest.mark.parametrize(("only_a", "only_b"), [(1, 7), (7, 1), (2, 4), (0, 9), (3, 3), (5, 6)])
+def test_mcnemar_is_the_share_of_all_coin_flips_that_differ_as_much(only_a, only_b):
+    """If both succeed equally often, each seed on which they differ falls to either with equal chance."""
+    flips = itertools.product((0, 1), repeat=only_a + only_b)
+    as_extreme = [abs(2 * sum(flip) - len(flip)) >= abs(only_a - only_b) for flip in flips]
+    for both, neither in ((1, 12), (500, 0)):
+        p = mcnemar_exact(PairedCounts(both, only_a, only_b, neither))
+        assert p == pytest.approx(np.mean(as_extreme))
+
+
+def test_mcnemar_without_differing_seeds_finds_no_difference():
     assert mcnemar_exact(PairedCounts(9, 0, 0, 9)) == 1.0
 
 
@@ -136,13 +159,19 @@ def test_average_of_perfect_runs_keeps_an_honest_lower_end():
         average_over_training_seeds([20], [20])
 
 
-def test_power_of_the_exact_test_equals_its_rejection_rate():
-    generator = np.random.default_rng(3)
-    n, difference, discordant = 120, 0.15, 0.3
+@pytest.mark.parametrize(("episodes", "difference", "discordant"), [(25, 0.3, 0.5), (40, 0.2, 0.25)])
+def test_power_of_the_exact_test_is_the_chance_of_all_tables_that_it_rejects(
+    episodes, difference, discordant
+):
     shares = [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant]
-    draws = generator.multinomial(n, shares, size=2000)
-    rejected = [mcnemar_exact(PairedCounts(int(same), int(a), int(b), 0)) <= 0.05 for a, b, same in draws]
-    assert mcnemar_power(n, difference, discordant) == pytest.approx(np.mean(rejected), abs=0.035)
+    power = 0.0
+    for only_a in range(episodes + 1):
+        for only_b in range(episodes + 1 - only_a):
+            same = episodes - only_a - only_b
+            if mcnemar_exact(PairedCounts(same, only_a, only_b, 0)) <= 0.05:
+                power += stats.multinomial.pmf([only_a, only_b, same], episodes, shares)
+    assert 0.2 < power < 0.9
+    assert mcnemar_power(episodes, difference, discordant) == pytest.approx(power)
 
 
 def test_episodes_to_resolve_reaches_the_power_and_not_long_before():
@@ -152,6 +181,9 @@ def test_episodes_to_resolve_reaches_the_power_and_not_long_before():
     assert mcnemar_power(int(0.9 * n), 0.1, discordant) < 0.8
     # Policies that fail on the same seeds need fewer.
     assert episodes_to_resolve(0.9, 0.8, discordant=0.12) < n / 2
+    # All differing seeds on one side: 24 / 30 and 16 / 30 differ by more than 8 / 30, in the last bit.
+    assert 24 / 30 - 16 / 30 > 8 / 30
+    assert episodes_to_resolve(24 / 30, 16 / 30, discordant=8 / 30) < 50
     with pytest.raises(ValueError, match="equal success rates"):
         episodes_to_resolve(0.5, 0.5)
     with pytest.raises(ValueError, match="share of differing seeds"):
