@@ -330,7 +330,7 @@ def test_unknown_names_and_options_are_refused(attention, named):
         AttentionConfig.parse(attention)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(ATTENTIONS))
 def test_config_file_names_every_option_with_its_default(name):
     file = importlib.resources.files("fibo_robot.conf") / "attention" / f"{name}.yaml"
     assert dict(OmegaConf.create(file.read_text())) == AttentionConfig.parse(name).to_dict()
