@@ -67,3 +67,10 @@ def sinusoidal_positions(grid: tuple[int, int, int], dim: int) -> Tensor:
     angles = number[:, None] * rate
     table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :dim]
     return table.float().unflatten(0, (frames, height * width)).unsqueeze(0)
+
+
+def place_block(block: nn.Module, layer: int, num_prefix_tokens: int, grid: tuple[int, int, int]) -> None:
+    """Tell the attention in a block its layer and how the tokens of space and time are laid out."""
+    for module in block.modules():
+        if isinstance(module, AttentionModule):
+            module.place(layer, num_prefix_tokens, grid)

@@ -26,11 +26,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fibo_robot.attention import AttentionConfig, AttentionModule, create_attention
+from fibo_robot.attention import AttentionConfig, create_attention
 from fibo_robot.encoders.image import EncoderError, EncoderOutput, create_encoder
-from fibo_robot.encoders.space_time import TemporalBranch, TubeletEmbedding, sinusoidal_positions
+from fibo_robot.encoders.space_time import TemporalBranch, TubeletEmbedding, place_block, sinusoidal_positions
 from fibo_robot.encoders.videomae import check_videomae_options, load_videomae, to_videomae_layout
-from fibo_robot.encoders.weights import WeightsReport
+from fibo_robot.encoders.weights import WeightsReport, holds_video_weights, load_video_weights
 
 VideoMode = Literal["joint", "divided", "frames"]
 VideoLayout = Literal["vit", "videomae"]
@@ -99,7 +99,7 @@ class VideoEncoder(nn.Module):
                 nn.init.trunc_normal_(self.temporal_embed, std=0.02)  # as timm starts its position embedding
         if mode == "joint":
             for layer, block in enumerate(vit.blocks):
-                _place(block, layer, self.num_prefix_tokens, self.grid)
+                place_block(block, layer, self.num_prefix_tokens, self.grid)
         if mode == "divided":
             assert temporal_attention is not None
             self.temporal = nn.ModuleList(
@@ -244,6 +244,7 @@ def create_video_encoder(
         pretrained: image weights to inflate, so that training starts from the image model: path of a
             safetensors file in timm's layout, or True for timm's own (downloaded from the Hugging Face Hub).
             In layout `videomae`, path of a safetensors file of transformers' VideoMAE; see `load_videomae`.
+            Or the path of a trained classifier's model.safetensors, to go on from; see `load_video_weights`.
         image_size: pixels, square or (height, width); the model's own when None.
         patch_size: pixels per patch side; the model's own when None.
         pool: `token` (class token) or `avg` (mean of the patch tokens); the model's own when None.
@@ -264,10 +265,15 @@ def create_video_encoder(
         raise EncoderError(f"mode must be one of {', '.join(get_args(VideoMode))}, not {mode!r}.")
     if min(frames, tubelet) < 1:
         raise EncoderError(f"frames and tubelet must be at least 1, not {frames} and {tubelet}.")
+    load = None
+    if not isinstance(pretrained, bool):
+        trained = holds_video_weights(pretrained)
+        load = load_video_weights if trained else load_videomae if is_videomae else None
+    image_weights = False if is_videomae or load is not None else pretrained
     image = create_encoder(
         name,
         attention=attention,
-        pretrained=False if is_videomae else pretrained,
+        pretrained=image_weights,
         image_size=image_size,
         patch_size=patch_size,
         pool="avg" if is_videomae else pool,
@@ -282,17 +288,9 @@ def create_video_encoder(
         temporal_attention=AttentionConfig.parse(temporal_attention) if mode == "divided" else None,
         frames=frames,
         tubelet=tubelet,
-        inflate=pretrained is not False and not is_videomae,
+        inflate=image_weights is not False,
         layout=layout,
     )
     encoder.gradient_checkpointing = gradient_checkpointing
-    encoder.weights_report = image.weights_report
-    if is_videomae and not isinstance(pretrained, bool):
-        encoder.weights_report = load_videomae(encoder, pretrained)
+    encoder.weights_report = image.weights_report if load is None else load(encoder, pretrained)
     return encoder
-
-
-def _place(block: nn.Module, layer: int, num_prefix_tokens: int, grid: tuple[int, int, int]) -> None:
-    for module in block.modules():
-        if isinstance(module, AttentionModule):
-            module.place(layer, num_prefix_tokens, grid)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from fibo_robot.attention import AttentionModule
 from fibo_robot.errors import FiboError
+
+_CLASSIFIERS_ENCODER = "encoder."  # where a VideoClassifier keeps its encoder
 
 
 class WeightsError(FiboError):
@@ -64,6 +67,39 @@ def load_weights(model: VisionTransformer, path: str | Path) -> WeightsReport:
     weights: dict[str, Tensor] = checkpoint_filter_fn(from_file, model)
     resized = {key for key in weights if key in from_file and not _same(weights[key], from_file[key])}
     return fit_weights(model, weights, path, "timm's ViT key names", resized)
+
+
+def holds_video_weights(path: str | Path) -> bool:
+    """Whether a safetensors file is a trained video classifier's model.safetensors.
+
+    Raises:
+        WeightsError: if the file is absent or unreadable.
+    """
+    return any(key.startswith(f"{_CLASSIFIERS_ENCODER}vit.") for key in read_weights(path))
+
+
+def load_video_weights(encoder: nn.Module, path: str | Path) -> WeightsReport:
+    """Load the encoder of a trained video classifier into a `VideoEncoder`, to train it on other classes.
+
+    Position embeddings of another number of frames are interpolated linearly over time; the classifier's head
+    is reported as unexpected.
+
+    Args:
+        encoder: changed in place.
+        path: model.safetensors of a run directory.
+
+    Raises:
+        WeightsError: if the file is absent or unreadable, a shape does not fit, or nothing fits at all.
+    """
+    weights = {key.removeprefix(_CLASSIFIERS_ENCODER): value for key, value in read_weights(path).items()}
+    own, over_time = encoder.state_dict(), "temporal_embed"  # (1, T, 1, D)
+    resized = []
+    if over_time in own and over_time in weights and len(weights[over_time][0]) != len(own[over_time][0]):
+        along_time = weights[over_time].squeeze(2).transpose(1, 2)
+        along_time = F.interpolate(along_time, len(own[over_time][0]), mode="linear")
+        weights[over_time] = along_time.transpose(1, 2).unsqueeze(2)
+        resized.append(over_time)
+    return fit_weights(encoder, weights, path, "a video classifier's key names", resized)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -125,6 +125,23 @@ def test_clip_of_another_shape_is_refused(shape):
         create_video_encoder("vit_micro", **SMALL)(torch.rand(shape))
 
 
+@pytest.mark.parametrize("mode", ["joint", "divided"])
+def test_the_encoder_of_a_trained_classifier_goes_on(tmp_path, mode):
+    first = trained(create_video_encoder("vit_micro", mode=mode, **SMALL))
+    state = {f"encoder.{key}": value for key, value in first.state_dict().items()}
+    save_file(state | {"head.weight": torch.zeros(7, 128)}, tmp_path / "model.safetensors")
+    options = {"mode": mode, "pretrained": tmp_path / "model.safetensors"}
+    second = create_video_encoder("vit_micro", **SMALL, **options).eval()
+    clip = torch.rand(1, 4, 3, 32, 32)
+    torch.testing.assert_close(second(clip).tokens, first(clip).tokens)
+    assert second.weights_report.unexpected == ("head.weight",) and second.weights_report.missing == ()
+    longer = create_video_encoder("vit_micro", **{**SMALL, "frames": 8}, **options)
+    assert longer.weights_report.resized == ("temporal_embed",)
+    # A frame of the longer clip lies a quarter of the way to the neighbour that it is nearer to.
+    found, known = longer.temporal_embed[:, 3], first.temporal_embed
+    torch.testing.assert_close(found, 0.75 * known[:, 1] + 0.25 * known[:, 2])
+
+
 @pytest.mark.data
 def test_real_image_weights_inflate(shared_data):
     path = shared_data / "weights/vit_small_patch14.safetensors"
