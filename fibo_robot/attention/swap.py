@@ -48,13 +48,17 @@ def swap_attention(model: nn.Module, name: str, **options: Any) -> SwapReport:
     """
     config = AttentionConfig.parse({"name": name, **options})
     trunks = find_trunks(model)
-    if trunks:
-        return swap_in_trunks(model, trunks, config)
     originals = {
         path: module
         for path, module in model.named_modules()
         if path and (type(module) is TimmAttention or isinstance(module, AttentionModule))
     }
+    if trunks and originals:
+        raise AttentionError(
+            f"{type(model).__name__} holds models of timm and of transformers: swap them one at a time."
+        )
+    if trunks:
+        return swap_in_trunks(model, trunks, config)
     if not originals:
         raise AttentionError(NO_TRUNK.format(type(model).__name__))
     undo = partial(_put_back, model, originals)

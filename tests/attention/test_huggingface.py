@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 import transformers
 
@@ -218,6 +219,15 @@ def test_trunk_inside_a_project_of_ones_own_is_found():
     project = torch.nn.ModuleDict({"eyes": vit(), "head": torch.nn.Linear(24, 2)})
     report = swap_attention(project, "fibottention")
     assert all(layer.path.startswith("eyes.") and "layer" in layer.path for layer in report.layers)
+
+
+def test_model_with_trunks_of_both_libraries_is_swapped_one_at_a_time():
+    timms = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=12, depth=1, num_heads=3)
+    both = torch.nn.ModuleDict({"timm": timms, "transformers": vit()})
+    with pytest.raises(AttentionError, match="one at a time"):
+        swap_attention(both, "fibottention")
+    assert len(swap_attention(both["timm"], "fibottention").layers) == 1
+    assert len(swap_attention(both["transformers"], "fibottention").layers) == 2
 
 
 def test_unfit_models_and_arguments_are_refused():
