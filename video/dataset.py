@@ -8,7 +8,7 @@ from typing import TypedDict
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from torchvision.transforms.v2 import functional as transforms
 
 from fibo_robot.training.sampler import derived_seed
@@ -178,7 +178,8 @@ def collate_clips(items: Sequence[tuple[Tensor, int] | BrokenClip]) -> ClipBatch
     if not read:
         raise VideoDecodeError(f"None of {len(items)} clips could be read; the first: {broken[0].reason}")
     return {
-        "clips": torch.stack([clip for clip, _ in read]),
+        # As torch.stack, but a worker writes the batch where the main process will read it.
+        "clips": default_collate([clip for clip, _ in read]),
         "labels": torch.tensor([label for _, label in read]),
         "broken": broken,
     }

@@ -1,20 +1,21 @@
 """Reading frames of a video file: the same frames, whichever library serves them.
 
-:class:`VideoReader` uses decord where decord is frame-exact, and PyAV for the rest (GIF, AVI, AV1,
-MPEG-4, open GOPs, 10-bit, pictures smaller than 64 pixels …). Frames are numbered in the order in
-which they are shown, rotation flags are applied, and each reader decodes on one thread, so that data
-workers do not compete for cores.
+:class:`VideoReader` uses decord where decord is frame-exact, and PyAV for what decord cannot open (GIF, AVI,
+AV1, MPEG-4, open GOPs, 10-bit, pictures smaller than 64 pixels …) and for frames that lie apart: there it
+skips the pictures that nobody asked for and no other picture needs, which decord cannot. Frames are numbered
+in the order in which they are shown, rotation flags are applied, and each reader decodes on one thread, so
+that data workers do not compete for cores.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from fibo_robot.video.errors import VideoDecodeError
 from fibo_robot.video.probe import VideoScan, open_container, require_stored, scan
@@ -24,6 +25,9 @@ __all__ = ["VideoDecodeError", "VideoReader", "decord_refusal"]
 _DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9"}
 _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuvj422p", "yuvj444p"}
 _DECORD_MIN_SIDE = 64  # below, decord's rows are padded and its copy fails
+# Where a picture that is marked as no reference is needed by no other one (H.264: nal_ref_idc 0, ITU-T H.264
+# section 7.4.1). In HEVC the mark means only pictures of the same temporal sub-layer.
+_SKIPPABLE_CODECS = {"h264"}
 
 
 def decord_refusal(content: VideoScan) -> str | None:
@@ -43,14 +47,6 @@ def decord_refusal(content: VideoScan) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class _FrameIndex:
-    """Every frame that decodes, in display order: its presentation time in ticks (or None)."""
-
-    pts: tuple[int | None, ...]
-    rotation: int
-
-
 class VideoReader:
     """Frames of one video file by number.
 
@@ -60,13 +56,13 @@ class VideoReader:
         verify: decode the whole file once, strictly, before the first read. Damage that a decoder
             would hide (smeared or grey areas) is then an error. It costs about as much as skimming the
             file; training turns it off and relies on `fibo data check`.
-        backend: `decord` or `av` forces a reader (tests and benchmarks); by default the fastest one that
-            is exact for this file.
+        backend: `decord` or `av` serves all reads (tests and benchmarks); by default the faster one that is
+            exact for this file and these frames.
 
     Attributes:
         fps: average frames per second of the shown frames.
         timestamps: `(len,)` float64, seconds at which each frame is shown, from 0.
-        backend: `decord` or `av`.
+        backend: `decord` where decord is exact for this file and serves its runs of frames, else `av`.
 
     Raises:
         VideoDecodeError: the file holds no readable video, or is damaged or cut off.
@@ -79,15 +75,14 @@ class VideoReader:
         self._scan = scan(self.path)
         self._stored = require_stored(self.path)
         self.backend = backend or ("av" if decord_refusal(self._scan) else "decord")
+        self._forced = backend is not None
         self._decord = None
-        self._rotation = 0
-        if self.backend == "decord":
+        if self.backend == "decord" and verify:
             self._open_decord()
         if self.backend == "av" or verify:
-            index = _index_frames(self.path, self._stored.modified_ns)
-            if self._decord is not None and len(self._decord) != len(index.pts):
+            self._pts = _index_frames(self.path, self._stored.modified_ns)
+            if self._decord is not None and len(self._decord) != len(self._pts):
                 self.backend, self._decord = "av", None
-            self._pts, self._rotation = index.pts, index.rotation
         else:
             self._pts = tuple(sorted(self._scan.packet_pts))
         self.timestamps = _timestamps(self._pts, self._scan)
@@ -129,61 +124,90 @@ class VideoReader:
                 f"{self.path}: frames are numbered 0..{len(self) - 1}, got {wanted.min()}..{wanted.max()}"
             )
         distinct, inverse = np.unique(wanted, return_inverse=True)
-        frames = self._read_decord(distinct) if self._decord is not None else None
+        frames = self._read_decord(distinct) if self._forced or _is_run(distinct) else None
         if frames is None:
             frames = self._read_av(distinct)
         return frames if np.array_equal(distinct, wanted) else frames[inverse]
 
     def _read_decord(self, indices: np.ndarray) -> np.ndarray | None:
+        """Frames by decord; None where it does not serve this file."""
+        if self.backend == "decord" and self._decord is None:
+            self._open_decord()
+        if self._decord is None:
+            return None
         import decord
 
         try:
             return self._decord.get_batch(indices.tolist()).asnumpy()
         except decord.DECORDError:
             # PyAV decides: it either reads the same frames or says where the damage is.
-            index = _index_frames(self.path, self._stored.modified_ns)
-            if len(index.pts) != len(self):
-                raise VideoDecodeError(
-                    f"{self.path}: {len(index.pts)} of {len(self)} frames decode; the file is damaged."
-                ) from None
-            self._pts, self._rotation = index.pts, index.rotation
+            self._index()
             self.backend, self._decord = "av", None
             return None
 
+    def _index(self) -> None:
+        """Decode the whole file, strictly, to know which frames there are."""
+        pts = _index_frames(self.path, self._stored.modified_ns)
+        if len(pts) != len(self):
+            raise VideoDecodeError(
+                f"{self.path}: {len(pts)} of {len(self)} frames decode; the file is damaged."
+            )
+        self._pts = pts
+
     def _read_av(self, indices: np.ndarray) -> np.ndarray:
+        try:
+            return self._pictures(indices, skip=self._scan.codec in _SKIPPABLE_CODECS)
+        except VideoDecodeError:
+            self._index()  # says where the damage is, if there is any
+            return self._pictures(indices, skip=False)
+
+    def _pictures(self, indices: np.ndarray, skip: bool) -> np.ndarray:
         height, width = self._scan.height, self._scan.width
+        reformatter = VideoReformatter()  # one for all frames: it keeps its tables
         out: np.ndarray | None = None
-        for row, frame in enumerate(self._frames_at(indices)):
-            picture = frame.to_ndarray(format="rgb24", width=width, height=height)
-            picture = np.rot90(picture, k=_quarter_turns(self._rotation))
+        for row, frame in enumerate(self._frames_at(indices, skip)):
+            picture = reformatter.reformat(frame, width, height, format="rgb24", threads=1).to_ndarray()
+            picture = np.rot90(picture, k=_quarter_turns(frame.rotation))
             if out is None:
                 out = np.empty((len(indices), *picture.shape), dtype=np.uint8)
             out[row] = picture
         return out
 
-    def _frames_at(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
-        """Decode the frames with these ascending numbers, skipping to a keyframe where that is exact."""
+    def _frames_at(self, indices: np.ndarray, skip: bool) -> Iterator[av.VideoFrame]:
+        """Decode the frames with these ascending numbers, skipping to a keyframe where that is exact.
+
+        Args:
+            indices: ascending.
+            skip: leave out pictures between them that no other picture needs.
+        """
         with open_container(self.path) as container:
             stream = _strict_stream(container, self._scan)
-            frames = _decode(self.path, container, stream)
-            # Some streams carry decoder settings in the first packet only, so it is decoded before any jump.
-            frame, number = next(frames), 0
             seekable = self._scan.seekable and None not in self._pts
             pts_to_number = {pts: i for i, pts in enumerate(self._pts)} if seekable else {}
+            wanted = {self._pts[i] for i in indices.tolist()} if seekable and skip else None
+            frames = _decode(self.path, container, stream, wanted)
+            # Some streams carry decoder settings in the first packet only, so it is decoded before any jump.
+            frame = next(frames, None)
+            number = pts_to_number.get(frame.pts, -1) if seekable and frame is not None else 0
             for target in indices.tolist():
                 if seekable:
                     start = bisect_right(self._scan.start_pts, self._pts[target]) - 1
                     if start >= 0 and pts_to_number.get(self._scan.start_pts[start], -1) > number + 1:
                         container.seek(self._scan.start_pts[start], stream=stream, backward=True)
-                        frames, number = _decode(self.path, container, stream), -1
+                        frames, number = _decode(self.path, container, stream, wanted), -1
                 while number < target:
                     frame = next(frames, None)
                     if frame is None:
                         break
                     number = pts_to_number.get(frame.pts, -1) if seekable else number + 1
-                if number != target:
+                if frame is None or number != target:
                     raise VideoDecodeError(f"{self.path}: frame {target} could not be decoded again.")
                 yield frame
+
+
+def _is_run(indices: np.ndarray) -> bool:
+    """Whether more than every second frame of a stretch is wanted: decoding them all is then no waste."""
+    return len(indices) > 1 and 2 * len(indices) > indices[-1] - indices[0] + 1
 
 
 def _strict_stream(container: av.container.InputContainer, content: VideoScan) -> av.video.stream.VideoStream:
@@ -195,15 +219,23 @@ def _strict_stream(container: av.container.InputContainer, content: VideoScan) -
 
 
 def _decode(
-    path: Path, container: av.container.InputContainer, stream: av.video.stream.VideoStream
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    wanted: set[int] | None = None,
 ) -> Iterator[av.VideoFrame]:
+    """Frames as shown; with `wanted` (times in ticks), of all others only those that pictures refer to."""
+    context = stream.codec_context
     try:
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise VideoDecodeError(
-                    f"{path}: the frame at {frame.time or 0:.2f} s is damaged; fetch the file again."
-                )
-            yield frame
+        for packet in container.demux(stream):
+            if wanted is not None:
+                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise VideoDecodeError(
+                        f"{path}: the frame at {frame.time or 0:.2f} s is damaged; fetch the file again."
+                    )
+                yield frame
     except av.FFmpegError as error:
         raise VideoDecodeError(
             f"{path}: decoding fails ({error.strerror}); the file is damaged, fetch it again."
@@ -211,22 +243,20 @@ def _decode(
 
 
 @lru_cache(maxsize=1024)
-def _index_frames(path: Path, modified_ns: int) -> _FrameIndex:
-    """Decode every frame once, strictly, keeping only its time. `modified_ns` keys the memory."""
+def _index_frames(path: Path, modified_ns: int) -> tuple[int | None, ...]:
+    """Decode all frames once, strictly: times in ticks (or None), as shown. `modified_ns` keys the memory."""
     content = scan(path)
     with open_container(path) as container:
         stream = _strict_stream(container, content)
         pts: list[int | None] = []
-        rotation = 0
         try:
             for frame in _decode(path, container, stream):
                 pts.append(frame.pts)
-                rotation = frame.rotation
         except VideoDecodeError as error:
             raise VideoDecodeError(f"{error} (after {len(pts)} good frames)") from error
     if not pts:
         raise VideoDecodeError(f"{path}: not one frame could be decoded; the file is damaged.")
-    return _FrameIndex(tuple(pts), rotation)
+    return tuple(pts)
 
 
 def _timestamps(pts: tuple[int | None, ...], content: VideoScan) -> np.ndarray:

@@ -100,6 +100,11 @@ def scan(path: Path | str) -> VideoScan:
     return _scan(path, stored.size, stored.modified_ns)
 
 
+def forget_scans() -> None:
+    """Forget what files hold, so that the next scan reads them anew (for fair measurements)."""
+    _scan.cache_clear()
+
+
 @lru_cache(maxsize=4096)
 def _scan(path: Path, size: int, modified_ns: int) -> VideoScan:
     try:
@@ -132,13 +137,14 @@ def _scan_open(path: Path, container: av.container.InputContainer) -> VideoScan:
     starts: list[int] = []
     discarded = unsafe = False
     last_end = 0.0
+    tick = {s.index: float(s.time_base or 0) for s in container.streams}  # fractions would take half the time
     keyframe: int | None = None
     for packet in container.demux():
         if packet.size == 0:
             continue
         if packet.pts is not None:
-            last_end = max(last_end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if packet.stream.index != stream.index:
+            last_end = max(last_end, (packet.pts + (packet.duration or 0)) * tick[packet.stream_index])
+        if packet.stream_index != stream.index:
             continue
         if packet.is_corrupt:
             raise VideoDecodeError(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fibo_robot.errors import FiboError
+from fibo_robot.video import decode
 from fibo_robot.video.decode import VideoDecodeError, VideoReader
 
 # Frame counts of a full decode with PyAV, nine of them checked with the ffmpeg command too; sizes (height,
@@ -126,6 +127,28 @@ def test_frames_come_by_number_in_any_order(tmp_path: Path, name: str) -> None:
         assert clips.frame_numbers(VideoReader(path, verify=False).read([number])) == [number]
 
 
+@pytest.mark.parametrize("bframes", ["0", "3"])
+def test_skipping_pictures_nobody_needs_changes_no_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bframes: str
+) -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 255, (64, 200, 3)).astype(np.uint8)
+    moving = np.stack([noise[:, 3 * t : 3 * t + 80] for t in range(40)])
+    path = clips.write_video(
+        tmp_path / "clip.mp4", moving, options={"g": "15", "bf": bframes, "sc_threshold": "0"}
+    )
+    decoded = []
+    plain = decode._decode
+    monkeypatch.setattr(decode, "_decode", lambda *a: (decoded.append(f) or f for f in plain(*a)))
+    wanted = [2, 7, 12, 22, 37]
+    frames = VideoReader(path, verify=False).read(wanted)
+    # From the keyframes 0, 15 and 30; without B-frames every picture on the way is a reference.
+    on_the_way = len(range(13)) + len(range(15, 23)) + len(range(30, 38))
+    assert len(decoded) == on_the_way if bframes == "0" else len(decoded) < on_the_way
+    every = VideoReader(path, backend="decord").read(range(40))
+    assert np.abs(frames.astype(int) - every[wanted]).max() <= 1
+
+
 @pytest.mark.parametrize("size", [(8, 8), (16, 24), (48, 48), (18, 320), (90, 54), (128, 66)])
 def test_small_and_narrow_pictures_decode(tmp_path: Path, size: tuple[int, int]) -> None:
     path = clips.write_video(tmp_path / "small.mp4", clips.numbered_frames(10, *size))
@@ -199,6 +222,8 @@ def test_damage_that_a_decoder_would_hide_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(VideoDecodeError, match="damaged"):
         VideoReader(path)
+    with pytest.raises(VideoDecodeError, match="damaged"):
+        VideoReader(path, verify=False).read([1, 30, 59])
 
 
 def test_index_outside_the_clip_is_refused(tmp_path: Path) -> None:

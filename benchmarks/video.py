@@ -1,0 +1,280 @@
+"""`fibo bench video`: the input pipeline against bare decoders, joint space-time models against dense ones.
+
+The pipeline is all that training does before the model: choose frames, decode, crop, resize, stack into a
+batch in worker processes. Its rivals only decode, from the same files, the same frames, in as many processes,
+and hand nothing over. Nothing is remembered about a file from one round to the next, as in an epoch over more
+clips than memory holds.
+
+Of the models, whole encoders are timed. What attention can be worth to them stands beside: at N tokens of
+width D it is N / (6D + N) of the multiply-adds, so even free attention speeds the model up by no more than
+(6D + N) / 6D.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import numpy as np
+import torch
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+
+from fibo_robot.benchmarks.attention import attention_share
+from fibo_robot.benchmarks.harness import BenchmarkError, interleave, speedup
+from fibo_robot.encoders import create_video_encoder
+from fibo_robot.video.clip_files import video_files
+from fibo_robot.video.clip_table import LabelledClip
+from fibo_robot.video.dataset import ClipDataset, collate_clips
+from fibo_robot.video.decode import decord_refusal
+from fibo_robot.video.errors import VideoDecodeError
+from fibo_robot.video.probe import forget_scans, scan
+from fibo_robot.video.sampling import ClipSampling, Cropping
+
+FRAMES = 16  # per clip
+IMAGE_SIZE = 224
+BATCH = 4
+PIPELINE, DECORD, PYAV = "fibo_pipeline", "decord", "pyav"
+MODELS = ("softmax", "fibottention", "castling")  # dense fused attention first: the baseline
+MODEL_FRAMES = (16, 32)  # 1,568 and 3,136 patch tokens
+_VIT, _WIDTH, _TUBELET, _PATCH = "vit_small_patch16_224", 384, 2, 16
+_OWN_CLIPS, _OWN_LENGTH, _OWN_SIZE = 12, 150, (256, 340)  # five seconds of the size that Kinetics is kept in
+
+
+@dataclass(frozen=True)
+class PipelineRow:
+    """One way to read clips.
+
+    Attributes:
+        case: `fibo_pipeline`, `decord` or `pyav`.
+        clips: how many were read per round.
+        frames: of each clip.
+        workers: processes.
+        clips_per_s: median over the rounds.
+        speedup_vs_decord: median of decord's time over own time within each round; `spread`: its quartiles.
+        rounds: how many were timed.
+    """
+
+    case: str
+    clips: int
+    frames: int
+    workers: int
+    clips_per_s: float
+    speedup_vs_decord: float
+    spread: tuple[float, float]
+    rounds: int
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One encoder, inference on one clip at a time.
+
+    Attributes:
+        case: its attention; `softmax` is dense and fused.
+        frames: of the clip.
+        tokens: patch tokens that attend to each other; a class token comes on top.
+        clips_per_s: median over the rounds.
+        speedup_vs_dense: median of dense time over own time within each round; `spread`: its quartiles.
+        attention_share: attention's share of the dense model's multiply-adds.
+        ceiling: the most that free attention would speed the model up.
+        rounds: how many were timed.
+    """
+
+    case: str
+    frames: int
+    tokens: int
+    clips_per_s: float
+    speedup_vs_dense: float
+    spread: tuple[float, float]
+    attention_share: float
+    ceiling: float
+    rounds: int
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def measure_pipeline(folder: Path | None = None, workers: int = 2, rounds: int = 5) -> list[PipelineRow]:
+    """Time the input pipeline against decord and PyAV, interleaved.
+
+    Args:
+        folder: videos below it are read, those that decord reads exactly; clips written for the purpose when
+            None.
+        workers: processes, for each of the three.
+        rounds: each reads every clip once by each of the three.
+
+    Raises:
+        BenchmarkError: there are no clips that decord reads exactly.
+    """
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="fibo-bench-")))
+            write_clips(folder)
+        clips = _readable(folder)
+        data = {
+            DECORD: _Decoder(_decord_frames, clips),
+            PYAV: _Decoder(_pyav_frames, clips),
+            PIPELINE: _Pipeline(list(clips)),
+        }
+        loaders = {name: _loader(dataset, workers) for name, dataset in data.items()}
+        seconds = interleave(
+            {name: partial(_drain, loader, len(clips)) for name, loader in loaders.items()}, rounds
+        )
+    rows = []
+    for name, times in seconds.items():
+        ratio, spread = speedup(seconds[DECORD], times)
+        rate = len(clips) / float(np.median(times))
+        rows.append(PipelineRow(name, len(clips), FRAMES, workers, rate, ratio, spread, rounds))
+    return rows
+
+
+def measure_models(
+    frames: Sequence[int] = MODEL_FRAMES,
+    image_size: int = IMAGE_SIZE,
+    rounds: int = 5,
+    device: str = "cpu",
+) -> list[ModelRow]:
+    """Time joint space-time ViT-S encoders, interleaved, in float32.
+
+    Args:
+        frames: of the clips, one group of rows for each.
+        image_size: pixels of the square frames.
+        rounds: each runs every encoder once.
+        device: `cpu` or `cuda`.
+    """
+    rows = []
+    for count in track(frames, "models", transient=True, disable=None):
+        tokens = count // _TUBELET * (image_size // _PATCH) ** 2
+        share = attention_share(tokens, _WIDTH)
+        clip = torch.rand(1, count, 3, image_size, image_size, device=device)
+        cases = {name: _inference(name, clip, device) for name in MODELS}
+        seconds = interleave(cases, rounds)
+        for name, times in seconds.items():
+            ratio, spread = speedup(seconds[MODELS[0]], times)
+            rate = 1 / float(np.median(times))
+            rows.append(ModelRow(name, count, tokens, rate, ratio, spread, share, 1 / (1 - share), rounds))
+    return rows
+
+
+def write_clips(
+    folder: Path, count: int = _OWN_CLIPS, length: int = _OWN_LENGTH, size: tuple[int, int] = _OWN_SIZE
+) -> None:
+    """Write H.264 clips of a drifting, noisy texture, `size` (height, width) pixels, 30 frames a second."""
+    height, width = size
+    for number in track(range(count), "writing clips", transient=True, disable=None):
+        generator = np.random.default_rng(number)
+        coarse = generator.integers(0, 256, (height // 16 + 2, (width + 2 * length) // 16 + 2, 3))
+        texture = np.kron(coarse, np.ones((16, 16, 1))).astype(np.int16)
+        with av.open(str(folder / f"{number:03d}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "23"})
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            for t in range(length):
+                noise = generator.integers(-6, 7, (height, width, 1))
+                picture = np.clip(texture[:height, 2 * t : 2 * t + width] + noise, 0, 255).astype(np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+
+
+def _readable(folder: Path) -> dict[Path, np.ndarray]:
+    """Clips that decord reads exactly, and the numbers of the frames that all shall read."""
+    sampling = ClipSampling(frames=FRAMES)
+    clips = {}
+    for path in video_files(folder):
+        try:
+            content = scan(path)
+        except VideoDecodeError:
+            continue
+        if decord_refusal(content) is not None:
+            continue
+        if len(set(np.diff(sorted(content.packet_pts)))) <= 1:
+            clips[path] = sampling.views(len(content.packet_pts))[0]
+    if not clips:
+        raise BenchmarkError(f"{folder} holds no videos of an even frame rate that decord reads exactly.")
+    return clips
+
+
+def _decord_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+    import decord
+
+    return decord.VideoReader(str(path), num_threads=1).get_batch(indices.tolist()).asnumpy()
+
+
+def _pyav_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+    wanted = set(indices.tolist())
+    pictures = {}
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for number, frame in enumerate(container.decode(stream)):
+            if number in wanted:
+                pictures[number] = frame.to_ndarray(format="rgb24")
+            if len(pictures) == len(wanted):
+                break
+    return np.stack([pictures[number] for number in indices.tolist()])
+
+
+class _Decoder(Dataset[int]):
+    """Decodes clips and says how many it has read: nothing else is handed over."""
+
+    def __init__(
+        self, decode: Callable[[Path, np.ndarray], np.ndarray], clips: dict[Path, np.ndarray]
+    ) -> None:
+        self.decode, self.clips = decode, list(clips.items())
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, item: tuple[int, int]) -> int:
+        path, indices = self.clips[item[0]]
+        return int(len(self.decode(path, indices)) == FRAMES)
+
+
+class _Pipeline(ClipDataset):
+    """The data set of training, with its middle frames and crop, and no memory of files."""
+
+    def __init__(self, clips: Sequence[Path]) -> None:
+        labelled = [LabelledClip(path, "") for path in clips]
+        super().__init__(labelled, [""], ClipSampling(frames=FRAMES), Cropping(), IMAGE_SIZE, training=False)
+
+    def __getitem__(self, item: tuple[int, int]) -> object:
+        forget_scans()
+        return super().__getitem__(item)
+
+
+def _loader(data: Dataset, workers: int) -> DataLoader:
+    pairs = [(index, 0) for index in range(len(data))]
+    return DataLoader(
+        data,
+        batch_sampler=[pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)],
+        collate_fn=collate_clips if isinstance(data, _Pipeline) else sum,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+
+
+def _drain(loader: Iterable, expected: int) -> None:
+    read = sum(batch if isinstance(batch, int) else len(batch["clips"]) for batch in loader)
+    if read != expected:
+        raise BenchmarkError(f"{read} of {expected} clips were read; check them with `fibo data check`.")
+
+
+def _inference(attention: str, clip: torch.Tensor, device: str) -> Callable[[], object]:
+    frames, size = clip.shape[1], clip.shape[-1]
+    encoder = create_video_encoder(
+        _VIT, mode="joint", attention=attention, frames=frames, tubelet=_TUBELET, image_size=size
+    )
+    encoder = encoder.to(device).eval()
+
+    def call() -> object:
+        with torch.inference_mode():
+            return encoder(clip)
+
+    return call

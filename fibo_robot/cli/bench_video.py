@@ -1,0 +1,73 @@
+"""`fibo bench video`: the input pipeline and whole video encoders."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def video(
+    clips: Annotated[
+        Path | None, typer.Option(help="Folder of videos; without it, some are written.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="pipeline or model; both when left out.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read clips.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Repetitions, interleaved.")] = 5,
+    device: Annotated[str, typer.Option(help="Of the models: cpu or cuda.")] = "cpu",
+    json: Annotated[Path | None, typer.Option(help="Write the rows to this JSON file.")] = None,
+) -> None:
+    """The input pipeline against bare decord and PyAV; joint space-time ViT-S against dense attention."""
+    from fibo_robot.benchmarks import video as benchmark
+    from fibo_robot.benchmarks.harness import BenchmarkError, write_results
+
+    if only not in (None, "pipeline", "model"):
+        raise BenchmarkError(f"--only must be pipeline or model, not {only!r}.")
+    rows: list = []
+    if only != "model":
+        pipeline = benchmark.measure_pipeline(clips, workers, rounds)
+        _print_pipeline(pipeline)
+        rows += pipeline
+    if only != "pipeline":
+        models = benchmark.measure_models(rounds=rounds, device=device)
+        _print_models(models)
+        rows += models
+    if json is not None:
+        write_results(json, [row.to_dict() for row in rows])
+
+
+def _print_pipeline(rows: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    first = rows[0]
+    table = Table(
+        *("case", "clips/s", "vs decord", "quartiles"),
+        title=f"{first.clips} clips, {first.frames} frames of each, {first.workers} processes; "
+        "decord and pyav only decode",
+    )
+    for row in rows:
+        ratio, (low, high) = row.speedup_vs_decord, row.spread
+        table.add_row(row.case, f"{row.clips_per_s:.1f}", f"{ratio:.2f}x", f"{low:.2f}-{high:.2f}")
+    Console().print(table)
+
+
+def _print_models(rows: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        *("frames", "tokens", "attention", "clips/s", "vs dense", "quartiles", "share", "ceiling"),
+        title="Joint space-time ViT-S, one clip at a time; ceiling: what free attention would give",
+    )
+    for row in rows:
+        table.add_row(
+            str(row.frames),
+            f"{row.tokens:,}",
+            row.case,
+            f"{row.clips_per_s:.2f}",
+            f"{row.speedup_vs_dense:.2f}x",
+            f"{row.spread[0]:.2f}-{row.spread[1]:.2f}",
+            f"{100 * row.attention_share:.0f} %",
+            f"{row.ceiling:.2f}x",
+        )
+    Console().print(table)
