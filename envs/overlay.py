@@ -23,7 +23,6 @@ from fibo_robot.interfaces import Policy
 
 STRENGTH = 0.6  # how much of the colour covers the picture where attention is strongest
 PIXELS_PER_PIXEL = 4  # a 76-pixel crop becomes large enough to look at
-_HEADS_IN_A_ROW = 6
 
 
 class OverlayError(FiboError):
@@ -82,9 +81,9 @@ class SeenImage:
         return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
 
     def heads(self, layer: int, enlarge: int = 2) -> np.ndarray:
-        """One layer's heads side by side, each an :meth:`overlay`, at most six in a row."""
+        """One layer's heads row by row in the most square grid, each an :meth:`overlay`."""
         pictures = [self.overlay(layer, head, enlarge) for head in range(len(self.weights[layer]))]
-        columns = min(_HEADS_IN_A_ROW, len(pictures))
+        columns = math.ceil(math.sqrt(len(pictures)))
         pictures += [np.zeros_like(pictures[0])] * (-len(pictures) % columns)
         rows = [np.hstack(pictures[begin : begin + columns]) for begin in range(0, len(pictures), columns)]
         return np.vstack(rows)

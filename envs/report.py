@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from fibo_robot.envs.report_attention import AttentionView
 
 
-def add_evaluation(report: Report, evaluation: Evaluation, folder: Path, title: str = "Rollouts") -> Section:
+def add_evaluation(
+    report: Report,
+    evaluation: Evaluation,
+    folder: Path,
+    title: str = "Rollouts",
+    troubles: Sequence[str] = (),
+) -> Section:
     """Add one evaluation.
 
     Args:
@@ -30,6 +36,7 @@ def add_evaluation(report: Report, evaluation: Evaluation, folder: Path, title: 
         evaluation: what happened.
         folder: where its videos lie.
         title: the section's heading.
+        troubles: sentences about what could not be made, such as a film.
     """
     low, high = evaluation.interval
     counted = len(evaluation.counted)
@@ -58,7 +65,7 @@ def add_evaluation(report: Report, evaluation: Evaluation, folder: Path, title: 
     )
     for note in evaluation.notes:
         section.note(note)
-    _troubles(section, evaluation)
+    _troubles(section, evaluation, troubles)
     clips = [
         VideoClip(
             folder / episode.video, f"Seed {episode.seed}, {episode.length} steps", episode.success_once
@@ -146,9 +153,7 @@ def write_evaluation_report(
     """
     name = evaluation.policy.get("checkpoint", "policy")
     report = Report(f"{evaluation.task['name']}: {name}", "What the policy did in simulation.")
-    section = add_evaluation(report, evaluation, folder)
-    if troubles:
-        section.note("\n\n".join(troubles), kind="warning")
+    add_evaluation(report, evaluation, folder, troubles=troubles)
     if attention is not None:
         from fibo_robot.envs.report_attention import add_attention
 
@@ -204,7 +209,7 @@ def _timelines(section: Section, evaluation: Evaluation, folder: Path) -> None:
         )
 
 
-def _troubles(section: Section, evaluation: Evaluation) -> None:
+def _troubles(section: Section, evaluation: Evaluation, others: Sequence[str]) -> None:
     """Name everything that went wrong, each where it happened."""
     lines: list[str] = []
     for episode in evaluation.episodes:
@@ -214,6 +219,7 @@ def _troubles(section: Section, evaluation: Evaluation) -> None:
         elif episode.worker_errors:
             lines.append(f"Seed {episode.seed} was run again: {episode.worker_errors[-1]}")
         lines += [text for text in (episode.video_error, episode.timeline_error) if text]
+    lines += others
     if lines:
         section.note("\n\n".join(lines), kind="warning")
 

@@ -85,7 +85,8 @@ def _add_masks(section: Section, key: tuple, encoders: Mapping[str, ImageEncoder
     section.figure(
         figure,
         f"Fibottention's masks by the rule {rule} ({', '.join(encoders)}). Above, which patch (column) each "
-        "patch (row) looks at, dark, one picture per set of diagonals; below, what the middle patch sees.",
+        "patch (row) looks at, dark, for each set of diagonals; below, what the middle patch sees. Each "
+        "layer hands the sets to its heads in an order of its own.",
     )
     section.table(
         [

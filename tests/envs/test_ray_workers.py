@@ -20,7 +20,9 @@ SEEDS = range(200, 208)
 def cluster(monkeypatch):
     """Two nodes with one CPU each, which find the toy task."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    nodes = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     nodes.second = nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()
     ray.init(address=nodes.address, log_to_driver=False)
