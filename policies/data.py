@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 
 from fibo_robot.envs.demonstrations import DatasetError, DemonstrationFile, dataset_hash
 from fibo_robot.policies.dataset import Batch, DemonstrationDataset
-from fibo_robot.training.sampler import StepSampler
+from fibo_robot.training.sampler import StepSampler, evaluation_batches
 
 
 class DemonstrationData(pl.LightningDataModule):
@@ -94,21 +94,16 @@ class DemonstrationData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.train is not None and self.trainer is not None
-        sampler = StepSampler(
-            len(self.train),
-            self.batch_size,
-            self.steps_per_epoch,
-            self.seed,
-            self.trainer.global_rank,
-            self.trainer.world_size,
+        sampler = StepSampler.for_trainer(
+            self.trainer, len(self.train), self.batch_size, self.steps_per_epoch, self.seed
         )
         return DataLoader(self.train, batch_sampler=sampler, collate_fn=_as_is)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         if self.valid is None:
             return []
-        pairs = [(index, 0) for index in SequentialSampler(self.valid)]
-        batches = [pairs[i : i + self.batch_size] for i in range(0, len(pairs), self.batch_size)]
+        assert self.trainer is not None
+        batches = evaluation_batches(self.trainer, len(self.valid), self.batch_size)
         return DataLoader(self.valid, batch_sampler=batches, collate_fn=_as_is)
 
 

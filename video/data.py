@@ -12,7 +12,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from fibo_robot.errors import FiboError
-from fibo_robot.training.sampler import StepSampler
+from fibo_robot.training.sampler import StepSampler, evaluation_batches
 from fibo_robot.video.dataset import ClipBatch, ClipDataset, collate_clips
 from fibo_robot.video.sampling import ClipSampling, Cropping
 from fibo_robot.video.sources import ClipTable, LabelledClip, read_clips
@@ -127,13 +127,8 @@ class VideoData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[ClipBatch]:
         assert self.train is not None and self.trainer is not None
-        sampler = StepSampler(
-            len(self.train),
-            self.batch_size,
-            self.steps_per_epoch,
-            self.seed,
-            self.trainer.global_rank,
-            self.trainer.world_size,
+        sampler = StepSampler.for_trainer(
+            self.trainer, len(self.train), self.batch_size, self.steps_per_epoch, self.seed
         )
         return self._loader(self.train, sampler)
 
@@ -141,10 +136,7 @@ class VideoData(pl.LightningDataModule):
         if self.valid is None:
             return []
         assert self.trainer is not None
-        pairs = [(i, 0) for i in range(self.trainer.global_rank, len(self.valid), self.trainer.world_size)]
-        return self._loader(
-            self.valid, [pairs[i : i + self.batch_size] for i in range(0, len(pairs), self.batch_size)]
-        )
+        return self._loader(self.valid, evaluation_batches(self.trainer, len(self.valid), self.batch_size))
 
     def _loader(self, data: ClipDataset, batches: Any) -> DataLoader[ClipBatch]:
         return DataLoader(

@@ -5,12 +5,16 @@ run meets, with any number of loader workers, because no state but the step numb
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
 from fibo_robot.errors import FiboError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 def derived_seed(*parts: int) -> int:
@@ -22,6 +26,12 @@ def derived_seed(*parts: int) -> int:
 
 class SamplerError(FiboError, ValueError):
     """A batch size, a number of steps or a dataset that is empty."""
+
+
+def evaluation_batches(trainer: "Trainer", num_samples: int, batch_size: int) -> list[list[tuple[int, int]]]:
+    """This process's batches of `(index, 0)`; a trainer's processes see every sample once together."""
+    pairs = [(index, 0) for index in range(trainer.global_rank, num_samples, trainer.world_size)]
+    return [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -58,6 +68,13 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         self.epoch = 0
         # Lightning looks for `set_epoch` on `batch_sampler.sampler`.
         self.sampler = self
+
+    @classmethod
+    def for_trainer(
+        cls, trainer: "Trainer", num_samples: int, batch_size: int, steps_per_epoch: int, seed: int
+    ) -> "StepSampler":
+        """The sampler of this process among all that a Lightning trainer runs."""
+        return cls(num_samples, batch_size, steps_per_epoch, seed, trainer.global_rank, trainer.world_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose steps the next iteration yields."""

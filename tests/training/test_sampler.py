@@ -1,6 +1,7 @@
 import itertools
+from types import SimpleNamespace
 
-from fibo_robot.training.sampler import StepSampler, derived_seed
+from fibo_robot.training.sampler import StepSampler, derived_seed, evaluation_batches
 
 
 def batches(epochs: int, **options) -> list[list[tuple[int, int]]]:
@@ -51,3 +52,15 @@ def test_a_batch_larger_than_the_dataset_is_filled_by_further_passes():
 def test_derived_seeds_tell_apart_order_and_length():
     seeds = [derived_seed(1, 2), derived_seed(2, 1), derived_seed(1), derived_seed(1, 2, 0)]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_sampler_of_a_trainer_knows_its_rank():
+    trainer = SimpleNamespace(global_rank=1, world_size=2)
+    given = StepSampler.for_trainer(trainer, num_samples=11, batch_size=3, steps_per_epoch=4, seed=3)
+    assert list(given) == list(StepSampler(11, 3, 4, 3, rank=1, world_size=2))
+
+
+def test_processes_evaluate_every_sample_once_together():
+    shares = [evaluation_batches(SimpleNamespace(global_rank=r, world_size=3), 10, 2) for r in range(3)]
+    assert shares[1] == [[(1, 0), (4, 0)], [(7, 0)]]
+    assert sorted(index for share in shares for batch in share for index, _ in batch) == list(range(10))
