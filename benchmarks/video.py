@@ -6,8 +6,8 @@ and hand nothing over. Nothing is remembered about a file from one round to the 
 clips than memory holds.
 
 Of the models, whole encoders are timed. What attention can be worth to them stands beside: at N tokens of
-width D it is N / (6D + N) of the multiply-adds, so even free attention speeds the model up by no more than
-(6D + N) / 6D.
+width D it is N / (6D + N) of the multiply-adds, so free attention would leave a model (6D + N) / 6D times as
+fast if all multiply-adds took the same time. Attention's take longer than others on some machines.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -83,7 +83,7 @@ class ModelRow:
         clips_per_s: median over the rounds.
         speedup_vs_dense: median of dense time over own time within each round; `spread`: its quartiles.
         attention_share: attention's share of the dense model's multiply-adds.
-        ceiling: the most that free attention would speed the model up.
+        ceiling: what free attention would speed the model up, by multiply-adds.
         rounds: how many were timed.
     """
 

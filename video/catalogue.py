@@ -27,6 +27,7 @@ class PublicDataset:
         terms: licence, or what has to be agreed to.
         obtain: what to fetch, in a sentence.
         tree: the folder that is expected, one entry per line.
+        experiment: the recipe to train with; `video_skills`, our smallest, where there is none for it.
         overrides: of `fibo train`, beside the experiment.
     """
 
@@ -39,16 +40,18 @@ class PublicDataset:
     terms: str
     obtain: str
     tree: str
+    experiment: str
     overrides: tuple[str, ...]
 
     @property
     def train_command(self) -> str:
-        """A line that trains on it; its experiment is the smallest video recipe, to be replaced."""
-        return " ".join(["fibo train experiment=video_skills", *self.overrides])
+        """A line that trains on it."""
+        return " ".join([f"fibo train experiment={self.experiment}", *self.overrides])
 
 
 _NTU_PAGE = "https://rose1.ntu.edu.sg/dataset/actionRecognition/"
 _NTU_TERMS = "by request to the ROSE Lab, whose licence has to be agreed to"
+_SMALLEST = "video_skills"
 _DECODE = ("data.cache_side=null", "data.num_workers=2")
 
 DATASETS = (
@@ -65,7 +68,8 @@ DATASETS = (
         "  annotations/train.csv, val.csv   label,youtube_id,time_start,time_end,split\n"
         "  train/-abc_DEF123_000010_000020.mp4   in class folders or not\n"
         "  val/…",
-        ("data.root=kinetics400", "data.valid_split=val", "data.max_bad_fraction=0.1", *_DECODE),
+        "timesformer_kinetics400",
+        ("data.root=kinetics400", "data.max_bad_fraction=0.1"),
     ),
     PublicDataset(
         "ssv2",
@@ -79,7 +83,8 @@ DATASETS = (
         "ssv2/\n"
         "  labels/labels.json, train.json, validation.json\n"
         "  20bn-something-something-v2/78687.webm   or folders 78687/00001.jpg",
-        ("data.root=ssv2", "data.valid_split=validation", *_DECODE),
+        "videomae_ssv2",
+        ("data.root=ssv2",),
     ),
     PublicDataset(
         "ucf101",
@@ -93,6 +98,7 @@ DATASETS = (
         "ucf101/\n"
         "  ucfTrainTestlist/trainlist01.txt, testlist01.txt, …\n"
         "  UCF-101/Archery/v_Archery_g01_c01.avi",
+        _SMALLEST,
         ("data.root=ucf101", "data.protocol=split_1", *_DECODE),
     ),
     PublicDataset(
@@ -105,6 +111,7 @@ DATASETS = (
         "CC BY 4.0",
         "Fetch hmdb51_org.rar, unpack it and the archive of each class in it, and the three splits.",
         "hmdb51/\n  testTrainMulti_7030_splits/brush_hair_test_split1.txt, …\n  hmdb51_org/brush_hair/….avi",
+        _SMALLEST,
         ("data.root=hmdb51", "data.protocol=split_1", *_DECODE),
     ),
     PublicDataset(
@@ -117,7 +124,8 @@ DATASETS = (
         "for research, by request",
         "Ask for the trimmed version and fetch its RGB videos.",
         "smarthome/\n  mp4/Cook.Cleandishes_p02_r00_v02_c03.mp4",
-        ("data.root=smarthome", "data.protocol=cross_subject", *_DECODE),
+        "timesformer_smarthome",
+        ("data.root=smarthome",),
     ),
     PublicDataset(
         "ntu60",
@@ -129,7 +137,8 @@ DATASETS = (
         _NTU_TERMS,
         "Fetch the RGB videos of setups 1 to 17; depth, infrared and skeletons are not used.",
         "ntu60/\n  rgb/S001C001P001R001A001_rgb.avi",
-        ("data.root=ntu60", "data.protocol=cross_subject", *_DECODE),
+        "timesformer_ntu60",
+        ("data.root=ntu60",),
     ),
     PublicDataset(
         "ntu120",
@@ -141,7 +150,8 @@ DATASETS = (
         _NTU_TERMS,
         "Fetch the RGB videos of setups 1 to 32, those of NTU RGB+D among them.",
         "ntu120/\n  rgb/S018C001P008R001A061_rgb.avi",
-        ("data.root=ntu120", "data.protocol=cross_setup", *_DECODE),
+        "timesformer_ntu60",
+        ("data.root=ntu120", "data.protocol=cross_setup"),
     ),
     PublicDataset(
         "nw_ucla",
@@ -153,7 +163,8 @@ DATASETS = (
         NOT_VERIFIED,
         "Fetch the RGB videos, multiview_action_videos.tgz.",
         "nw_ucla/\n  multiview_action_videos/a01/v01_s01_e00.avi   or view_1/a01_s01_e00.mp4",
-        ("data.root=nw_ucla", "data.protocol=cross_view3", *_DECODE),
+        "timesformer_nucla",
+        ("data.root=nw_ucla",),
     ),
     PublicDataset(
         "tennis",
@@ -165,6 +176,7 @@ DATASETS = (
         "no licence stated",
         "Fetch the clips and write clips.csv: neighbouring clips share a broadcast, so split by session.",
         "tennis/\n  clips.csv   path,label,session,fold\n  serve/serve1.mp4",
+        _SMALLEST,
         (
             *("data.root=tennis", "data.split_column=fold", "data.train_split=null", "data.valid_split=0"),
             *_DECODE,
