@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from fibo_robot.cli.bench_probe import probe
 from fibo_robot.cli.bench_video import video
 
 bench = typer.Typer(help="Measure speed: ratios within one process, with their spread.", no_args_is_help=True)
 bench.command("video")(video)
+bench.command("probe")(probe)
 
 
 def register(app: typer.Typer) -> None:
