@@ -3,7 +3,8 @@
 The map shows how much each patch is attended to by all others in one layer, averaged over heads: the column
 sums of its attention matrix. They are read off the attention itself: a core is linear in its values, so the
 gradient of the sum of its outputs with respect to them is the column sums, and no matrix is ever made. Of
-linear-angular attention, which is normalised after its linear part, the linear part is asked.
+linear-angular attention, which is normalised after its linear part, the linear part is asked. Of the few
+that are not linear in their values (TOST, AFNO), the map is the gradient at the values that they had.
 """
 
 import sys

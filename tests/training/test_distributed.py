@@ -19,7 +19,7 @@ TINY = [
     "experiment=video_skills",
     "attention=castling",
     # Every softmax weight passes the branch's mask: none lies so near the edge that rounding moves it across.
-    "+attention.threshold=0.01",
+    "attention.threshold=0.01",
     "encoder.image_size=32",
     "encoder.frames=4",
     "data.cache_side=32",
