@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from fibo_robot.interfaces import ShapeMeta
 from fibo_robot.policies.bc import BehaviourCloning
@@ -32,15 +33,21 @@ class BehaviourCloningModule(ModelModule):
     ) -> None:
         super().__init__(policy(shape_meta=shape_meta), optimizer, seed)
         self.model.normalizer.fit(statistics)
+        self.valid_loss = MeanMetric()
 
     def checkpoint_meta(self) -> dict[str, Any]:
         return {"kind": "policy", "shape_meta": self.model.shape_meta.to_dict()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.model.loss(batch["obs"], batch["actions"], batch["valid"])
-        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(batch["actions"]))
+        # Every step and process counts alike, as in the gradient.
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self.model.loss(batch["obs"], batch["actions"], batch["valid"])
-        self.log("valid/loss", loss, batch_size=len(batch["actions"]), sync_dist=True)
+        self.valid_loss.update(loss, weight=len(batch["actions"]))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("valid/loss", self.valid_loss.compute())
+        self.valid_loss.reset()

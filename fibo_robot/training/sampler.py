@@ -29,7 +29,16 @@ class SamplerError(FiboError, ValueError):
 
 
 def evaluation_batches(trainer: "Trainer", num_samples: int, batch_size: int) -> list[list[tuple[int, int]]]:
-    """This process's batches of `(index, 0)`; a trainer's processes see every sample once together."""
+    """This process's batches of `(index, 0)`; a trainer's processes see every sample once together.
+
+    Raises:
+        SamplerError: there are fewer samples than processes.
+    """
+    if num_samples < trainer.world_size:  # a process without a batch would leave the others waiting
+        raise SamplerError(
+            f"{num_samples} samples to validate on are too few for {trainer.world_size} processes: "
+            "validate on more of them, or train with fewer processes."
+        )
     pairs = [(index, 0) for index in range(trainer.global_rank, num_samples, trainer.world_size)]
     return [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
 

@@ -1,7 +1,9 @@
 import itertools
 from types import SimpleNamespace
 
-from fibo_robot.training.sampler import StepSampler, derived_seed, evaluation_batches
+import pytest
+
+from fibo_robot.training.sampler import SamplerError, StepSampler, derived_seed, evaluation_batches
 
 
 def batches(epochs: int, **options) -> list[list[tuple[int, int]]]:
@@ -64,3 +66,8 @@ def test_processes_evaluate_every_sample_once_together():
     shares = [evaluation_batches(SimpleNamespace(global_rank=r, world_size=3), 10, 2) for r in range(3)]
     assert shares[1] == [[(1, 0), (4, 0)], [(7, 0)]]
     assert sorted(index for share in shares for batch in share for index, _ in batch) == list(range(10))
+
+
+def test_fewer_samples_than_processes_are_refused():
+    with pytest.raises(SamplerError, match="too few for 3 processes"):
+        evaluation_batches(SimpleNamespace(global_rank=0, world_size=3), 2, 2)
