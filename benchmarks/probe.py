@@ -9,7 +9,7 @@ each clip in random order: a probe that beats it has used their order. Nothing h
 import hashlib
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,8 +159,10 @@ def cross_validate(
     attentions: Sequence[str],
     seeds: Sequence[int],
     recipe: ProbeRecipe,
-) -> list[ProbeRow]:
+) -> Iterator[ProbeRow]:
     """Train and test a probe per attention, fold and seed, with frames in order and in random order.
+
+    Rows come as they are made.
 
     Args:
         features: `(clips, T, D)`, in the table's order.
@@ -187,7 +189,6 @@ def cross_validate(
         for shuffled in (False, True)
         for name in configs
     ]
-    rows = []
     for name, shuffled, fold, seed in track(jobs, "probes", disable=None, transient=True):
         tested = torch.tensor([clip.split == fold for clip in table.clips])
         inputs = _whitened(features, ~tested, recipe.components)
@@ -197,8 +198,7 @@ def cross_validate(
         probe = train_probe(inputs[~tested], targets[~tested], configs[name], len(table.labels), seed, recipe)
         with torch.no_grad():
             hits = probe(inputs[tested]).argmax(1) == targets[tested]
-        rows.append(ProbeRow(name, shuffled, fold, seed, int(hits.sum()), len(hits)))
-    return rows
+        yield ProbeRow(name, shuffled, fold, seed, int(hits.sum()), len(hits))
 
 
 def train_probe(

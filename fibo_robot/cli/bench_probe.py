@@ -38,11 +38,12 @@ def probe(
     model = create_encoder(encoder, pretrained=weights, image_size=image_size)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     tokens = benchmark.frame_features(table, model, frames, features, digest)
-    rows = benchmark.cross_validate(
-        tokens, table, attentions.split(","), range(seeds), benchmark.ProbeRecipe()
-    )
-    if json is not None:
-        write_results(json, [asdict(row) for row in rows])
+    rows: list[benchmark.ProbeRow] = []
+    names, recipe = attentions.split(","), benchmark.ProbeRecipe()
+    for row in benchmark.cross_validate(tokens, table, names, range(seeds), recipe):
+        rows.append(row)
+        if json is not None:  # an interrupted comparison keeps what it has
+            write_results(json, [asdict(row) for row in rows])
     shown = Table("attention", "frames", "accuracy", "sd over folds", title=f"{len(table.clips)} clips")
     for summary in benchmark.summarise(rows):
         order = "shuffled" if summary.shuffled else "in order"

@@ -26,7 +26,7 @@ def ramps(table):
 
 def test_order_is_learned_and_the_control_cannot():
     table = table_of(64)
-    rows = cross_validate(ramps(table), table, ["softmax", "castling"], [0], RECIPE)
+    rows = list(cross_validate(ramps(table), table, ["softmax", "castling"], [0], RECIPE))
     assert {(row.fold, row.clips) for row in rows} == {("0", 32), ("1", 32)}
     for summary in summarise(rows):
         assert summary.mean < 0.75 if summary.shuffled else summary.mean > 0.95
@@ -35,14 +35,14 @@ def test_order_is_learned_and_the_control_cannot():
 def test_same_seed_same_result():
     table = table_of(32)
     features = ramps(table)
-    first, second = (cross_validate(features, table, ["fibottention"], [3], RECIPE) for _ in range(2))
+    first, second = (list(cross_validate(features, table, ["fibottention"], [3], RECIPE)) for _ in range(2))
     assert first == second
 
 
 def test_one_fold_is_refused():
     table = table_of(8, folds=1)
     with pytest.raises(BenchmarkError, match="two folds"):
-        cross_validate(ramps(table), table, ["softmax"], [0], RECIPE)
+        next(cross_validate(ramps(table), table, ["softmax"], [0], RECIPE))
 
 
 def test_features_are_kept_and_not_mixed_up(tmp_path, monkeypatch):
