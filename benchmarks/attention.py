@@ -127,6 +127,9 @@ def plot(rows: Sequence[AttentionRow]) -> "Figure":
             points = [(r.tokens, r.milliseconds) for r in rows if r.op == op and r.direction == direction]
             if points:
                 ax.loglog(*zip(*points, strict=True), marker="o", label=op)
+        lengths = sorted({row.tokens for row in rows})
+        ax.set_xticks(lengths, [str(length) for length in lengths], rotation=45)
+        ax.minorticks_off()
         ax.set_title(direction.replace("_", " + "))
         ax.set_xlabel("tokens")
         ax.set_ylabel("milliseconds")

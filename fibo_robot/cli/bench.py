@@ -123,36 +123,29 @@ def _print_attention(rows: list) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title="Attention alone, 12 heads of 64; ceiling: what free attention would give a whole ViT-B"
-    )
-    for heading in (
-        "tokens",
-        "direction",
-        "op",
-        "ms",
-        "vs sdpa",
-        "quartiles",
-        "MiB",
-        "keys/query",
-        "share",
-        "ceiling",
-    ):
+    table = Table(title="Attention alone, 12 heads of 64", box=None, padding=(0, 1, 0, 0))
+    for heading in ("tokens", "direction", "op", "ms", "vs sdpa", "quartiles", "MiB", "keys", "ceiling"):
         table.add_column(heading, justify="left" if heading in ("direction", "op") else "right")
     for row in rows:
         table.add_row(
             str(row.tokens),
-            row.direction,
+            {"forward": "fwd", "forward_backward": "fwd+bwd"}[row.direction],
             row.op,
             f"{row.milliseconds:.2f}",
-            f"{row.speedup_vs_sdpa:.2f}x",
-            f"{row.spread[0]:.2f}-{row.spread[1]:.2f}",
-            "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.1f}",
-            "-" if row.keys_per_query is None else f"{row.keys_per_query:.1f}",
-            f"{100 * row.attention_share:.0f} %",
+            f"{row.speedup_vs_sdpa:.1f}x",
+            f"{row.spread[0]:.1f}-{row.spread[1]:.1f}",
+            "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}",
+            "-" if row.keys_per_query is None else f"{row.keys_per_query:.0f}",
             f"{row.end_to_end_ceiling:.2f}x",
         )
     Console().print(table)
+    typer.echo("keys: pairs computed per query. ceiling: what free attention would give a whole ViT-B, where")
+    typer.echo("attention's share of the multiply-adds is " + _shares(rows) + ".")
+
+
+def _shares(rows: list) -> str:
+    shares = {row.tokens: row.attention_share for row in rows}
+    return ", ".join(f"{100 * share:.0f} % at {tokens}" for tokens, share in shares.items())
 
 
 def _print_castling(rows: list) -> None:
@@ -185,18 +178,10 @@ def _print_rollout(rows: list) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "case",
-        "workers",
-        "env-steps/s",
-        "vs robomimic",
-        "quartiles",
-        "physics",
-        "rendering",
-        "policy",
-        "transport",
-        title="Rollouts; the four on the right in ms per control step, added up over workers",
-    )
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    headings = ("case", "workers", "steps/s", "speed-up", "quartiles")
+    for heading in (*headings, "physics", "render", "policy", "transp."):
+        table.add_column(heading, justify="left" if heading == "case" else "right")
     for row in rows:
         split = (row.physics, row.rendering, row.policy, row.transport)
         table.add_row(
@@ -208,3 +193,6 @@ def _print_rollout(rows: list) -> None:
             *("-" if part is None else f"{part:.1f}" for part in split),
         )
     Console().print(table)
+    typer.echo(
+        "Speed-up: over robomimic's loop. The four on the right: ms per control step, over all workers."
+    )
