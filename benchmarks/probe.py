@@ -182,6 +182,8 @@ def cross_validate(
             f"{table.description} has fewer than two folds: name the column that tells them."
         )
     targets = torch.tensor([table.labels.index(clip.label) for clip in table.clips])
+    tested = {fold: torch.tensor([clip.split == fold for clip in table.clips]) for fold in folds}
+    whitened = {fold: _whitened(features, ~tested[fold], recipe.components) for fold in folds}
     jobs = [
         (name, shuffled, fold, seed)
         for fold in folds
@@ -190,14 +192,13 @@ def cross_validate(
         for name in configs
     ]
     for name, shuffled, fold, seed in track(jobs, "probes", disable=None, transient=True):
-        tested = torch.tensor([clip.split == fold for clip in table.clips])
-        inputs = _whitened(features, ~tested, recipe.components)
+        inputs, test = whitened[fold], tested[fold]
         if shuffled:
             order = torch.Generator().manual_seed(derived_seed(seed, 1))
             inputs = torch.stack([clip[torch.randperm(len(clip), generator=order)] for clip in inputs])
-        probe = train_probe(inputs[~tested], targets[~tested], configs[name], len(table.labels), seed, recipe)
+        probe = train_probe(inputs[~test], targets[~test], configs[name], len(table.labels), seed, recipe)
         with torch.no_grad():
-            hits = probe(inputs[tested]).argmax(1) == targets[tested]
+            hits = probe(inputs[test]).argmax(1) == targets[test]
         yield ProbeRow(name, shuffled, fold, seed, int(hits.sum()), len(hits))
 
 
@@ -211,6 +212,7 @@ def train_probe(
     per_epoch = math.ceil(len(inputs) / recipe.batch_size)
     steps = recipe.epochs * per_epoch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps)
+    wanted = F.one_hot(targets, classes).to(inputs.dtype)
     mixup = torch.distributions.Beta(recipe.mixup_alpha, recipe.mixup_alpha)
     for step in range(steps):
         if step % per_epoch == 0:
@@ -219,7 +221,6 @@ def train_probe(
             core.set_branch_scale(branch_scale_at(step / steps, recipe.castling_end))
         batch = batches[step % per_epoch]
         partners, share = batch[torch.randperm(len(batch))], float(mixup.sample())
-        wanted = F.one_hot(targets, classes).to(inputs.dtype)
         loss = F.cross_entropy(
             probe(torch.lerp(inputs[partners], inputs[batch], share)),
             torch.lerp(wanted[partners], wanted[batch], share),

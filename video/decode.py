@@ -19,6 +19,7 @@ from av.video.reformatter import VideoReformatter
 
 from fibo_robot.video.errors import VideoDecodeError
 from fibo_robot.video.probe import VideoScan, open_container, require_stored, scan
+from fibo_robot.video.sampling import distinct_frames
 
 __all__ = ["VideoDecodeError", "VideoReader", "decord_refusal"]
 
@@ -116,18 +117,12 @@ class VideoReader:
             IndexError: an index is not in `0 … len - 1`.
             VideoDecodeError: a frame among those asked for is damaged.
         """
-        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
-        if wanted.size == 0:
-            raise IndexError("read() needs at least one frame index")
-        if wanted.min() < 0 or wanted.max() >= len(self):
-            raise IndexError(
-                f"{self.path}: frames are numbered 0..{len(self) - 1}, got {wanted.min()}..{wanted.max()}"
-            )
-        distinct, inverse = np.unique(wanted, return_inverse=True)
+        distinct, inverse = distinct_frames(indices, len(self), self.path)
         frames = self._read_decord(distinct) if self._forced or _is_run(distinct) else None
         if frames is None:
             frames = self._read_av(distinct)
-        return frames if np.array_equal(distinct, wanted) else frames[inverse]
+        in_order = np.array_equal(inverse, np.arange(len(distinct)))
+        return frames if in_order else frames[inverse]
 
     def _read_decord(self, indices: np.ndarray) -> np.ndarray | None:
         """Frames by decord; None where it does not serve this file."""

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fibo_robot.video.errors import VideoDecodeError
+from fibo_robot.video.sampling import distinct_frames
 
 DEFAULT_FRAME_RATE = 30.0  # pictures do not tell their rate
 _FRAME = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)\.(jpe?g|png)", re.IGNORECASE)
@@ -67,14 +68,7 @@ class FrameFolder:
             IndexError: an index is not in `0 … len - 1`.
             VideoDecodeError: a picture among those asked for is damaged or of another size.
         """
-        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
-        if wanted.size == 0:
-            raise IndexError("read() needs at least one frame index")
-        if wanted.min() < 0 or wanted.max() >= len(self):
-            raise IndexError(
-                f"{self.path}: frames are numbered 0..{len(self) - 1}, got {wanted.min()}..{wanted.max()}"
-            )
-        distinct, inverse = np.unique(wanted, return_inverse=True)
+        distinct, inverse = distinct_frames(indices, len(self), self.path)
         return np.stack([np.asarray(self._open(self._files[number])) for number in distinct])[inverse]
 
     def _open(self, file: Path) -> Image.Image:

@@ -10,6 +10,7 @@ A video with fewer frames than asked for gives some of them more than once.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -70,6 +71,25 @@ class ClipSampling:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict: the constructor's arguments."""
         return asdict(self)
+
+
+def distinct_frames(
+    indices: Sequence[int] | np.ndarray, num_frames: int, path: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames that a reader of `path` has to decode, ascending, and where each index stands among them.
+
+    Raises:
+        IndexError: there are none, or one is not in `0 … num_frames - 1`.
+    """
+    wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+    if wanted.size == 0:
+        raise IndexError("read() needs at least one frame index")
+    if wanted.min() < 0 or wanted.max() >= num_frames:
+        raise IndexError(
+            f"{path}: frames are numbered 0..{num_frames - 1}, got {wanted.min()}..{wanted.max()}"
+        )
+    distinct, inverse = np.unique(wanted, return_inverse=True)
+    return distinct, inverse
 
 
 def at_even_times(indices: np.ndarray, timestamps: np.ndarray) -> np.ndarray:

@@ -238,10 +238,11 @@ class AngularCore(AttentionCore):
             self.mass_passed.zero_()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
-        if self._inference_on_cpu(q):
+        branch_runs = self.branch_enabled and (self.training or self.options.branch_in_eval)
+        if not branch_runs and self._inference_on_cpu(q):
             return self._fused(q, k, v)
         out = linear_angular(q, k, v, self.options.const_term)
-        if self.branch_enabled and (self.training or self.options.branch_in_eval):
+        if branch_runs:
             scale = self.head_dim**-0.5 if scale is None else scale
             branch, passed = strongest_softmax(q, k, v, threshold=self.options.threshold, scale=scale)
             out = out + self.branch_scale.to(branch.dtype) * branch
@@ -249,10 +250,9 @@ class AngularCore(AttentionCore):
         return F.normalize(out, dim=-1, eps=NORM_EPSILON) + self._convolve(v)
 
     def _inference_on_cpu(self, q: Tensor) -> bool:
-        branch = self.branch_enabled and (self.training or self.options.branch_in_eval)
         plain = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        return plain and not (branch or traced or torch.is_grad_enabled())
+        return plain and not (traced or torch.is_grad_enabled())
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         from fibo_robot.attention.backends.numba_angular import castling_inference  # numba: slow to import

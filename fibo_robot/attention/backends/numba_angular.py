@@ -7,21 +7,16 @@ the operators.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from fibo_robot.attention.angular import NORM_EPSILON, ConstantTerm, constant_value
 from fibo_robot.attention.backends.numba_cpu import TILE, _lanes, _run
-from fibo_robot.attention.backends.numba_kernels import _add_scaled, _dot
+from fibo_robot.attention.backends.numba_kernels import _add_scaled, _compile, _dot
 
 ROWS_WORTH_THREADS = 4096  # tokens times heads times batch
-
-_compile = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
 
 
 def castling_inference(
@@ -43,23 +38,19 @@ def castling_inference(
     taps = v.new_zeros(q.shape[1], 0) if taps is None else taps
     lanes = _lanes(q)
     # On short sequences, waking the other threads takes longer than the pass itself.
-    run = _run if q.shape[:-1].numel() >= ROWS_WORTH_THREADS else _run_here
+    workers = None if q.shape[:-1].numel() >= ROWS_WORTH_THREADS else 1
     scaled = torch.empty_like(v)
-    run(_scale_values, _rows(k), _rows(v), _rows(scaled), NORM_EPSILON, lanes)
+    _run(_scale_values, _rows(k), _rows(v), _rows(scaled), NORM_EPSILON, lanes, workers=workers)
     out = q @ (k.transpose(-2, -1) @ scaled)
     arrays = [_rows(q), _rows(v), _rows(constant)]
-    weights = taps.detach().numpy()
-    run(_finish, *arrays, q.shape[2], weights, TILE, _rows(out), own, NORM_EPSILON, lanes)
+    shape = (q.shape[2], taps.detach().numpy(), TILE)
+    _run(_finish, *arrays, *shape, _rows(out), own, NORM_EPSILON, lanes, workers=workers)
     return out
 
 
 def _rows(tensor: Tensor) -> np.ndarray:
     """`(B, heads, N, D)` as `(B · heads · N, D)`, sharing memory."""
     return tensor.detach().flatten(0, 2).numpy()
-
-
-def _run_here(kernel: Callable[..., None], *arguments: Any) -> None:
-    kernel(*arguments, 0, 1)
 
 
 @_compile

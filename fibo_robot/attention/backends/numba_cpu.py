@@ -142,9 +142,9 @@ def _offset_arrays(offsets: tuple[int, ...], starts: tuple[int, ...]) -> tuple[n
     return np.array(offsets, dtype=np.int64), np.array(starts, dtype=np.int64)
 
 
-def _run(kernel: Callable[..., None], *arguments: Any) -> None:
-    """Call the kernel once per thread that PyTorch may use, each call with its share of the tasks."""
-    workers = torch.get_num_threads()
+def _run(kernel: Callable[..., None], *arguments: Any, workers: int | None = None) -> None:
+    """Call the kernel once per worker, each with its share of the tasks; as many as PyTorch has threads."""
+    workers = torch.get_num_threads() if workers is None else workers
     others = [_pool(workers).submit(kernel, *arguments, w, workers) for w in range(1, workers)]
     kernel(*arguments, 0, workers)
     for other in others:
