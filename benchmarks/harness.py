@@ -6,6 +6,7 @@ is the ratio within each round, with its spread over the rounds.
 
 import ctypes
 import gc
+import json
 import os
 import platform
 import statistics
@@ -100,9 +101,34 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_results(path: Path | str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `{"machine": ..., "rows": [...]}` to a JSON file, atomically."""
-    write_json(path, {"machine": machine(), "rows": [dict(row) for row in rows]})
+def write_results(
+    path: Path | str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any] | None = None
+) -> None:
+    """Write `{"machine": ..., "rows": [...]}` to a JSON file, atomically, with the settings if given."""
+    described = {} if settings is None else {"settings": dict(settings)}
+    write_json(path, {"machine": machine(), **described, "rows": [dict(row) for row in rows]})
+
+
+def read_results(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier run with the same settings, to go on from; none where there is no such file.
+
+    Raises:
+        BenchmarkError: the file holds something else, or results of other settings.
+    """
+    if not path.exists():
+        return []
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        earlier, rows = stored["settings"], stored["rows"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(f"{path} holds no results to go on from: name another file.") from error
+    wanted = json.loads(json.dumps(settings))  # as it was read back: tuples are lists
+    if earlier != wanted:
+        differing = sorted(name for name in {*earlier, *wanted} if earlier.get(name) != wanted.get(name))
+        raise BenchmarkError(
+            f"{path} holds results of other settings ({', '.join(differing)}): name another file."
+        )
+    return rows
 
 
 def _synchronise() -> None:

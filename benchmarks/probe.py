@@ -1,36 +1,28 @@
-"""`fibo bench probe`: attentions compared on frozen image features, cross-validated over a table's folds.
+"""`fibo bench probe`: attentions compared on features of frames, cross-validated over a table's folds.
 
-Frames go once through a pretrained image encoder that is not trained; an attentive probe learns from their
-class tokens: a small transformer over time with one of our attentions, then a linear layer. Probes differ
-in their attention alone: recipe, seeds, order of clips and folds are the same. The control sees the frames of
-each clip in random order: a probe that beats it has used their order. Nothing here measures speed.
+A probe is a small transformer over the frames of a clip with one of our attentions, and a linear layer on all
+its outputs. It reads appearance (class tokens of a pretrained image encoder that is not trained), motion
+(:func:`fibo_robot.video.motion.motion_energy`) or both. Probes differ in attention and input alone: recipe,
+seeds, order of clips and folds are the same. Two controls stand beside them: a probe without transformer, so
+linear, and every probe again on clips whose frames are in random order: one that does better in order has
+used the order. Nothing here measures speed.
 """
 
-import hashlib
 import math
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as transforms
 
 from fibo_robot.attention import AttentionConfig, create_attention
 from fibo_robot.attention.swap import angular_cores
 from fibo_robot.benchmarks.harness import BenchmarkError
-from fibo_robot.encoders import ImageEncoder
-from fibo_robot.files import replace_atomically
 from fibo_robot.training.castling import branch_scale_at
 from fibo_robot.training.sampler import derived_seed
-from fibo_robot.video.decode import VideoReader
-from fibo_robot.video.sampling import ClipSampling
 from fibo_robot.video.sources import ClipTable
 
 
@@ -39,7 +31,7 @@ class ProbeRecipe:
     """How every probe is built and trained.
 
     Attributes:
-        components: principal components of the training clips' features that the probe gets, whitened.
+        components: features of a frame with more numbers than this are cut to so many principal components.
         width, depth, num_heads: of the transformer.
         dropout: on its input, inside its blocks and before the classifier.
         epochs, batch_size, lr, weight_decay: of AdamW with a one-cycle schedule.
@@ -48,17 +40,17 @@ class ProbeRecipe:
         castling_end: share of training at which Castling's branch has faded.
     """
 
-    components: int = 64
+    components: int = 32
     width: int = 64
     depth: int = 2
     num_heads: int = 4
     dropout: float = 0.3
-    epochs: int = 30
+    epochs: int = 60
     batch_size: int = 32
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 0.1
     label_smoothing: float = 0.1
-    mixup_alpha: float = 0.4
+    mixup_alpha: float = 1.0
     castling_end: float = 0.75
 
 
@@ -67,7 +59,8 @@ class ProbeRow:
     """One probe on the fold it was not trained on.
 
     Attributes:
-        case: the attention's name.
+        inputs: what it read, such as `motion`.
+        attention: its name; `none` for the probe without transformer.
         shuffled: whether each clip's frames were in random order, in training and testing.
         fold: name of the fold it was tested on.
         seed: of its weights, its batches and the random order.
@@ -75,7 +68,8 @@ class ProbeRow:
         clips: clips of that fold.
     """
 
-    case: str
+    inputs: str
+    attention: str
     shuffled: bool
     fold: str
     seed: int
@@ -83,99 +77,72 @@ class ProbeRow:
     clips: int
 
 
-@dataclass(frozen=True)
-class ProbeSummary:
-    """Accuracy of one attention: mean and standard deviation over folds of the mean over seeds."""
-
-    case: str
-    shuffled: bool
-    mean: float
-    spread: float
-
-
 class AttentiveProbe(nn.Module):
-    """A transformer over frames: features `(B, T, components)` in, `(B, classes)` scores out."""
+    """A transformer over frames: features `(B, T, F)` in, `(B, classes)` scores out.
 
-    def __init__(self, recipe: ProbeRecipe, attention: AttentionConfig, frames: int, classes: int) -> None:
+    Args:
+        recipe: sizes and dropout.
+        attention: what its blocks attend with; None for no blocks.
+        shape: T frames and F features of each.
+        classes: number of classes.
+    """
+
+    def __init__(
+        self, recipe: ProbeRecipe, attention: AttentionConfig | None, shape: tuple[int, int], classes: int
+    ) -> None:
         super().__init__()
+        frames, features = shape
         width, heads, dropout = recipe.width, recipe.num_heads, recipe.dropout
         self.dropout = nn.Dropout(dropout)
-        self.embed = nn.Linear(recipe.components, width)
+        self.embed = nn.Linear(features, width)
         self.time = nn.Parameter(0.02 * torch.randn(frames, width))
-        self.token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.Sequential()
-        for layer in range(recipe.depth):
+        for layer in range(recipe.depth if attention is not None else 0):
             block = Block(width, heads, mlp_ratio=2.0, proj_drop=dropout)
             block.attn = create_attention(
                 attention.to_dict(),
                 width,
                 heads,
                 layer_index=layer,
-                num_prefix_tokens=1,
+                num_prefix_tokens=0,
                 grid=(frames, 1, 1),
                 proj_drop=dropout,
             )
             self.blocks.append(block)
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, classes)
+        self.head = nn.Linear(frames * width, classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores before the softmax."""
-        tokens = self.embed(self.dropout(features)) + self.time
-        tokens = self.blocks(torch.cat([self.token.expand(len(tokens), -1, -1), tokens], dim=1))
-        return self.head(self.dropout(self.norm(tokens).mean(1)))
-
-
-def frame_features(
-    table: ClipTable, encoder: ImageEncoder, frames: int, cache: Path, weights_hash: str
-) -> Tensor:
-    """Class tokens `(clips, frames, D)` of evenly spaced frames; read from `cache` where it holds them.
-
-    The cache is written every 25 clips, and an interrupted extraction goes on from there.
-
-    Raises:
-        BenchmarkError: the cache belongs to other clips, weights or settings, or is no such cache.
-    """
-    listing = "\n".join(f"{clip.path}\t{clip.label}\t{clip.split}" for clip in table.clips)
-    key = f"{listing}\n{weights_hash}\n{encoder.image_size}\n{frames}"
-    identity = {"features": hashlib.sha256(key.encode()).hexdigest()}
-    done: list[Tensor] = list(_cached(cache, identity)) if cache.exists() else []
-    encoder.eval()
-    for number in track(range(len(done), len(table.clips)), "features", disable=None, transient=True):
-        reader = VideoReader(table.clips[number].path)
-        pictures = torch.from_numpy(reader.read(ClipSampling(frames=frames).views(len(reader))[0]))
-        pictures = transforms.resize(pictures.permute(0, 3, 1, 2), list(encoder.image_size), antialias=True)
-        with torch.inference_mode():
-            done.append(encoder(pictures).tokens[:, 0])
-        if number % 25 == 24 or number == len(table.clips) - 1:
-            with replace_atomically(cache) as temporary:
-                save_file({"features": torch.stack(done)}, temporary, metadata=identity)
-    return torch.stack(done)
+        tokens = self.blocks(self.embed(self.dropout(features)) + self.time)
+        return self.head(self.dropout(self.norm(tokens)).flatten(1))
 
 
 def cross_validate(
-    features: Tensor,
+    inputs: Mapping[str, Sequence[Tensor]],
     table: ClipTable,
     attentions: Sequence[str],
     seeds: Sequence[int],
     recipe: ProbeRecipe,
+    done: Collection[ProbeRow] = (),
 ) -> Iterator[ProbeRow]:
-    """Train and test a probe per attention, fold and seed, with frames in order and in random order.
+    """Train and test a probe per input, attention, fold and seed, with frames in order and in random order.
 
     Rows come as they are made.
 
     Args:
-        features: `(clips, T, D)`, in the table's order.
+        inputs: by name, features `(clips, T, F)` in the table's order; several are set side by side.
         table: says each clip's class and fold.
-        attentions: registered names.
+        attentions: registered names, or `none`.
         seeds: seeds of each probe.
         recipe: what all share.
+        done: rows of an interrupted run, which are not made again.
 
     Raises:
         BenchmarkError: the table has fewer than two folds.
         AttentionError: for an unknown attention.
     """
-    configs = {name: AttentionConfig.parse(name) for name in attentions}
+    configs = {name: None if name == "none" else AttentionConfig.parse(name) for name in attentions}
     folds = sorted({clip.split for clip in table.clips})
     if len(folds) < 2:
         raise BenchmarkError(
@@ -183,31 +150,45 @@ def cross_validate(
         )
     targets = torch.tensor([table.labels.index(clip.label) for clip in table.clips])
     tested = {fold: torch.tensor([clip.split == fold for clip in table.clips]) for fold in folds}
-    whitened = {fold: _whitened(features, ~tested[fold], recipe.components) for fold in folds}
+    prepared = {
+        (name, fold): torch.cat([_prepared(part, ~tested[fold], recipe.components) for part in parts], dim=2)
+        for name, parts in inputs.items()
+        for fold in folds
+    }
+    made = {(row.inputs, row.attention, row.shuffled, row.fold, row.seed) for row in done}
     jobs = [
-        (name, shuffled, fold, seed)
+        (name, attention, shuffled, fold, seed)
+        for name in inputs
         for fold in folds
         for seed in seeds
         for shuffled in (False, True)
-        for name in configs
+        for attention in configs
     ]
-    for name, shuffled, fold, seed in track(jobs, "probes", disable=None, transient=True):
-        inputs, test = whitened[fold], tested[fold]
+    for job in track([job for job in jobs if job not in made], "probes", disable=None, transient=True):
+        name, attention, shuffled, fold, seed = job
+        features, test = prepared[name, fold], tested[fold]
         if shuffled:
             order = torch.Generator().manual_seed(derived_seed(seed, 1))
-            inputs = torch.stack([clip[torch.randperm(len(clip), generator=order)] for clip in inputs])
-        probe = train_probe(inputs[~test], targets[~test], configs[name], len(table.labels), seed, recipe)
+            features = torch.stack([clip[torch.randperm(len(clip), generator=order)] for clip in features])
+        probe = train_probe(
+            features[~test], targets[~test], configs[attention], len(table.labels), seed, recipe
+        )
         with torch.no_grad():
-            hits = probe(inputs[test]).argmax(1) == targets[test]
-        yield ProbeRow(name, shuffled, fold, seed, int(hits.sum()), len(hits))
+            hits = probe(features[test]).argmax(1) == targets[test]
+        yield ProbeRow(*job, correct=int(hits.sum()), clips=len(hits))
 
 
 def train_probe(
-    inputs: Tensor, targets: Tensor, attention: AttentionConfig, classes: int, seed: int, recipe: ProbeRecipe
+    inputs: Tensor,
+    targets: Tensor,
+    attention: AttentionConfig | None,
+    classes: int,
+    seed: int,
+    recipe: ProbeRecipe,
 ) -> AttentiveProbe:
-    """Fit a probe to features `(clips, T, components)` and classes `(clips,)`; returned in eval mode."""
+    """Fit a probe to features `(clips, T, F)` and classes `(clips,)`; returned in eval mode."""
     torch.manual_seed(derived_seed(seed))
-    probe = AttentiveProbe(recipe, attention, inputs.shape[1], classes)
+    probe = AttentiveProbe(recipe, attention, tuple(inputs.shape[1:]), classes)
     optimizer = torch.optim.AdamW(probe.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     per_epoch = math.ceil(len(inputs) / recipe.batch_size)
     steps = recipe.epochs * per_epoch
@@ -233,32 +214,14 @@ def train_probe(
     return probe.eval()
 
 
-def summarise(rows: Sequence[ProbeRow]) -> list[ProbeSummary]:
-    """Mean and standard deviation over folds, per attention and order, in the order of the rows."""
-    summaries = []
-    for case, shuffled in dict.fromkeys((row.case, row.shuffled) for row in rows):
-        own = [row for row in rows if (row.case, row.shuffled) == (case, shuffled)]
-        folds = [
-            statistics.mean(row.correct / row.clips for row in own if row.fold == fold)
-            for fold in sorted({row.fold for row in own})
-        ]
-        summaries.append(ProbeSummary(case, shuffled, statistics.mean(folds), statistics.stdev(folds)))
-    return summaries
+def _prepared(features: Tensor, training: Tensor, components: int) -> Tensor:
+    """Features with mean 0 and variance 1 on the frames of the training clips.
 
-
-def _whitened(features: Tensor, training: Tensor, components: int) -> Tensor:
-    """Principal components of the training clips' frames, each scaled to variance 1 on them."""
+    More than `components` of them are replaced by as many principal components of those frames.
+    """
     flat = features[training].flatten(0, 1).double()
+    centred = features.double() - flat.mean(0)
+    if features.shape[2] <= components:
+        return (centred / flat.std(0)).float()
     variances, axes = torch.linalg.eigh(torch.cov(flat.T))
-    scaled = axes[:, -components:] / variances[-components:].sqrt()
-    return ((features.double() - flat.mean(0)) @ scaled).float()
-
-
-def _cached(cache: Path, identity: dict[str, str]) -> Tensor:
-    try:
-        with safe_open(cache, framework="pt") as stored:
-            if stored.metadata() == identity:
-                return stored.get_tensor("features")
-    except SafetensorError as error:
-        raise BenchmarkError(f"{cache} holds no features ({error}): name another file.") from error
-    raise BenchmarkError(f"{cache} holds features of other clips, weights or settings: name another file.")
+    return (centred @ (axes[:, -components:] / variances[-components:].sqrt())).float()
