@@ -8,7 +8,11 @@ from pathlib import Path
 from fibo_robot.video.frames import is_frame
 
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".gif", ".flv", ".wmv", ".ts", ".3gp"}
+    {
+        *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf"),
+        *(".flv", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".mxf", ".ogv", ".gif", ".apng"),
+        *(".y4m", ".ivf"),
+    }
 )
 _SAMPLED_NAMES = 200  # enough to tell which folder holds the clips
 
@@ -17,6 +21,14 @@ def video_files(folder: Path) -> list[Path]:
     """Files below `folder` whose name ends like a video's, sorted."""
     return sorted(
         file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()
+    )
+
+
+def is_frame_folder(folder: Path) -> bool:
+    """Whether a folder is itself a clip: it holds frames as numbered pictures, and no videos."""
+    files = [file for file in folder.iterdir() if file.is_file()]
+    return not any(file.suffix.lower() in VIDEO_SUFFIXES for file in files) and any(
+        is_frame(file.name) for file in files
     )
 
 

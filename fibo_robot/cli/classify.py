@@ -29,7 +29,7 @@ def classify(
     checkpoint: Annotated[Path, typer.Argument(help="Run directory of a trained classifier.")],
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Video files, folders, quoted patterns; or camera:0 or a stream's address."),
+        typer.Argument(help="Videos, folders, quoted patterns; or camera:0 or a stream's address."),
     ],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Classes to name per file or window.")] = 5,
     views: Annotated[int, typer.Option("--views", min=1, help="Clips per video, averaged.")] = 1,
@@ -178,19 +178,25 @@ def _classify_stream(
 
 
 def find_files(inputs: Iterable[str]) -> list[Path]:
-    """Files that the arguments name: files as they are, videos below folders, matches of patterns.
+    """Clips that the arguments name: files as they are, clips in folders, matches of patterns.
+
+    A folder of numbered pictures is one clip; any other folder stands for all clips below it.
 
     Raises:
         FiboError: an argument names nothing.
     """
-    from fibo_robot.video.sources import video_files
+    from fibo_robot.video.clip_files import clips_below, is_frame_folder
 
     files: list[Path] = []
     for given in inputs:
         path = Path(given)
-        if path.is_dir():
-            found = video_files(path)
-            others = sum(1 for file in path.rglob("*") if file.is_file()) - len(found)
+        if path.is_dir() and is_frame_folder(path):
+            found = [path]
+        elif path.is_dir():
+            found = clips_below(path)
+            clips = set(found)
+            files_below = [file for file in path.rglob("*") if file.is_file()]
+            others = sum(clips.isdisjoint((file, file.parent)) for file in files_below)
             if others:
                 typer.echo(f"{path}: {others} files are not named like videos and are left out", err=True)
         elif path.exists():
@@ -199,7 +205,7 @@ def find_files(inputs: Iterable[str]) -> list[Path]:
             found = [Path(match) for match in sorted(glob.glob(given, recursive=True))]
         if not found:
             raise FiboError(
-                f"No video found at {given}: give files, a folder of videos, or a quoted pattern."
+                f"No video found at {given}: give files, folders of videos or pictures, or patterns."
             )
         files += found
     return files

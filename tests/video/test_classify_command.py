@@ -2,9 +2,13 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from clips import numbered_frames, write_video
+from PIL import Image
 from test_decode import BROKEN, READABLE
 from typer.testing import CliRunner
 
@@ -78,6 +82,66 @@ def test_folder_pattern_and_file_are_found(checkpoint: Path, motion_clips: Path,
     assert all(len(row["predictions"]) == 2 for row in rows)
     status, out, _ = run("classify", checkpoint, motion_clips / "left_0.mp4")
     assert status == 0 and "left_0.mp4" in out and "up" in out
+
+
+def write_mixed_clips(folder: Path) -> tuple[int, set[str]]:
+    """95 clips of many kinds and five broken ones; returns the number and the names of the broken."""
+    kinds = {
+        "h264.mp4": {},
+        "mpeg4.avi": {"codec": "mpeg4"},
+        "vp9.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime"}},
+        "mpeg2.mpg": {"codec": "mpeg2video"},
+        "lossless.mkv": {"codec": "ffv1"},
+        "animation.gif": {"codec": "gif", "pixel_format": "rgb8"},
+    }
+    frames = numbered_frames(9, 48, 64)
+    originals = [write_video(folder / name, frames, **how) for name, how in kinds.items()]
+    for number in range(95 - len(kinds) - 4):
+        original = originals[number % len(originals)]
+        place = folder / f"player{number % 3}"
+        place.mkdir(exist_ok=True)
+        shutil.copy(original, place / f"{number:02d}{original.suffix}")
+    write_video(folder / "one_frame.mp4", frames[:1])
+    write_video(folder / "tiny.mp4", frames[:, :16, :16])
+    write_video(folder / "UPPER CASE, ümlaut.MP4", frames)
+    (folder / "pictures").mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / "pictures" / f"img_{number:05d}.png")
+    whole = originals[0].read_bytes()
+    broken = {
+        "empty.mp4": b"",
+        "cut_off.mp4": whole[: len(whole) // 2],
+        "random.mkv": np.random.default_rng(0).bytes(5000),
+        "text.mov": b"this is no video",
+        "picture.avi": (folder / "pictures" / "img_00000.png").read_bytes(),
+    }
+    for name, content in broken.items():
+        (folder / name).write_bytes(content)
+    return 95, set(broken)
+
+
+def test_folder_of_100_clips_of_which_five_are_broken(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    good, broken = write_mixed_clips(folder)
+    status, _, errors = run("classify", checkpoint, folder, "--json", tmp_path / "out.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert status == 3 and len(rows) == 100
+    assert sum("predictions" in row for row in rows) == good
+    assert {Path(row["path"]).name for row in rows if "error" in row} == broken
+    reasons = [line for line in errors.splitlines() if any(name in line for name in broken)]
+    assert len(reasons) == 5 and "5 of 100 files could not be classified" in errors
+    assert "left out" not in errors
+
+
+def test_folder_of_pictures_is_one_clip(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stroke"
+    folder.mkdir()
+    for number, frame in enumerate(numbered_frames(6, 40, 40)):
+        Image.fromarray(frame).save(folder / f"{number:04d}.jpg")
+    status, out, errors = run("classify", checkpoint, folder, "--json", "-")
+    assert status == 0 and not errors
+    assert json.loads(out)["path"] == str(folder)
 
 
 def test_csv_has_a_row_per_label_and_a_reason_per_broken_file(
