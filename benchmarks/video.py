@@ -28,9 +28,10 @@ from fibo_robot.benchmarks.harness import BenchmarkError, interleave, speedup
 from fibo_robot.encoders import create_video_encoder
 from fibo_robot.video.clip_files import video_files
 from fibo_robot.video.clip_table import LabelledClip
-from fibo_robot.video.dataset import ClipDataset, collate_clips
+from fibo_robot.video.dataset import ClipDataset
 from fibo_robot.video.decode import decord_refusal
 from fibo_robot.video.errors import VideoDecodeError
+from fibo_robot.video.loader import ClipLoader
 from fibo_robot.video.probe import forget_scans, scan
 from fibo_robot.video.sampling import ClipSampling, Cropping
 
@@ -251,12 +252,11 @@ class _Pipeline(ClipDataset):
 
 def _loader(data: Dataset, workers: int) -> DataLoader:
     pairs = [(index, 0) for index in range(len(data))]
+    batches = [pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)]
+    if isinstance(data, _Pipeline):
+        return ClipLoader(data, batches, batch_size=BATCH, num_workers=workers)
     return DataLoader(
-        data,
-        batch_sampler=[pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)],
-        collate_fn=collate_clips if isinstance(data, _Pipeline) else sum,
-        num_workers=workers,
-        persistent_workers=workers > 0,
+        data, batch_sampler=batches, collate_fn=sum, num_workers=workers, persistent_workers=workers > 0
     )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
-from torch.utils.data import DataLoader
 
 from fibo_robot.errors import FiboError
 from fibo_robot.training.sampler import StepSampler, evaluation_batches
-from fibo_robot.video.dataset import ClipBatch, ClipDataset, collate_clips
+from fibo_robot.video.dataset import ClipBatch, ClipDataset
+from fibo_robot.video.loader import ClipLoader
 from fibo_robot.video.sampling import ClipSampling, Cropping
 from fibo_robot.video.sources import ClipTable, LabelledClip, read_clips
 
@@ -125,26 +125,25 @@ class VideoData(pl.LightningDataModule):
             },
         }
 
-    def train_dataloader(self) -> DataLoader[ClipBatch]:
+    def train_dataloader(self) -> ClipLoader:
         assert self.train is not None and self.trainer is not None
         sampler = StepSampler.for_trainer(
             self.trainer, len(self.train), self.batch_size, self.steps_per_epoch, self.seed
         )
         return self._loader(self.train, sampler)
 
-    def val_dataloader(self) -> DataLoader[ClipBatch] | list[Any]:
+    def val_dataloader(self) -> ClipLoader | list[Any]:
         if self.valid is None:
             return []
         assert self.trainer is not None
         return self._loader(self.valid, evaluation_batches(self.trainer, len(self.valid), self.batch_size))
 
-    def _loader(self, data: ClipDataset, batches: Any) -> DataLoader[ClipBatch]:
-        return DataLoader(
+    def _loader(self, data: ClipDataset, batches: Any) -> ClipLoader:
+        return ClipLoader(
             data,
-            batch_sampler=batches,
-            collate_fn=collate_clips,
+            batches,
+            batch_size=self.batch_size,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 

@@ -8,7 +8,7 @@ from typing import TypedDict
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from fibo_robot.training.sampler import derived_seed
@@ -167,8 +167,17 @@ def crop_and_resize(frames: Tensor, box: Box, size: int) -> Tensor:
     )
 
 
-def collate_clips(items: Sequence[tuple[Tensor, int] | BrokenClip]) -> ClipBatch:
+def new_clips(*shape: int) -> Tensor:
+    """Room for clips `(…, 3, H, W)`, uint8, laid out as decoders do: the colours of a pixel side by side."""
+    return torch.empty((*shape[:-3], *shape[-2:], shape[-3]), dtype=torch.uint8).movedim(-1, -3)
+
+
+def collate_clips(items: Sequence[tuple[Tensor, int] | BrokenClip], out: Tensor | None = None) -> ClipBatch:
     """Stack items; broken clips are left out and listed.
+
+    Args:
+        items: of a :class:`ClipDataset`.
+        out: where to stack the clips, from :func:`new_clips`, with room for all; new memory when None.
 
     Raises:
         VideoDecodeError: not one clip of the batch could be read.
@@ -177,9 +186,11 @@ def collate_clips(items: Sequence[tuple[Tensor, int] | BrokenClip]) -> ClipBatch
     broken = [item for item in items if isinstance(item, BrokenClip)]
     if not read:
         raise VideoDecodeError(f"None of {len(items)} clips could be read; the first: {broken[0].reason}")
+    clips = (new_clips(len(read), *read[0][0].shape) if out is None else out)[: len(read)]
+    for place, (clip, _) in zip(clips, read, strict=True):
+        place.copy_(clip)
     return {
-        # As torch.stack, but a worker writes the batch where the main process will read it.
-        "clips": default_collate([clip for clip, _ in read]),
+        "clips": clips,
         "labels": torch.tensor([label for _, label in read]),
         "broken": broken,
     }
