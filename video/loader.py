@@ -94,7 +94,7 @@ class _Slots:
             self._clips = clips.share_memory_()
         except RuntimeError as error:
             raise FiboError(
-                f"{workers} workers need {clips.nbytes >> 20} MiB of shared memory for their batches ({error}); "
+                f"{workers} workers need {clips.nbytes >> 20} MiB of shared memory for batches ({error}); "
                 "use fewer workers or smaller batches, or give the container more of it (docker: --shm-size)."
             ) from error
         self._turn = 0  # each worker counts its own
