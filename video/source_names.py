@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from fibo_robot.video.class_names import NTU_CLASSES, NW_UCLA_CLASSES
 from fibo_robot.video.clip_files import VIDEO_SUFFIXES, clips_below
 from fibo_robot.video.clip_table import ClipTable, ClipTableError, LabelledClip, choose_protocol
 
@@ -33,12 +34,18 @@ class NamingScheme:
         patterns: for a clip's name without suffix, or that behind its folder's; group `label` is the class.
         protocols: a clip's split by its other groups, per protocol; empty for clips that it leaves out. The
             first protocol is the default.
+        classes: what the codes of the classes mean; empty where clips are named in words.
     """
 
     name: str
     example: str
     patterns: tuple[re.Pattern[str], ...]
     protocols: Mapping[str, Protocol]
+    classes: Mapping[str, str] = field(default_factory=dict)
+
+    def label(self, code: str) -> str:
+        """The class as it is shown: `A001 drink water`, so that classes sort as their codes do."""
+        return f"{code} {self.classes[code]}" if code in self.classes else code
 
 
 def _by_set(group: str, train: set[int]) -> Protocol:
@@ -67,6 +74,7 @@ NTU60 = NamingScheme(
     "S001C001P001R001A001_rgb.avi",
     (_NTU,),
     {"cross_subject": _by_set("subject", _NTU60_TRAIN_SUBJECTS), "cross_view": _by_set("camera", {2, 3})},
+    NTU_CLASSES,
 )
 NTU120 = NamingScheme(
     "NTU RGB+D 120",
@@ -76,6 +84,7 @@ NTU120 = NamingScheme(
         "cross_subject": _by_set("subject", _NTU120_TRAIN_SUBJECTS),
         "cross_setup": lambda codes: "test" if int(codes["setup"]) % 2 else "train",
     },
+    NTU_CLASSES,
 )
 # Wang et al., "Cross-view Action Modeling, Learning and Recognition", CVPR 2014, section 6: train on two of
 # the three cameras, test on the third. Most later work reports training on 1 and 2, testing on 3.
@@ -88,6 +97,7 @@ NW_UCLA = NamingScheme(
         re.compile(r"view_?(?P<camera>\d)/(?P<label>a\d\d)_s\d\d_e\d\d"),
     ),
     {f"cross_view{test}": _by_set("camera", {1, 2, 3} - {test}) for test in (3, 2, 1)},
+    NW_UCLA_CLASSES,
 )
 
 
@@ -135,7 +145,7 @@ def _divide(
     known = list(scheme.protocols)
     chosen = choose_protocol(protocol, known, scheme.name)
     clips = [
-        LabelledClip(path, found["label"], split)
+        LabelledClip(path, scheme.label(found["label"]), split)
         for path, found in zip(paths, codes)
         if (split := scheme.protocols[chosen](found))
     ]

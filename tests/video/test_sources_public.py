@@ -215,7 +215,7 @@ def test_ntu60_has_40_subjects_in_two_halves_and_three_cameras(tmp_path: Path) -
         for camera in (1, 2, 3):
             ntu(tmp_path, 1, camera, subject, 60)
     table = read_clips(tmp_path)
-    assert table.labels == ["A060"] and "NTU RGB+D 60" in table.description
+    assert table.labels == ["A060 walking apart from each other"] and "NTU RGB+D 60" in table.description
     assert Counter(clip.split for clip in table.clips) == {"train": 60, "test": 60}
     view = read_clips(tmp_path, protocol="cross_view")
     assert {(clip.path.name[5:8], clip.split) for clip in view.clips} == {
@@ -232,6 +232,8 @@ def test_ntu120_has_106_subjects_and_32_setups(tmp_path: Path) -> None:
         ntu(tmp_path, 1 + subject % 32, 1, subject, 61 + subject % 60)
     table = read_clips(tmp_path)
     assert "NTU RGB+D 120" in table.description
+    assert [label[:4] for label in table.labels] == [f"A{number:03d}" for number in range(61, 121)]
+    assert table.labels[0] == "A061 put on headphone" and "rock-paper-scissors" in table.labels[-1]
     assert Counter(clip.split for clip in table.clips) == {"train": 53, "test": 53}
     setups = read_clips(tmp_path, protocol="cross_setup")
     assert {int(clip.path.name[1:4]) % 2 == 0 for clip in setups.part("train")} == {True}
@@ -245,7 +247,10 @@ NW_UCLA = ["a{a:02d}/v0{v}_s01_e00.avi", "all/a{a:02d}_s01_e00_v0{v}.mp4", "view
 def test_nw_ucla_tests_on_one_camera(tmp_path: Path, name: str) -> None:
     of_camera = {v: {write(tmp_path / name.format(a=a, v=v)) for a in (1, 12)} for v in (1, 2, 3)}
     table = read_clips(tmp_path)
-    assert table.labels == ["a01", "a12"] and "NW-UCLA, cross_view3" in table.description
+    assert (
+        table.labels == ["a01 pick up with one hand", "a12 carry"]
+        and "NW-UCLA, cross_view3" in table.description
+    )
     assert {clip.path for clip in table.part("test")} == of_camera[3]
     assert {clip.path for clip in table.part("train")} == of_camera[1] | of_camera[2]
     assert {clip.path for clip in read_clips(tmp_path, protocol="cross_view2").part("test")} == of_camera[2]
