@@ -7,8 +7,8 @@ that of its paper (Wang et al., CVPR 2014), whose numbers have gaps.
 _NTU = """
 drink water; eat meal/snack; brushing teeth; brushing hair; drop; pickup; throw; sitting down;
 standing up (from sitting position); clapping; reading; writing; tear up paper; wear jacket; take off jacket;
-wear a shoe; take off a shoe; wear on glasses; take off glasses; put on a hat/cap; take off a hat/cap; cheer up;
-hand waving; kicking something; put something inside pocket/take out something from pocket;
+wear a shoe; take off a shoe; wear on glasses; take off glasses; put on a hat/cap; take off a hat/cap;
+cheer up; hand waving; kicking something; put something inside pocket/take out something from pocket;
 hopping (one foot jumping); jump up; make a phone call/answer phone; playing with phone/tablet;
 typing on a keyboard; pointing to something with finger; taking a selfie; check time (from watch);
 rub two hands together; nod head/bow; shake head; wipe face; salute; put the palms together;
@@ -24,8 +24,8 @@ staple book; counting money; cutting nails; cutting paper (using scissors); snap
 sniff (smell); squat down; toss a coin; fold paper; ball up paper; play magic cube; apply cream on face;
 apply cream on hand back; put on bag; take off bag; put something into a bag; take something out of a bag;
 open a box; move heavy objects; shake fist; throw up cap/hat; hands up (both hands); cross arms; arm circles;
-arm swings; running on the spot; butt kicks (kick backward); cross toe touch; side kick; yawn; stretch oneself;
-blow nose; hit other person with something; wield knife towards other person;
+arm swings; running on the spot; butt kicks (kick backward); cross toe touch; side kick; yawn;
+stretch oneself; blow nose; hit other person with something; wield knife towards other person;
 knock over other person (hit with body); grab other person's stuff; shoot at other person with a gun;
 step on foot; high-five; cheers and drink; carry something with other person; take a photo of other person;
 follow other person; whisper in other person's ear; exchange things with other person;
