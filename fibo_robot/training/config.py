@@ -58,9 +58,7 @@ def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> st
     choice = re.search(r"Could not find '([^'/]+)/([^']+)'", text)
     if choice:
         group, option = choice.groups()
-        options = options_of(group)
-        hint = did_you_mean(option, options)
-        return f"There is no {group} named '{option}'. {hint} Known: {', '.join(options)}."
+        return f"There is no {group} named '{option}'. {did_you_mean(option, options_of(group))}"
     unknown = re.search(r"Could not override '([^'@]+)'|Key '([^']+)' is not in struct", text)
     if unknown:
         given = unknown[1] or unknown[2]
