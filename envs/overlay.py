@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fibo_robot.attention.angular import linear_angular
-from fibo_robot.attention.cores import AngularCore, AttentionCore
+from fibo_robot.attention.cores import AttentionCore
 from fibo_robot.encoders.image import ImageEncoder
 from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import Policy
@@ -177,10 +176,7 @@ def attention_weights(core: AttentionCore, q: Tensor, k: Tensor) -> Tensor:
         value = torch.zeros_like(k)
         keys = torch.arange(part * width, min((part + 1) * width, num_tokens), device=k.device)
         value[..., keys, keys - part * width] = 1
-        if isinstance(core, AngularCore):
-            out = linear_angular(q, k, value, core.options.const_term)
-        else:
-            out = core.forward(q, k, value)  # not core(...): its hooks watch the real pass
+        out = core.weigh(q, k, value)
         columns.append(out[..., : len(keys)])
     return torch.cat(columns, dim=-1)
 

@@ -22,8 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
 from torch import Tensor, nn
 
-from fibo_robot.attention.angular import linear_angular
-from fibo_robot.attention.cores import AngularCore, AttentionCore
+from fibo_robot.attention.cores import AttentionCore
 from fibo_robot.encoders import VideoEncoder
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically
@@ -98,10 +97,7 @@ def received_attention(
     """
     with torch.enable_grad():
         value = v.detach().requires_grad_()
-        if isinstance(core, AngularCore):
-            out = linear_angular(q, k, value, core.options.const_term)
-        else:
-            out = core.forward(q, k, value)  # not core(...): its hooks watch the real pass
+        out = core.weigh(q, k, value)
         (gradient,) = torch.autograd.grad(out[:, :, num_prefix_tokens:].sum(), value)
     return gradient.mean(-1)
 

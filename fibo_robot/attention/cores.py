@@ -120,6 +120,13 @@ class AttentionCore(nn.Module):
         """Mix tokens: `(B, heads, N, head_dim)` each, same shape out; `scale` is head_dim ** -0.5 if None."""
         raise NotImplementedError
 
+    def weigh(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The part of :meth:`forward` that weighs values by attention: what pictures of it are read from.
+
+        It calls no hooks of this module.
+        """
+        return self.forward(q, k, v)
+
     def _placement(self) -> tuple[int, int]:
         if self.layer_index is None or self.num_prefix_tokens is None:
             raise AttentionError(
@@ -248,6 +255,9 @@ class AngularCore(AttentionCore):
             out = out + self.branch_scale.to(branch.dtype) * branch
             self.mass_passed.copy_(passed * self.branch_scale)
         return F.normalize(out, dim=-1, eps=NORM_EPSILON) + self._convolve(v)
+
+    def weigh(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return linear_angular(q, k, v, self.options.const_term)
 
     def _inference_on_cpu(self, q: Tensor) -> bool:
         plain = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
