@@ -79,7 +79,7 @@ def _shown(summaries: "Sequence[ProbeSummary]", title: str):
     shown = Table("input", "attention", "in order", "shuffled", "by order", "beyond first", title=title)
     for one in summaries:
         spreads = (one.in_order, one.shuffled, one.by_order, one.beyond_first)
-        cells = [f"{100 * spread.mean:.1f} ± {100 * spread.sd:.1f}" for spread in spreads]
+        cells = [f"{100 * spread.mean:.1f}±{100 * spread.sd:.1f}" for spread in spreads]
         shown.add_row(one.inputs, one.attention, *cells)
     shown.caption = "Mean ± standard deviation over folds; differences are taken fold by fold."
     return shown
