@@ -114,7 +114,8 @@ class _Slots:
         """In the main process: the batch, in memory of its own."""
         clips = self._clips[filled.worker, filled.slot, : len(filled.labels)]
         return {
-            "clips": clips.pin_memory() if pinned else clips.clone(),
+            # NumPy copies in this thread alone; PyTorch's threads would fight the workers for their cores.
+            "clips": clips.pin_memory() if pinned else torch.from_numpy(clips.numpy().copy(order="K")),
             "labels": torch.tensor(filled.labels),
             "broken": filled.broken,
         }
