@@ -25,7 +25,7 @@ def probe(
     fold_column: Annotated[str, typer.Option(help="Column that tells a clip's fold.")] = "fold",
     inputs: Annotated[str, typer.Option(help=f"Of {', '.join(_READS)}; comma-separated.")] = ",".join(_READS),
     attentions: Annotated[
-        str, typer.Option(help="Registered attentions, or none for a linear probe; comma-separated.")
+        str, typer.Option(help="Registered attentions, or none for no transformer; comma-separated.")
     ] = "softmax,fibottention,castling,none",
     seeds: Annotated[int, typer.Option(min=1, help="Probes per input, attention, order and fold.")] = 3,
     json: Annotated[
