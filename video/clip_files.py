@@ -19,17 +19,12 @@ _SAMPLED_NAMES = 200  # enough to tell which folder holds the clips
 
 def video_files(folder: Path) -> list[Path]:
     """Files below `folder` whose name ends like a video's, sorted."""
-    return sorted(
-        file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()
-    )
+    return sorted(file for file in folder.rglob("*") if _is_video(file.name) and file.is_file())
 
 
 def is_frame_folder(folder: Path) -> bool:
     """Whether a folder is itself a clip: it holds frames as numbered pictures, and no videos."""
-    files = [file for file in folder.iterdir() if file.is_file()]
-    return not any(file.suffix.lower() in VIDEO_SUFFIXES for file in files) and any(
-        is_frame(file.name) for file in files
-    )
+    return _are_frames([file.name for file in folder.iterdir() if file.is_file()])
 
 
 def clips_below(folder: Path) -> list[Path]:
@@ -37,9 +32,8 @@ def clips_below(folder: Path) -> list[Path]:
     found: list[Path] = []
     for current, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        videos = [name for name in files if Path(name).suffix.lower() in VIDEO_SUFFIXES]
-        found += [Path(current, name) for name in videos]
-        if not videos and Path(current) != folder and any(is_frame(name) for name in files):
+        found += [Path(current, name) for name in files if _is_video(name)]
+        if Path(current) != folder and _are_frames(files):
             found.append(Path(current))
             folders.clear()
     return sorted(found)
@@ -78,6 +72,15 @@ class ClipFinder:
         entries = self._listing(file.parent)
         stem = file.stem if file.suffix.lower() in VIDEO_SUFFIXES else file.name
         return entries.get(file.name) or entries.get(stem)
+
+
+def _is_video(name: str) -> bool:
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _are_frames(names: Sequence[str]) -> bool:
+    """Whether files of these names are a clip's frames: some are named like frames, and none like a video."""
+    return any(is_frame(name) for name in names) and not any(_is_video(name) for name in names)
 
 
 def _listing(folder: Path) -> dict[str, Path]:

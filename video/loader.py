@@ -53,14 +53,13 @@ class ClipLoader(DataLoader[ClipBatch]):
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             prefetch_factor=_PREFETCH if num_workers > 0 else None,
+            pin_memory=pin_memory and num_workers == 0,  # what lies in a slot is pinned as it is copied
         )
 
     def __iter__(self) -> Iterator[ClipBatch]:
         for batch in super().__iter__():
             if self._slots is not None:
                 batch = self._slots.empty(batch, self._pinned)
-            elif self._pinned:
-                batch["clips"] = batch["clips"].pin_memory()
             yield batch
 
 

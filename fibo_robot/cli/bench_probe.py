@@ -46,7 +46,8 @@ def probe(
     from fibo_robot.encoders import create_encoder
     from fibo_robot.video.sources import read_clips
 
-    for name in inputs.split(","):
+    names, kinds = inputs.split(","), attentions.split(",")
+    for name in names:
         if name not in _READS:
             raise BenchmarkError(f"A probe reads {', '.join(_READS)}; not {name!r}.")
     table, recipe = read_clips(clips, split_column=fold_column), ProbeRecipe()
@@ -60,17 +61,21 @@ def probe(
         "recipe": asdict(recipe),
     }
     rows = [ProbeRow(**row) for row in read_results(json, settings)] if json is not None else []
-    model = create_encoder(encoder, pretrained=weights, image_size=image_size)
-    known = {
-        "appearance": frame_features(table, model, frames, features, digest),
-        "motion": motion_features(table, frames),
-    }
-    chosen = {name: [known[part] for part in _READS[name]] for name in inputs.split(",")}
-    for row in cross_validate(chosen, table, attentions.split(","), range(seeds), recipe, done=list(rows)):
+    parts = {part for name in names for part in _READS[name]}
+    known = {}
+    if "appearance" in parts:
+        model = create_encoder(encoder, pretrained=weights, image_size=image_size)
+        known["appearance"] = frame_features(table, model, frames, features, digest)
+    if "motion" in parts:
+        known["motion"] = motion_features(table, frames)
+    chosen = {name: [known[part] for part in _READS[name]] for name in names}
+    for row in cross_validate(chosen, table, kinds, range(seeds), recipe, done=list(rows)):
         rows.append(row)
         if json is not None:
             write_results(json, [asdict(row) for row in rows], settings)
-    Console().print(_shown(summarise(rows), f"{len(table.clips)} clips, accuracy in %"))
+    # An earlier run may have left rows that were not asked for now.
+    asked = [row for row in rows if row.inputs in names and row.attention in kinds and row.seed < seeds]
+    Console().print(_shown(summarise(asked), f"{len(table.clips)} clips, accuracy in %"))
 
 
 def _shown(summaries: "Sequence[ProbeSummary]", title: str):
