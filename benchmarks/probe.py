@@ -2,10 +2,10 @@
 
 A probe is a small transformer over the frames of a clip with one of our attentions, and a linear layer on all
 its outputs. It reads appearance (class tokens of a pretrained image encoder that is not trained), motion
-(:func:`fibo_robot.video.motion.motion_energy`) or both. Probes differ in attention and input alone: recipe,
-seeds, order of clips and folds are the same. Two controls stand beside them: a probe without transformer, and
-every probe again on clips whose frames are in random order: one that does better in order has used the order.
-Nothing here measures speed.
+(:func:`fibo_robot.benchmarks.motion.motion_energy`) or both. Probes differ in attention and input alone:
+recipe, seeds, order of clips and folds are the same. Two controls stand beside them: a probe without
+transformer, and every probe again on clips whose frames are in random order: one that does better in order
+has used the order. Nothing here measures speed.
 """
 
 import math
@@ -23,7 +23,7 @@ from fibo_robot.attention.swap import angular_cores
 from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.training.castling import branch_scale_at
 from fibo_robot.training.sampler import derived_seed
-from fibo_robot.video.sources import ClipTable
+from fibo_robot.video.datasets.recognise import ClipTable
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from fibo_robot.benchmarks.harness import BenchmarkError
+from fibo_robot.benchmarks.motion import motion_energy
 from fibo_robot.encoders import ImageEncoder
 from fibo_robot.files import replace_atomically
-from fibo_robot.video.decode import VideoReader
-from fibo_robot.video.motion import motion_energy
-from fibo_robot.video.sampling import ClipSampling
-from fibo_robot.video.sources import ClipTable
+from fibo_robot.video.datasets.recognise import ClipTable
+from fibo_robot.video.reading.reader import VideoReader
+from fibo_robot.video.training.sampling import ClipSampling
 
 
 def frame_features(

@@ -19,10 +19,10 @@ from robomimic.envs.env_base import EnvBase
 from robomimic.utils.train_utils import run_rollout
 
 from fibo_robot.benchmarks.harness import interleave, speedup
-from fibo_robot.envs.rollouts import rollout
+from fibo_robot.envs.rollouts.api import rollout
 
 if TYPE_CHECKING:
-    from fibo_robot.envs.episodes import Session
+    from fibo_robot.envs.rollouts.episodes import Session
     from fibo_robot.envs.tasks import Task
     from fibo_robot.interfaces import Policy
 

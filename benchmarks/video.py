@@ -26,14 +26,14 @@ from torch.utils.data import DataLoader, Dataset
 from fibo_robot.benchmarks.attention import attention_share
 from fibo_robot.benchmarks.harness import BenchmarkError, interleave, speedup
 from fibo_robot.encoders import create_video_encoder
-from fibo_robot.video.clip_files import video_files
-from fibo_robot.video.clip_table import LabelledClip
-from fibo_robot.video.dataset import ClipDataset
-from fibo_robot.video.decode import decord_refusal
-from fibo_robot.video.errors import VideoDecodeError
-from fibo_robot.video.loader import ClipLoader
-from fibo_robot.video.probe import forget_scans, scan
-from fibo_robot.video.sampling import ClipSampling, Cropping
+from fibo_robot.video.datasets.files import video_files
+from fibo_robot.video.datasets.table import LabelledClip
+from fibo_robot.video.reading.errors import VideoDecodeError
+from fibo_robot.video.reading.reader import decord_refusal
+from fibo_robot.video.reading.scan import forget_scans, scan
+from fibo_robot.video.training.clips import ClipDataset
+from fibo_robot.video.training.loader import ClipLoader
+from fibo_robot.video.training.sampling import ClipSampling, Cropping
 
 FRAMES = 16  # per clip
 IMAGE_SIZE = 224

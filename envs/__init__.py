@@ -13,9 +13,9 @@ register_environments()
 
 # Imported when first used: simulator workers import this package too, and need neither torch nor scipy.
 _ON_USE = {
-    "Evaluation": "fibo_robot.envs.evaluation",
-    "compare": "fibo_robot.envs.comparison",
-    "rollout": "fibo_robot.envs.rollouts",
+    "Evaluation": "fibo_robot.envs.results.evaluation",
+    "compare": "fibo_robot.envs.results.comparison",
+    "rollout": "fibo_robot.envs.rollouts.api",
 }
 
 __all__ = ["TASKS", "Evaluation", "Task", "compare", "get_task", "rollout"]

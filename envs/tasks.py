@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from fibo_robot.envs.rendering import RenderQuality, resolve_renderer
+from fibo_robot.envs.simulation.rendering import RenderQuality, resolve_renderer
 from fibo_robot.errors import FiboError, did_you_mean
 
 if TYPE_CHECKING:
-    from fibo_robot.envs.simulation import SimulationEnv
+    from fibo_robot.envs.simulation.environment import SimulationEnv
     from fibo_robot.interfaces import ShapeMeta
 
 ARM_LOW_DIM = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
@@ -133,7 +133,7 @@ class Task:
 
     def make_env(self, obs_keys: Sequence[str] | None = None) -> "SimulationEnv":
         """Start the simulator; only the cameras named in `obs_keys` (default: all keys) are rendered."""
-        from fibo_robot.envs.simulation import SimulationEnv
+        from fibo_robot.envs.simulation.environment import SimulationEnv
 
         return SimulationEnv(self, obs_keys)
 
@@ -239,5 +239,7 @@ def register_environments() -> None:
         env_id = f"fibo_robot/{name.title().replace('_', '')}-v0"
         if env_id not in gymnasium.registry:
             gymnasium.register(
-                env_id, entry_point="fibo_robot.envs.simulation:SimulationEnv", kwargs={"task": name}
+                env_id,
+                entry_point="fibo_robot.envs.simulation.environment:SimulationEnv",
+                kwargs={"task": name},
             )

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from fibo_robot.interfaces import ShapeMeta
-from fibo_robot.policies.bc import BehaviourCloning
+from fibo_robot.policies.models.bc import BehaviourCloning
 from fibo_robot.training.checkpoint import version_differences
 from fibo_robot.training.rebuild import load_model
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from fibo_robot.interfaces import ShapeMeta
-from fibo_robot.policies.bc import BehaviourCloning
-from fibo_robot.policies.dataset import Batch
+from fibo_robot.policies.data.dataset import Batch
+from fibo_robot.policies.models.bc import BehaviourCloning
 from fibo_robot.training.module import ModelModule, OptimizerConfig
 
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from fibo_robot import doctor
 from fibo_robot.cli.main import app
 from fibo_robot.doctor import Check, check_decoders, check_devices, check_import, check_versions
-from fibo_robot.envs import rendering
-from fibo_robot.envs.rendering import RendererProbe
+from fibo_robot.envs.simulation import rendering
+from fibo_robot.envs.simulation.rendering import RendererProbe
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:

@@ -14,22 +14,18 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SETTINGS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
 TASK_FOLDERS = ("video", "policies", "envs", "conf", "benchmarks")
-
-
-def folder_of(package: str) -> Path:
-    """Where the sources of an import name stand in the repository."""
-    root, _, rest = package.partition(".")
-    first, _, below = rest.partition(".")
-    if first in TASK_FOLDERS:
-        return REPOSITORY / first / below.replace(".", "/")
-    return REPOSITORY / root / rest.replace(".", "/")
+DATA_FILES = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
 
 
 def package_folders() -> set[Path]:
-    tops = [REPOSITORY / "fibo_robot", *(REPOSITORY / name for name in TASK_FOLDERS)]
-    return {init.parent for top in tops for init in top.rglob("__init__.py")}
+    """Folders of the package, links followed: `fibo_robot/video/reading`, not `video/reading`."""
+    walked = os.walk(REPOSITORY / "fibo_robot", followlinks=True)
+    return {Path(folder) for folder, _, files in walked if "__init__.py" in files}
+
+
+def import_name(folder: Path) -> str:
+    return folder.relative_to(REPOSITORY).as_posix().replace("/", ".")
 
 
 @pytest.fixture
@@ -69,23 +65,42 @@ def test_installed_package_and_a_projects_own_folders_do_not_shadow_each_other(r
     assert not any(Path(place).is_relative_to(robot_project) for place in places.values())
 
 
-def test_every_package_folder_is_declared() -> None:
-    assert {folder_of(package) for package in SETTINGS["packages"]} == package_folders()
+def test_task_folders_are_linked_into_the_package() -> None:
+    for name in TASK_FOLDERS:
+        link = REPOSITORY / "fibo_robot" / name
+        assert link.is_symlink() and os.readlink(link) == f"../{name}"
+
+
+def test_checkout_without_links_says_so(tmp_path: Path) -> None:
+    copy = tmp_path / "fibo_robot"
+    copy.mkdir()
+    shutil.copy(REPOSITORY / "fibo_robot" / "__init__.py", copy)
+    (copy / "video").write_text("../video")  # what git leaves where links are off
+    done = subprocess.run(
+        [sys.executable, "-c", "import fibo_robot"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "core.symlinks" in done.stderr.splitlines()[-1]
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    walked = os.walk(REPOSITORY / "fibo_robot", followlinks=True)
+    with_modules = {Path(folder) for folder, _, files in walked if any(f.endswith(".py") for f in files)}
+    assert with_modules == package_folders()
 
 
 def test_every_data_file_is_declared() -> None:
-    undeclared = []
-    for package in SETTINGS["packages"]:
-        patterns = [p.replace("**/", "*") for p in SETTINGS["package-data"].get(package, [])]
-        folder = folder_of(package)
-        # A folder without __init__.py (a config group) belongs to the package above it.
-        for path in folder.rglob("*"):
-            owner = next(parent for parent in path.parents if parent in package_folders())
-            if owner != folder or not path.is_file() or path.suffix == ".py" or "__pycache__" in path.parts:
+    folders, undeclared = package_folders(), []
+    for folder in folders:
+        patterns = [p.replace("**/", "*") for p in DATA_FILES.get(import_name(folder), [])]
+        for below, _, files in os.walk(folder, followlinks=True):
+            # A folder without __init__.py (a config group) belongs to the package above it.
+            owner = next(parent for parent in (Path(below), *Path(below).parents) if parent in folders)
+            if owner != folder or "__pycache__" in below:
                 continue
-            name = path.relative_to(folder).as_posix()
-            if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
-                undeclared.append(str(path.relative_to(REPOSITORY)))
+            for file in files:
+                name = (Path(below) / file).relative_to(folder).as_posix()
+                if not name.endswith(".py") and not any(fnmatch.fnmatch(name, p) for p in patterns):
+                    undeclared.append(name)
     assert undeclared == []
 
 
@@ -96,7 +111,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns(
         ".*", "*.egg-info", "build", "dist", "runs", "outputs", "__pycache__", "tests"
     )
-    shutil.copytree(REPOSITORY, sources, ignore=ignore)
+    shutil.copytree(REPOSITORY, sources, ignore=ignore, symlinks=True)
     target = tmp_path_factory.mktemp("wheel")
     command = (
         "-m",
@@ -116,11 +131,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_wheel_holds_every_source_and_data_file_and_nothing_beside(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = set()
-    for folder in package_folders():
-        package = folder.relative_to(REPOSITORY)
-        inside = package if package.parts[0] == "fibo_robot" else Path("fibo_robot") / package
-        expected |= {f"{inside}/{path.name}" for path in folder.glob("*.py")}
+    expected = {
+        path.relative_to(REPOSITORY).as_posix()
+        for folder in package_folders()
+        for path in folder.glob("*.py")
+    }
     expected |= {
         f"fibo_robot/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "conf").rglob("*.yaml")
     }

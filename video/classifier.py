@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fibo_robot.encoders import VideoEncoder
-from fibo_robot.video.sampling import ClipSampling, Cropping
+from fibo_robot.video.training.sampling import ClipSampling, Cropping
 
 
 class VideoClassifier(nn.Module):

@@ -32,11 +32,11 @@ def compare(
     """Compare success rates: a table with intervals, paired tests, JSON, CSV, a plot and report.html."""
     from rich.console import Console
 
-    from fibo_robot.envs.comparison import ComparisonError, format_interval, format_rate, load_method
-    from fibo_robot.envs.comparison import compare as run
-    from fibo_robot.envs.evaluation import Evaluation
-    from fibo_robot.envs.report import add_evaluation, add_training
-    from fibo_robot.envs.report_comparison import add_comparison, pair_rows
+    from fibo_robot.envs.results.comparison import ComparisonError, format_interval, format_rate, load_method
+    from fibo_robot.envs.results.comparison import compare as run
+    from fibo_robot.envs.results.evaluation import Evaluation
+    from fibo_robot.envs.results.report import add_evaluation, add_training
+    from fibo_robot.envs.results.report_comparison import add_comparison, pair_rows
     from fibo_robot.reporting import Report
 
     folders: dict[str, list[Path]] = {}

@@ -20,7 +20,7 @@ def list_datasets() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fibo_robot.video.catalogue import DATASETS
+    from fibo_robot.video.datasets.catalogue import DATASETS
 
     table = Table(caption="`fibo data show NAME` tells how to obtain one and train on it.")
     for heading in ("name", "clips", "classes", "size", "terms"):
@@ -32,7 +32,7 @@ def list_datasets() -> None:
 
 def show(name: Annotated[str, typer.Argument(help="A name from `fibo data list`.")]) -> None:
     """How to obtain a public data set, the folder that is expected, and the command that trains on it."""
-    from fibo_robot.video.catalogue import find_dataset
+    from fibo_robot.video.datasets.catalogue import find_dataset
 
     dataset = find_dataset(name)
     typer.echo(dataset.title)
@@ -67,7 +67,7 @@ def check(
     An interrupted check continues: rows that stand in the output already are not read again. Exit status: 0
     if every clip can be read, 3 if some cannot.
     """
-    from fibo_robot.video.check import check_clips, find_clips
+    from fibo_robot.video.datasets.check import check_clips, find_clips
 
     files, description = find_clips(data, protocol)
     typer.echo(f"{len(files)} clips from {description}")

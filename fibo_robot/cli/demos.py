@@ -33,7 +33,7 @@ def record(
     image_size: ImageSize = None,
 ) -> None:
     """Record a scripted expert's demonstrations with pictures; an interrupted recording continues."""
-    from fibo_robot.envs.record import Recording, record_demonstrations
+    from fibo_robot.envs.demonstrations.record import Recording, record_demonstrations
     from fibo_robot.envs.tasks import get_task
 
     overrides = {"renderer": renderer} | ({"image_size": image_size} if image_size else {})
@@ -53,7 +53,7 @@ def convert(
     image_size: ImageSize = None,
 ) -> None:
     """Turn a raw robomimic file into one with pictures; an interrupted conversion continues."""
-    from fibo_robot.envs.convert import convert_demonstrations
+    from fibo_robot.envs.demonstrations.convert import convert_demonstrations
 
     with progress_bar(f"Converting {raw.name}") as progress:
         done = convert_demonstrations(raw, output, image_size, renderer, workers, progress)
@@ -69,7 +69,7 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Say how many demonstrations still end in success when they are played again."""
-    from fibo_robot.envs.replay import replay_demonstrations
+    from fibo_robot.envs.demonstrations.replay import replay_demonstrations
 
     with progress_bar(f"Replaying {path.name}") as progress:
         done = replay_demonstrations(path, by, workers, progress)
@@ -90,7 +90,7 @@ def skills(
     renderer: Renderer = "auto",
 ) -> None:
     """Record short clips of robot skills, each the reverse of another; every fourth is for testing."""
-    from fibo_robot.envs.skills import SKILLS, record_skills
+    from fibo_robot.envs.demonstrations.skills import SKILLS, record_skills
 
     with progress_bar("Recording skills") as progress:
         table = record_skills(output, clips_per_class, seed, image_size, renderer, workers, progress)

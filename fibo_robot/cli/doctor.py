@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 def check_rendering() -> "list[Check]":
     """Every rendering back end, tried; one that draws OpenGL's pictures (egl or osmesa) is enough."""
     from fibo_robot.doctor import Check
-    from fibo_robot.envs.rendering import probe_renderers
+    from fibo_robot.envs.simulation.rendering import probe_renderers
 
     probes = probe_renderers()
     has_opengl = any(probe.ok for probe in probes if probe.name in ("egl", "osmesa"))

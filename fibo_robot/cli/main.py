@@ -21,7 +21,6 @@ COMMANDS = (
     "quickstart",
     "rollout",
     "train",
-    "video_test",
 )
 
 app = typer.Typer(

@@ -36,11 +36,11 @@ def rollout(
     """Roll a policy out on fresh seeds: success rate with interval, eval.json, videos, report.html."""
     import torch
 
-    from fibo_robot.envs.overlay import image_encoders
-    from fibo_robot.envs.overlay_film import film_attention
-    from fibo_robot.envs.report import write_evaluation_report, write_films_grid
-    from fibo_robot.envs.rollouts import SUCCESS_HOLD
-    from fibo_robot.envs.rollouts import rollout as run
+    from fibo_robot.envs.results.attention_overlay import image_encoders
+    from fibo_robot.envs.results.attention_videos import film_attention
+    from fibo_robot.envs.results.report import write_evaluation_report, write_films_grid
+    from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
+    from fibo_robot.envs.rollouts.api import rollout as run
     from fibo_robot.envs.tasks import Task
     from fibo_robot.policies import load_policy
 
@@ -88,7 +88,7 @@ def _print(evaluation: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fibo_robot.envs.comparison import format_interval, format_rate
+    from fibo_robot.envs.results.comparison import format_interval, format_rate
 
     low, high = evaluation.interval
     table = Table("Task", "Episodes", "Success", "95 % interval", "At end", "Errors", "Steps/s")
@@ -135,7 +135,7 @@ def _describe(checkpoint: Path, meta: dict[str, Any], device: str) -> dict[str, 
 
 def _check_demonstrations(path: Path, task: Any, workers: int) -> str:
     """Replay demonstrations of the policy's task here and say in a sentence how many still succeed."""
-    from fibo_robot.envs.replay import check_same_simulation, replay_demonstrations
+    from fibo_robot.envs.demonstrations.replay import check_same_simulation, replay_demonstrations
 
     check_same_simulation(path, task)
     replay = replay_demonstrations(path, "actions", workers)

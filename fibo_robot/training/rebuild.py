@@ -15,8 +15,8 @@ from fibo_robot.training.run import build
 _TRUSTED = {
     "fibo_robot.encoders.create_encoder",
     "fibo_robot.encoders.create_video_encoder",
-    "fibo_robot.policies.bc.BehaviourCloning",
-    "fibo_robot.policies.heads.GaussianMixtureHead",
+    "fibo_robot.policies.models.bc.BehaviourCloning",
+    "fibo_robot.policies.models.heads.GaussianMixtureHead",
     "fibo_robot.video.classifier.VideoClassifier",
 }
 

@@ -9,7 +9,7 @@ from fibo_robot.benchmarks.probe import ProbeRecipe, ProbeRow, cross_validate
 from fibo_robot.benchmarks.probe_features import frame_features, motion_features
 from fibo_robot.benchmarks.probe_summary import Spread, summarise
 from fibo_robot.encoders import create_encoder
-from fibo_robot.video.clip_table import ClipTable, LabelledClip
+from fibo_robot.video.datasets.table import ClipTable, LabelledClip
 
 RECIPE = ProbeRecipe(components=4, width=32, depth=1, dropout=0.0, epochs=40, batch_size=16, lr=0.005)
 

@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from fibo_robot.cli.main import app
 from fibo_robot.training.config import compose_config
-from fibo_robot.video.catalogue import DATASETS, PublicDataset, UnknownDatasetError, find_dataset
-from fibo_robot.video.sources import read_clips
+from fibo_robot.video.datasets.catalogue import DATASETS, PublicDataset, UnknownDatasetError, find_dataset
+from fibo_robot.video.datasets.recognise import read_clips
 
 
 def test_list_shows_every_data_set() -> None:

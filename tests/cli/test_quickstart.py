@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from fibo_robot.cli.quickstart import Stage, run_stages, stages
+from fibo_robot.cli.quickstart.command import Stage, run_stages, stages
 from fibo_robot.errors import FiboError
 
 

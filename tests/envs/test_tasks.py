@@ -7,7 +7,12 @@ import sys
 import pytest
 
 from fibo_robot.envs import TASKS, Task, get_task
-from fibo_robot.envs.rendering import RendererError, RenderQuality, prepare_rendering, resolve_renderer
+from fibo_robot.envs.simulation.rendering import (
+    RendererError,
+    RenderQuality,
+    prepare_rendering,
+    resolve_renderer,
+)
 from fibo_robot.errors import FiboError
 
 
@@ -60,7 +65,8 @@ def test_env_args_name_the_renderer_that_was_used(monkeypatch: pytest.MonkeyPatc
 def test_a_missing_library_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(
-        "fibo_robot.envs.rendering._LIBRARIES", {"egl": "libNoSuchEGL.so", "osmesa": "libNoSuchOSMesa.so"}
+        "fibo_robot.envs.simulation.rendering._LIBRARIES",
+        {"egl": "libNoSuchEGL.so", "osmesa": "libNoSuchOSMesa.so"},
     )
     with pytest.raises(RendererError, match="libegl1 and libgl1-mesa-dri"):
         resolve_renderer("auto")

@@ -2,9 +2,9 @@
 
 import torch
 from torch import nn
-from toy_task import SIZE
 
 from fibo_robot.interfaces import ShapeMeta
+from tests.envs.toy_task import SIZE
 
 
 class ToyPolicy(nn.Module):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fibo_robot.envs.simulation import StepResult
+from fibo_robot.envs.simulation.environment import StepResult
 
 if TYPE_CHECKING:
     from fibo_robot.interfaces import ShapeMeta

@@ -92,9 +92,9 @@ def test_a_config_that_names_foreign_code_is_refused(finished, tmp_path):
     for path in finished.glob("*.*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = (tmp_path / "config.yaml").read_text()
-    assert "fibo_robot.policies.bc.BehaviourCloning" in config
+    assert "fibo_robot.policies.models.bc.BehaviourCloning" in config
     (tmp_path / "config.yaml").write_text(
-        config.replace("fibo_robot.policies.bc.BehaviourCloning", "os.system")
+        config.replace("fibo_robot.policies.models.bc.BehaviourCloning", "os.system")
     )
     with pytest.raises(CheckpointError, match=r"os\.system"):
         load_policy(tmp_path)

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from fibo_robot.training.config import compose_config, options_of
 from fibo_robot.training.run import build
 from fibo_robot.video.classifier import VideoClassifier
-from fibo_robot.video.data import VideoData
+from fibo_robot.video.training.data import VideoData
 
 RECIPES = [
     name for name in options_of("experiment") if "classifier" in compose_config([f"experiment={name}"])

@@ -1,15 +1,12 @@
-"""The clip writer must be importable by the tests beside it, and toy clips are made once for all of them."""
+"""Toy clips, made once for all tests."""
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import clips
+from tests.video import clips
 
 
 def moving_square(generator: np.random.Generator, backwards: bool) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Demonstrations: files in robomimic's layout, the experts that record them, conversion and replay."""

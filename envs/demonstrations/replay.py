@@ -1,0 +1,155 @@
+"""Play demonstrations again and see how many still end in success."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
+from fibo_robot.envs.demonstrations.pool import map_with_environment
+
+if TYPE_CHECKING:
+    from fibo_robot.envs.simulation.environment import SimulationEnv
+    from fibo_robot.envs.tasks import Task
+
+# What the meaning of an action depends on; a replay renders nothing, so pictures may differ.
+_SIMULATION = {
+    "env_name": "environment",
+    "robots": "robot",
+    "controller": "controller",
+    "control_freq": "control frequency",
+}
+
+
+@dataclass(frozen=True)
+class ReplayedDemo:
+    """How one demonstration fared.
+
+    Attributes:
+        demo: its name.
+        success: the task was solved at some step.
+        steps: its length.
+        state_error: largest difference of any state entry from the recorded ones, metres, radians or their
+            rates; 0 when states themselves are shown.
+    """
+
+    demo: str
+    success: bool
+    steps: int
+    state_error: float
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How all demonstrations of a file fared.
+
+    Attributes:
+        path: the file.
+        by: `states` or `actions`.
+        demos: one entry per demonstration, in order.
+    """
+
+    path: Path
+    by: str
+    demos: tuple[ReplayedDemo, ...]
+
+    @property
+    def successes(self) -> int:
+        """How many were solved."""
+        return sum(demo.success for demo in self.demos)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready summary."""
+        return {
+            "path": str(self.path),
+            "by": self.by,
+            "demonstrations": len(self.demos),
+            "successes": self.successes,
+            "max_state_error": max(demo.state_error for demo in self.demos),
+            "failed": [demo.demo for demo in self.demos if not demo.success],
+        }
+
+
+def replay_demonstrations(
+    path: Path | str,
+    by: Literal["states", "actions"] = "states",
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Replay:
+    """Replay every demonstration of a robomimic file, raw or with observations.
+
+    Args:
+        path: the file.
+        by: `states` shows the recorded states one after another and plays the last action; `actions` starts
+            from the first state and plays the recorded actions with nothing to correct them.
+        workers: processes.
+        progress: called with the demonstrations done and wanted.
+
+    Raises:
+        DatasetError: if the file cannot be used, or its states do not fit the task.
+    """
+    if by not in ("states", "actions"):
+        raise DatasetError(f"Demonstrations replay by states or by actions, not by {by!r}.")
+    with DemonstrationFile(path) as file:
+        demos, task = file.demos, file.task()
+        for demo in demos:
+            file.array(demo, "states")
+    replayed: dict[str, ReplayedDemo] = {}
+    progress(0, len(demos))
+    for entry in map_with_environment(partial(_replay, path=Path(path), by=by), demos, task, (), workers):
+        replayed[entry.demo] = entry
+        progress(len(replayed), len(demos))
+    return Replay(Path(path), by, tuple(replayed[demo] for demo in demos))
+
+
+def check_same_simulation(path: Path | str, task: "Task") -> None:
+    """Refuse demonstrations whose replay would say nothing about `task`; nothing is simulated.
+
+    Raises:
+        DatasetError: if the file cannot be used, or was recorded with another environment, robot, controller
+            or control frequency.
+    """
+    with DemonstrationFile(path) as file:
+        recorded = file.task()
+    differing = [word for name, word in _SIMULATION.items() if getattr(recorded, name) != getattr(task, name)]
+    if differing:
+        raise DatasetError(
+            f"{path} was recorded with another {' and '.join(differing)} ({_in_short(recorded)}) than the "
+            f"policy acts with ({_in_short(task)}), so its replay would check nothing. Give demonstrations "
+            "of the policy's own task."
+        )
+
+
+def _in_short(task: "Task") -> str:
+    return f"{task.env_name}, {' and '.join(task.robots)}, {task.control_freq} Hz"
+
+
+def _replay(env: "SimulationEnv", demo: str, path: Path, by: str) -> ReplayedDemo:
+    with DemonstrationFile(path) as file:
+        states, actions = file.states(demo), file.actions(demo)
+    check_states(env, states, f"{demo} of {path}")
+    success, error = False, 0.0
+    if by == "states":
+        for state in states:
+            env.show_state(state)
+            success |= env.success
+        env.reset_to(states[-1])
+        success |= env.advance(actions[-1]).success
+    else:
+        env.reset_to(states[0])
+        for step, action in enumerate(actions):
+            error = max(error, float(np.abs(env.get_state() - states[step]).max()))
+            success |= env.advance(action).success
+    return ReplayedDemo(demo, success, len(actions), error)
+
+
+def check_states(env: "SimulationEnv", states: np.ndarray, source: str) -> None:
+    """Raise DatasetError if `states` `(T, S)` are not states of the environment's task."""
+    if states.shape[1:] != env.get_state().shape:
+        raise DatasetError(
+            f"The states of {source} have {states.shape[-1]} entries, those of the task {env.task.name} "
+            f"{len(env.get_state())}: the file comes from another scene."
+        )

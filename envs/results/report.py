@@ -1,0 +1,241 @@
+"""An evaluation's part of a report: the rate with its interval, films, failures, and what it all rests on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from fibo_robot.envs.results.comparison import format_interval, format_rate
+from fibo_robot.envs.results.evaluation import Evaluation
+from fibo_robot.envs.results.figures import (
+    curves_figure,
+    positions_figure,
+    time_figure,
+    timeline_figure,
+)
+from fibo_robot.envs.rollouts.action_trace import Timeline
+from fibo_robot.envs.rollouts.videos import VIDEO_FOLDER, VideoWriteError, write_grid
+from fibo_robot.reporting import KeyNumber, Report, Section, VideoClip
+
+if TYPE_CHECKING:
+    from fibo_robot.envs.results.report_attention import AttentionView
+
+
+def add_evaluation(
+    report: Report,
+    evaluation: Evaluation,
+    folder: Path,
+    title: str = "Rollouts",
+    troubles: Sequence[str] = (),
+) -> Section:
+    """Add one evaluation.
+
+    Args:
+        report: gets one section.
+        evaluation: what happened.
+        folder: where its videos lie.
+        title: the section's heading.
+        troubles: sentences about what could not be made, such as a film.
+    """
+    low, high = evaluation.interval
+    counted = len(evaluation.counted)
+    section = report.section(
+        title, f"{len(evaluation.episodes)} episodes of {evaluation.task['name']}, one per seed."
+    )
+    section.key_numbers(
+        [
+            KeyNumber(
+                "Success rate",
+                format_rate(evaluation.success_rate),
+                f"{evaluation.successes} of {counted}; 95 %: {format_interval(low, high)}",
+            ),
+            KeyNumber(
+                "Success at the end",
+                format_rate(evaluation.success_at_end_rate),
+                "still solved at the last step",
+            ),
+            KeyNumber("Errors", str(len(evaluation.errors)), "episodes that did not run to their end"),
+            KeyNumber(
+                "Speed",
+                f"{evaluation.env_steps_per_s:.0f} steps/s",
+                f"{evaluation.seconds:.0f} s of rollouts",
+            ),
+        ]
+    )
+    for note in evaluation.notes:
+        section.note(note)
+    _troubles(section, evaluation, troubles)
+    clips = [
+        VideoClip(
+            folder / episode.video, f"Seed {episode.seed}, {episode.length} steps", episode.success_once
+        )
+        for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
+        if episode.video and (folder / episode.video).is_file()
+    ]
+    if clips:
+        section.text("Films of the first seeds, failures first.").videos(clips)
+    _timelines(section, evaluation, folder)
+    if any(episode.object_position for episode in evaluation.counted):
+        section.figure(
+            positions_figure(evaluation.episodes), "Where the object lay, seed by seed, seen from above."
+        )
+    seconds = {
+        name: sum(getattr(session, name) for session in evaluation.sessions)
+        for name in ("physics", "rendering", "policy", "transport")
+    }
+    if any(seconds.values()):
+        section.figure(time_figure(seconds), "Where the time went, added up over workers and the policy.")
+    section.table(
+        [
+            {
+                "seed": episode.seed,
+                "success": episode.success_once,
+                "at_end": episode.success_at_end,
+                "first": episode.first_success,
+                "length": episode.length,
+                "return": episode.sum_reward,
+                "error": episode.error,
+            }
+            for episode in evaluation.episodes
+        ],
+        {
+            "seed": "Seed",
+            "success": "Solved",
+            "at_end": "Solved at end",
+            "first": "First solved at step",
+            "length": "Steps",
+            "return": "Return",
+            "error": "Error",
+        },
+        caption="Every episode",
+        collapsed=True,
+    )
+    _basis(section, evaluation)
+    return section
+
+
+def add_training(report: Report, runs: Mapping[str, Sequence[Evaluation]]) -> None:
+    """Add the learning curves of the evaluated policies, and their configurations, where these are known."""
+    named = {
+        label if len(evaluations) == 1 else f"{label}, run {number}": evaluation.training
+        for label, evaluations in runs.items()
+        for number, evaluation in enumerate(evaluations, start=1)
+        if evaluation.training
+    }
+    if not named:
+        return
+    section = report.section("Training", "How the policies came about." if len(named) > 1 else "")
+    histories = {name: training["history"] for name, training in named.items() if training["history"]}
+    if histories:
+        section.figure(
+            curves_figure(histories),
+            "Loss on the demonstrations that training saw (dashed) and on those held out (solid).",
+        )
+    for name, training in named.items():
+        text = yaml.safe_dump(training["config"], sort_keys=False)
+        section.config(text, f"Configuration of the training: {name}")
+
+
+def write_evaluation_report(
+    evaluation: Evaluation,
+    folder: Path,
+    attention: "AttentionView | None" = None,
+    troubles: Sequence[str] = (),
+) -> Path:
+    """Write `report.html` into an evaluation's folder.
+
+    Args:
+        evaluation: what happened.
+        folder: where its videos and timelines lie.
+        attention: where the policy looked, if known.
+        troubles: sentences about what could not be made, such as a film.
+    """
+    name = evaluation.policy.get("checkpoint", "policy")
+    report = Report(f"{evaluation.task['name']}: {name}", "What the policy did in simulation.")
+    add_evaluation(report, evaluation, folder, troubles=troubles)
+    if attention is not None:
+        from fibo_robot.envs.results.report_attention import add_attention
+
+        add_attention(report, attention)
+    add_training(report, {name: [evaluation]})
+    return report.save(folder / "report.html")
+
+
+def write_films_grid(evaluation: Evaluation, folder: Path) -> list[str]:
+    """Show all films of an evaluation side by side in `videos/grid.mp4`, failures first.
+
+    Returns:
+        a sentence where that could not be written.
+    """
+    films = [
+        folder / episode.video
+        for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
+        if episode.video and (folder / episode.video).is_file()
+    ]
+    try:
+        if len(films) > 1:
+            write_grid(films, folder / VIDEO_FOLDER / "grid.mp4")
+    except VideoWriteError as error:
+        return [str(error)]
+    return []
+
+
+def _timelines(section: Section, evaluation: Evaluation, folder: Path) -> None:
+    """The filmed episodes' actions, failures first, the first one open."""
+    shown = [
+        episode
+        for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
+        if episode.timeline and (folder / episode.timeline).is_file()
+    ]
+    if not shown:
+        return
+    timelines = [Timeline.load(folder / episode.timeline) for episode in shown]
+    text = "What the policy did in these episodes, step by step; actions are given as it asked for them."
+    if any(timeline.decisions for timeline in timelines):
+        text += (
+            " Behaviour cloning has no value function. In its place, at each decision, how unsure the policy "
+            "was: spread, the standard deviation of the mixture's actions (1 is half the range of the "
+            "demonstrated actions; each component's own has a lower bound), and modes, how many of its "
+            "components are in play (the exponential of their weights' entropy)."
+        )
+    section.text(text)
+    for index, (episode, timeline) in enumerate(zip(shown, timelines)):
+        outcome = "solved" if episode.success_once else "not solved"
+        section.figure(
+            timeline_figure(timeline, episode.first_success),
+            f"Seed {episode.seed}, {outcome}: actions and decisions",
+            collapsed=index > 0,
+        )
+
+
+def _troubles(section: Section, evaluation: Evaluation, others: Sequence[str]) -> None:
+    """Name everything that went wrong, each where it happened."""
+    lines: list[str] = []
+    for episode in evaluation.episodes:
+        if episode.error:
+            effect = "does not count" if not episode.counts else "counts as a failure"
+            lines.append(f"Seed {episode.seed} {effect}: {episode.error}")
+        elif episode.worker_errors:
+            lines.append(f"Seed {episode.seed} was run again: {episode.worker_errors[-1]}")
+        lines += [text for text in (episode.video_error, episode.timeline_error) if text]
+    lines += others
+    if lines:
+        section.note("\n\n".join(lines), kind="warning")
+
+
+def _basis(section: Section, evaluation: Evaluation) -> None:
+    groups: Sequence[tuple[str, Mapping[str, object]]] = (
+        ("policy", evaluation.policy),
+        ("rollout", evaluation.rollout),
+        ("version", evaluation.versions),
+        ("task", evaluation.task),
+    )
+    rows = [
+        {"what": f"{group}: {key}", "value": str(value)}
+        for group, entries in groups
+        for key, value in entries.items()
+    ]
+    section.table(
+        rows, {"what": "Setting", "value": "Value"}, caption="What the result rests on", collapsed=True
+    )

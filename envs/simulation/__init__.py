@@ -1,0 +1,1 @@
+"""One simulated world: robosuite's environments as ours, rendered, with robomimic's metadata."""

@@ -1,0 +1,214 @@
+"""One robosuite task as a gymnasium environment whose episodes depend on their seed alone.
+
+Physics and rendering are apart: :meth:`SimulationEnv.advance` moves the world, :meth:`SimulationEnv.observe`
+looks at it. On a CPU a picture costs more than a control step, so a policy that executes chunks of actions
+renders only where it looks.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from fibo_robot.envs.simulation.rendering import SceneRenderer, create_renderer, prepare_rendering
+from fibo_robot.envs.tasks import Task, get_task
+
+# robosuite draws Lift's cube size (20 to 22 mm) when it builds the model. One model per task lets a state
+# vector alone decide a scene, whatever was played before; the seed decides the placement.
+_MODEL_SEED = 0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one control step led to.
+
+    Attributes:
+        reward: robosuite's sparse reward, 1.0 while the task is solved, else 0.0.
+        success: whether the task is solved in the state reached.
+    """
+
+    reward: float
+    success: bool
+
+
+class SimulationEnv(gymnasium.Env):
+    """A task in the simulator.
+
+    Episodes never end by themselves: `terminated` stays False, and `truncated` becomes True at the task's
+    horizon. Nothing resets on its own. Observations are float32 vectors and uint8 pictures `(3, H, W)`, right
+    side up. The same seed gives the same episode in any process and after any earlier episodes.
+
+    Attributes:
+        task: the task with its renderer resolved.
+        obs_keys: the observations that :meth:`observe` returns.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (gymnasium's own declaration)
+    render_mode = "rgb_array"
+
+    def __init__(self, task: Task | str, obs_keys: Sequence[str] | None = None) -> None:
+        """Start the simulator.
+
+        Args:
+            task: a task or its name.
+            obs_keys: observations to return (default: all of the task's); other cameras are not rendered.
+
+        Raises:
+            FiboError: for an unknown task or observation.
+            RendererError: if the renderer's library is missing.
+        """
+        task = get_task(task) if isinstance(task, str) else task
+        self.obs_keys = task.check_keys(task.obs_keys if obs_keys is None else obs_keys)
+        self.task = task.resolved()
+        self._robosuite = _make_robosuite(self.task)
+        self._renderer: SceneRenderer | None = None
+        self._steps = 0
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (task.action_dim,), np.float32)
+        self.observation_space = gymnasium.spaces.Dict({key: self._space(key) for key in self.obs_keys})
+
+    def _space(self, key: str) -> gymnasium.spaces.Box:
+        if key in self.task.low_dim:
+            return gymnasium.spaces.Box(-np.inf, np.inf, (self.task.low_dim[key],), np.float32)
+        return gymnasium.spaces.Box(0, 255, (3, self.task.image_size, self.task.image_size), np.uint8)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin the episode that `seed` names; without one, the next of the environment's own generator."""
+        self.start(seed)
+        return self.observe(), {"success": self.success}
+
+    def start(self, seed: int | None = None) -> None:
+        """:meth:`reset` without looking: nothing is rendered."""
+        super().reset(seed=seed)
+        episode_seed = seed if seed is not None else int(self.np_random.integers(2**31))
+        # robosuite's placement samplers hold on to this generator: give it a new state, not a new generator.
+        self._robosuite.rng.bit_generator.state = np.random.default_rng(episode_seed).bit_generator.state
+        self._robosuite.reset()
+        self._restore(self._robosuite.sim.get_state().flatten())
+
+    def reset_to(self, state: np.ndarray) -> None:
+        """Continue from a flat MuJoCo state (time, positions, velocities), as robomimic's files store it.
+
+        The controller starts afresh there, as at the start of an episode. Replayed from an episode's first
+        state, its actions lead through the same states bit for bit.
+
+        Raises:
+            ValueError: if the length of `state` is not that of this task's states.
+        """
+        expected = self._robosuite.sim.get_state().flatten().shape
+        if state.shape != expected:
+            raise ValueError(f"A state of the task {self.task.name} has shape {expected}, not {state.shape}.")
+        self._robosuite.deterministic_reset = True
+        self._robosuite.reset()
+        self._robosuite.deterministic_reset = False
+        self._restore(state)
+
+    def show_state(self, state: np.ndarray) -> None:
+        """Put the scene into a flat MuJoCo state to look at it; to go on from there, use :meth:`reset_to`."""
+        sim = self._robosuite.sim
+        sim.set_state_from_flattened(state)
+        sim.forward()
+
+    def _restore(self, state: np.ndarray) -> None:
+        sim = self._robosuite.sim
+        sim.set_state_from_flattened(state)
+        # What robosuite's own reset left in the solver's warm start would depend on the way here.
+        sim.data.qacc_warmstart[:] = 0.0
+        sim.data.ctrl[:] = 0.0
+        sim.forward()
+        for robot in self._robosuite.robots:
+            robot.composite_controller.update_state()
+            for arm in robot.arms:
+                controller = robot.composite_controller.get_controller(arm)
+                controller.update_initial_joints(sim.data.qpos[controller.qpos_index])
+        self._steps = 0
+
+    def get_state(self) -> np.ndarray:
+        """The flat MuJoCo state, float64 `(1 + nq + nv,)`: time, positions, velocities."""
+        return self._robosuite.sim.get_state().flatten()
+
+    @property
+    def success(self) -> bool:
+        """Whether the task is solved in the present state."""
+        return bool(self._robosuite._check_success())
+
+    @property
+    def model_xml(self) -> str:
+        """The scene as MuJoCo XML; the same for every episode."""
+        return self._robosuite.sim.model.get_xml()
+
+    @property
+    def steps(self) -> int:
+        """Control steps since the episode began."""
+        return self._steps
+
+    def advance(self, action: np.ndarray) -> StepResult:
+        """Apply `action` `(A,)`, clipped to [-1, 1], for one control step; nothing is rendered."""
+        self._robosuite.step(np.asarray(action, dtype=np.float64))
+        # robosuite leaves positions one physics step behind velocities. Bring them up to date, so that what
+        # is seen live equals what is seen when the recorded state is loaded.
+        self._robosuite.sim.forward()
+        self._steps += 1
+        success = self.success
+        return StepResult(float(success), success)
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """:meth:`advance` and :meth:`observe`; `info["success"]` says whether the task is solved."""
+        result = self.advance(action)
+        truncated = self._steps >= self.task.horizon
+        return self.observe(), result.reward, False, truncated, {"success": result.success}
+
+    def observe(self, obs_keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """The present observation: float32 `(D,)` vectors and uint8 `(3, H, W)` pictures.
+
+        Args:
+            obs_keys: what to look at (default: the environment's own); other cameras are not rendered.
+        """
+        vectors = self._robosuite._get_observations(force_update=True)
+        observation = {}
+        for key in self.obs_keys if obs_keys is None else obs_keys:
+            if key in self.task.low_dim:
+                observation[key] = vectors["object-state" if key == "object" else key].astype(np.float32)
+            else:
+                size = self.task.image_size
+                image = self.render_image(key.removesuffix("_image"), size, size)
+                observation[key] = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return observation
+
+    def render_image(self, camera: str, height: int, width: int) -> np.ndarray:
+        """A picture by `camera`, uint8 `(height, width, 3)`, right side up; the first starts the renderer."""
+        sim = self._robosuite.sim
+        if self._renderer is None:
+            self._renderer = create_renderer(sim.model._model, self.task.renderer, self.task.quality)
+        return self._renderer.render(sim.data._data, camera, height, width)
+
+    def render(self) -> np.ndarray:
+        """A picture by the task's first camera at 256 x 256, as gymnasium's `rgb_array` mode."""
+        return self.render_image(self.task.cameras[0], 256, 256)
+
+    def close(self) -> None:
+        """Release the renderer and the simulator."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        self._robosuite.close()
+
+
+def _make_robosuite(task: Task) -> Any:
+    prepare_rendering(task.renderer)
+    # robosuite warns of optional parts that nothing here uses, and sets its logger's level on import.
+    logging.getLogger("robosuite_logs").addFilter(_is_error)
+    import robosuite
+
+    environment = robosuite.make(task.env_name, seed=_MODEL_SEED, **task.robosuite_kwargs())
+    # Its reset hides the marks at the grippers, which a state shown before any episode must not show either.
+    environment.reset()
+    return environment
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

@@ -1,0 +1,275 @@
+"""Off-screen pictures of a MuJoCo scene: which back end draws them, how, and what to do when one is missing.
+
+MuJoCo chooses its OpenGL binding when it is imported, from `MUJOCO_GL`; :func:`prepare_rendering` sets that
+first, in every process. Pictures depend on the settings here (reflections, shadows, multisampling), so they
+belong to the task and travel with datasets and checkpoints.
+"""
+
+import atexit
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from fibo_robot.errors import FiboError
+
+if TYPE_CHECKING:
+    import mujoco
+
+RENDERERS = ("egl", "osmesa", "warp")
+FIXES = {
+    "egl": "install Debian's packages libegl1 and libgl1-mesa-dri (apt-get install libegl1 libgl1-mesa-dri)",
+    "osmesa": "install Debian's package libosmesa6 (apt-get install libosmesa6)",
+    "warp": "install the extra that brings MuJoCo Warp (pip install 'fibo-robot[warp]')",
+}
+_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+_PROBE_SCENE = (
+    "<mujoco><worldbody><light pos='0 0 3'/><camera name='top' pos='0 0 2'/>"
+    "<geom type='sphere' size='.5' rgba='1 0 0 1' group='1'/></worldbody></mujoco>"
+)
+
+
+class RendererError(FiboError):
+    """No picture can be drawn with the wanted renderer; the message names the package to install."""
+
+
+@dataclass(frozen=True)
+class RenderQuality:
+    """What a picture of a scene includes; OpenGL only.
+
+    Attributes:
+        shadows: draw shadow maps (robosuite's lights cast none, so its pictures do not change).
+        reflections: draw reflective floors and tables; doubles the cost of a frame on a CPU.
+        multisamples: samples a pixel edge is smoothed with; 0 turns smoothing off.
+    """
+
+    shadows: bool = False
+    reflections: bool = False
+    multisamples: int = 4
+
+
+class SceneRenderer(Protocol):
+    """What draws the cameras of one model."""
+
+    def render(self, data: "mujoco.MjData", camera: str, height: int, width: int) -> np.ndarray:
+        """One picture, uint8 `(height, width, 3)`, right side up."""
+
+    def close(self) -> None:
+        """Release what the renderer holds."""
+
+
+def resolve_renderer(name: str) -> str:
+    """The renderer that `name` means on this machine: `auto` becomes `egl`, or `osmesa` where EGL is missing.
+
+    `auto` follows `MUJOCO_GL` if that names one of the two. It never becomes `warp`, whose pictures differ.
+
+    Raises:
+        RendererError: if `name` is unknown, or `auto` finds neither library.
+    """
+    if name in RENDERERS:
+        return name
+    if name != "auto":
+        raise RendererError(f"Unknown renderer {name!r}; choose auto, {', '.join(RENDERERS)}.")
+    wanted = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if wanted in _LIBRARIES:
+        return wanted
+    for candidate, library in _LIBRARIES.items():
+        if _loads(library):
+            return candidate
+    raise RendererError(
+        f"No library for off-screen rendering was found: {FIXES['egl']}, or set the task's renderer to warp."
+    )
+
+
+def prepare_rendering(name: str) -> str:
+    """Point MuJoCo at the renderer `name` before it is imported; return the resolved name.
+
+    Raises:
+        RendererError: if the renderer's library is missing.
+    """
+    renderer = resolve_renderer(name)
+    library = _LIBRARIES.get(renderer)
+    if library is not None and not _loads(library):
+        raise RendererError(f"The renderer {renderer} needs {library}: {FIXES[renderer]}.")
+    if "mujoco" not in sys.modules:
+        os.environ["MUJOCO_GL"] = renderer if library is not None else "disable"
+    return renderer
+
+
+def create_renderer(model: "mujoco.MjModel", renderer: str, quality: RenderQuality) -> SceneRenderer:
+    """A renderer for `model`; `renderer` is a resolved name."""
+    if renderer == "warp":
+        from fibo_robot.envs.simulation.warp_rendering import WarpRenderer
+
+        return WarpRenderer(model)
+    return OpenGLRenderer(model, renderer, quality)
+
+
+class OpenGLRenderer:
+    """Draws with MuJoCo's own OpenGL renderer on an off-screen context (EGL or OSMesa).
+
+    Collision geometry (group 0) is hidden and visual geometry (group 1) shown, as robosuite does.
+    """
+
+    def __init__(
+        self, model: "mujoco.MjModel", backend: str, quality: RenderQuality, max_size: int = 640
+    ) -> None:
+        """Create the context.
+
+        Args:
+            model: the scene.
+            backend: `egl` or `osmesa`.
+            quality: what to draw.
+            max_size: pixels of the off-screen buffer's sides; larger pictures replace the buffer.
+
+        Raises:
+            RendererError: if the context cannot be created.
+        """
+        import mujoco
+
+        self._mujoco = mujoco
+        self._model = model
+        self._backend = backend
+        self._scene = mujoco.MjvScene(model, maxgeom=10_000)
+        flags = self._scene.flags
+        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = quality.shadows
+        flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = quality.reflections
+        self._options = mujoco.MjvOption()
+        self._options.geomgroup[0] = 0
+        self._options.geomgroup[1] = 1
+        self._perturbation = mujoco.MjvPerturb()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        model.vis.quality.offsamples = quality.multisamples
+        self._create_context(max_size)
+
+    def _create_context(self, size: int) -> None:
+        self._size = size
+        self._model.vis.global_.offwidth = self._model.vis.global_.offheight = size
+        try:
+            if self._backend == "egl":
+                from mujoco.egl import GLContext
+            else:
+                from mujoco.osmesa import GLContext
+            self._gl = GLContext(size, size)
+            self._gl.make_current()
+            self._context = self._mujoco.MjrContext(self._model, self._mujoco.mjtFontScale.mjFONTSCALE_100)
+        # PyOpenGL reports a missing driver as an attribute of None, and MuJoCo a failed context as fatal.
+        except (AttributeError, ImportError, RuntimeError, OSError, self._mujoco.FatalError) as error:
+            raise RendererError(
+                f"The renderer {self._backend} did not start ({error}): {FIXES[self._backend]}."
+            ) from error
+        self._mujoco.mjr_setBuffer(self._mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        # At exit a context must go before its display, which MuJoCo closes in an exit handler that it has
+        # just registered; a finalizer's own hook may run after that one.
+        self._free = weakref.finalize(self, _free_context, self._context, self._gl)
+        self._free.atexit = False
+        atexit.register(self._free)
+
+    def render(self, data: "mujoco.MjData", camera: str, height: int, width: int) -> np.ndarray:
+        """One picture, uint8 `(height, width, 3)`, right side up; raises KeyError for an unknown camera."""
+        if max(height, width) > self._size:
+            self.close()
+            self._create_context(max(height, width))
+        mujoco = self._mujoco
+        self._camera.fixedcamid = self._model.camera(camera).id
+        self._gl.make_current()
+        mujoco.mjv_updateScene(
+            self._model,
+            data,
+            self._options,
+            self._perturbation,
+            self._camera,
+            mujoco.mjtCatBit.mjCAT_ALL,
+            self._scene,
+        )
+        viewport = mujoco.MjrRect(0, 0, width, height)
+        mujoco.mjr_render(viewport, self._scene, self._context)
+        image = np.empty((height, width, 3), dtype=np.uint8)
+        mujoco.mjr_readPixels(image, None, viewport, self._context)
+        return image[::-1]  # OpenGL counts rows from the bottom
+
+    def close(self) -> None:
+        """Free the GL context; happens by itself when the renderer goes or the interpreter ends."""
+        self._free()
+        atexit.unregister(self._free)
+
+
+def _free_context(context: Any, gl: Any) -> None:
+    context.free()
+    gl.free()
+
+
+@dataclass(frozen=True)
+class RendererProbe:
+    """Whether one renderer draws here.
+
+    Attributes:
+        name: the renderer.
+        ok: it drew a sphere.
+        detail: what went wrong, or nothing.
+        fix: what to install, or nothing.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str
+
+
+def probe_renderers(timeout: float = 300.0) -> list[RendererProbe]:
+    """Draw a sphere with every renderer, each in a process of its own (a broken driver can abort one).
+
+    Args:
+        timeout: seconds per renderer; Warp compiles its kernels on the first run.
+    """
+    probes = []
+    for name in RENDERERS:
+        command = [sys.executable, "-m", "fibo_robot.envs.simulation.rendering", name]
+        environment = {**os.environ, "MUJOCO_GL": "disable" if name == "warp" else name}
+        environment.pop("PYOPENGL_PLATFORM", None)
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            probes.append(RendererProbe(name, False, f"gave no picture within {timeout:.0f} s", FIXES[name]))
+            continue
+        if done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["ok"]:
+            probes.append(RendererProbe(name, True, "", ""))
+        else:
+            reason = (done.stderr.strip().splitlines() or ["drew an empty picture"])[-1]
+            probes.append(RendererProbe(name, False, reason, FIXES[name]))
+    return probes
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _draw_probe_scene(name: str) -> bool:
+    prepare_rendering(name)
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string(_PROBE_SCENE)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    renderer = create_renderer(model, name, RenderQuality())
+    image = renderer.render(data, "top", 32, 32)
+    renderer.close()
+    return bool(image[16, 16, 0] > image[16, 16, 1] + 20)
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps({"ok": _draw_probe_scene(sys.argv[1])}))
+    except FiboError as error:
+        sys.exit(str(error))

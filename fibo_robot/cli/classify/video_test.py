@@ -1,0 +1,61 @@
+"""`fibo video-test`: the accuracy of a classifier on labelled videos, with intervals."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fibo_robot.errors import FiboError
+
+
+def register(app: typer.Typer) -> None:
+    """Add `video-test` to the command."""
+    app.command("video-test")(video_test)
+
+
+def video_test(
+    checkpoint: Annotated[Path, typer.Argument(help="Run directory of a trained classifier.")],
+    data: Annotated[Path, typer.Option("--data", help="Data set, table of clips or folder of classes.")],
+    split: Annotated[
+        str | None, typer.Option("--split", help="Part to test on; all clips by default.")
+    ] = None,
+    split_column: Annotated[
+        str, typer.Option("--split-column", help="Column that tells the part.")
+    ] = "split",
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="Which of a public data set's official splits.")
+    ] = None,
+    views: Annotated[int, typer.Option("--views", min=1, help="Clips per video.")] = 1,
+    crops: Annotated[int, typer.Option("--crops", min=1, help="Crops per clip.")] = 1,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder [CHECKPOINT/test].")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Test on labelled videos: top-1 and top-5 with intervals, confusion matrix, each video's scores."""
+    import torch
+
+    from fibo_robot.video.datasets.recognise import read_clips
+    from fibo_robot.video.inference.evaluation import evaluate_videos
+    from fibo_robot.video.inference.predict import load_classifier
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    classifier = load_classifier(checkpoint, device)
+    table = read_clips(data, split_column, protocol)
+    unknown = sorted(set(table.labels) - set(classifier.labels))
+    if unknown:
+        raise FiboError(
+            f"{data} has classes that the classifier does not know: {', '.join(unknown[:5])}. "
+            f"It knows {', '.join(classifier.labels[:10])}."
+        )
+    result = evaluate_videos(classifier, table.part(split), views=views, crops=crops)
+    output = output or checkpoint / "test"
+    output.mkdir(parents=True, exist_ok=True)
+    result.save(output)
+    typer.echo(f"{len(result.paths)} videos, {views} views x {crops} crops, from {table.description}")
+    for k in (1, 5):
+        if k < len(classifier.labels):
+            rate = result.top(k)
+            typer.echo(f"top-{k}: {rate.value:.1%} (95 % interval {rate.low:.1%} to {rate.high:.1%})")
+    for reason in result.failures.values():
+        typer.echo(f"left out: {reason}", err=True)
+    typer.echo(f"results: {output}")

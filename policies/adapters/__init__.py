@@ -1,0 +1,1 @@
+"""Our encoders and policies inside other libraries, and theirs inside ours."""

@@ -1,0 +1,1 @@
+"""What a policy is made of: observation encoder, normaliser, networks and heads."""

@@ -1,0 +1,1 @@
+"""Tests; helpers beside them are imported as `tests.…`, in worker processes too."""

@@ -1,0 +1,80 @@
+"""The attention shown is the attention used, for every kind of attention."""
+
+import pytest
+import torch
+from torch import nn
+
+from fibo_robot.attention.cores import DiagonalCore, SoftmaxCore
+from fibo_robot.attention.reference import dense_mask
+from fibo_robot.encoders import create_encoder
+from fibo_robot.envs.results.attention_overlay import OverlayError, attention_weights, look
+from fibo_robot.interfaces import ObservationSpec, ShapeMeta
+
+
+class TwoCameras(nn.Module):
+    """The least that `look` needs of a policy."""
+
+    def __init__(self, attention):
+        super().__init__()
+        spec = ObservationSpec((3, 84, 84), "rgb")
+        self.shape_meta = ShapeMeta({"left_image": spec, "right_image": spec}, action_dim=1)
+        self.encoders = nn.ModuleDict(
+            {key: create_encoder("vit_micro", attention=attention) for key in self.shape_meta.obs}
+        ).eval()
+
+    def reset(self, episodes):
+        pass
+
+    def act(self, obs, episodes):
+        for key, encoder in self.encoders.items():
+            encoder(obs[key][:, -1])
+        return torch.zeros(1, 1, 1)
+
+
+def observation():
+    return {
+        key: torch.randint(0, 256, (1, 1, 3, 84, 84), dtype=torch.uint8)
+        for key in ("left_image", "right_image")
+    }
+
+
+def test_softmax_weights_are_the_softmax():
+    core = SoftmaxCore(2, 8, SoftmaxCore.options_type())
+    q, k = torch.randn(2, 1, 2, 21, 8)
+    expected = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1)
+    torch.testing.assert_close(attention_weights(core, q, k), expected)
+
+
+def test_fibottention_weights_are_zero_off_its_diagonals_and_sum_to_one():
+    core = DiagonalCore(2, 8, DiagonalCore.options_type())
+    core.place(0, 1)
+    q, k = torch.randn(2, 1, 2, 50, 8)
+    weights = attention_weights(core, q, k)[0]
+    mask = dense_mask(core.offsets(50), 50, 1)
+    assert (weights[~mask] == 0).all()
+    assert not mask.all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 50))
+
+
+@pytest.mark.parametrize("attention", ["softmax", "fibottention", "castling"])
+def test_every_layer_and_head_of_every_camera_can_be_laid_over_its_picture(attention):
+    policy, obs = TwoCameras(attention), observation()
+    seen = look(policy, obs)
+    assert [image.camera for image in seen] == ["left_image", "right_image"]
+    for image in seen:
+        assert (image.image == obs[image.camera][0, 0].permute(1, 2, 0).numpy()).all()
+        assert [tuple(weights.shape) for weights in image.weights] == [(4, 50, 50)] * 4
+        for head in (None, 0, 3):
+            assert image.heat(-1, head).shape == (7, 7)
+            assert image.overlay(0, head).shape == (336, 336, 3)
+    assert (seen[0].heat(0, 0) != seen[0].heat(0, 1)).any()
+    with pytest.raises(OverlayError, match="4 layers of 4 heads"):
+        seen[0].heat(0, 4)
+
+
+def test_looking_leaves_the_policy_as_it_was():
+    policy, obs = TwoCameras("fibottention"), observation()
+    before = policy.encoders["left_image"](obs["left_image"][:, -1]).tokens
+    look(policy, obs)
+    assert torch.equal(policy.encoders["left_image"](obs["left_image"][:, -1]).tokens, before)
+    assert not any(module._forward_pre_hooks for module in policy.modules())

@@ -1,0 +1,74 @@
+"""Environment metadata of robomimic's own files becomes a task."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fibo_robot.envs import get_task
+from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
+from fibo_robot.envs.simulation.rendering import RenderQuality
+from fibo_robot.envs.simulation.robomimic_metadata import composite_controller, task_from_env_args
+
+OLD_ARM = {
+    "type": "OSC_POSE",
+    "input_max": 1,
+    "input_min": -1,
+    "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
+    "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
+    "kp": 150,
+    "damping": 1,
+    "impedance_mode": "fixed",
+    "kp_limits": [0, 300],
+    "damping_limits": [0, 10],
+    "position_limits": None,
+    "orientation_limits": None,
+    "uncouple_pos_ori": True,
+    "control_delta": True,
+    "interpolation": None,
+    "ramp_ratio": 0.2,
+}
+
+
+def metadata(**env_kwargs: Any) -> dict[str, Any]:
+    kwargs = {"robots": "Panda", "controller_configs": OLD_ARM, "control_freq": 20, **env_kwargs}
+    return {"env_name": "Lift", "type": 1, "env_kwargs": kwargs}
+
+
+def test_an_old_controller_becomes_the_same_one_in_the_world_frame() -> None:
+    task = task_from_env_args(metadata(), "old.hdf5")
+    arm = task.controller["body_parts"]["right"]
+    assert (arm["input_ref_frame"], arm["input_type"], arm["damping_ratio"]) == ("world", "delta", 1)
+    assert task == get_task("lift")  # ours is robomimic's controller
+
+
+def test_absolute_actions_stay_absolute() -> None:
+    config = composite_controller({**OLD_ARM, "control_delta": False}, "old.hdf5")
+    assert config["body_parts"]["right"]["input_type"] == "absolute"
+
+
+def test_pictures_without_our_settings_were_drawn_as_robosuite_draws() -> None:
+    images = metadata(camera_names=["agentview"], camera_heights=128, camera_widths=128)
+    task = task_from_env_args(images, "image.hdf5")
+    assert (task.cameras, task.image_size) == (("agentview",), 128)
+    assert task.quality == RenderQuality(shadows=True, reflections=True, multisamples=4)
+
+
+def test_what_cannot_be_converted_is_refused() -> None:
+    with pytest.raises(DatasetError, match="JOINT_VELOCITY"):
+        task_from_env_args(metadata(controller_configs={**OLD_ARM, "type": "JOINT_VELOCITY"}), "x.hdf5")
+    with pytest.raises(DatasetError, match="Stack"):
+        task_from_env_args({**metadata(), "env_name": "Stack"}, "x.hdf5")
+    with pytest.raises(DatasetError, match="no controller"):
+        task_from_env_args(metadata(controller_configs=None), "x.hdf5")
+    with pytest.raises(DatasetError, match="different controllers"):
+        task_from_env_args(metadata(controller_configs=[OLD_ARM, {**OLD_ARM, "kp": 50}]), "x.hdf5")
+
+
+@pytest.mark.data
+def test_the_human_demonstrations_are_of_lift(shared_data: Path) -> None:
+    with DemonstrationFile(shared_data / "robot" / "lift_panda_human29_raw.hdf5") as file:
+        assert file.task() == get_task("lift")
+        assert len(file.demos) == 29
+        assert len(file.mask("short150")) == 22
+        assert sum(file.length(demo) for demo in file.demos) == 5308

@@ -1,0 +1,73 @@
+"""Batches from worker processes: the same as without, kept apart, also after an epoch that was left early."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fibo_robot.errors import FiboError
+from fibo_robot.video.datasets.table import LabelledClip
+from fibo_robot.video.training.clips import ClipDataset
+from fibo_robot.video.training.loader import ClipLoader
+from fibo_robot.video.training.sampling import ClipSampling, Cropping
+
+BATCHES = [
+    [(index, draw) for index in range(start, min(start + 4, 26))]
+    for draw, start in enumerate(range(0, 26, 4))
+]
+
+
+@pytest.fixture(scope="module")
+def clips(motion_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipDataset:
+    """24 clips, a broken one among them, and two more: seven batches of four, the last of two."""
+    broken = tmp_path_factory.mktemp("broken") / "broken.mp4"
+    broken.write_bytes(b"no video")
+    files = sorted(motion_clips.glob("*.mp4"))
+    files = [*files[:5], broken, *files[5:], files[0]]
+    listed = [LabelledClip(file, file.stem.split("_")[0]) for file in files]
+    labels = ["broken", "left", "right"]
+    return ClipDataset(listed, labels, ClipSampling(frames=5), Cropping(), 24, training=True, seed=3)
+
+
+def loader(clips: ClipDataset, workers: int) -> ClipLoader:
+    return ClipLoader(clips, BATCHES, batch_size=4, num_workers=workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing_and_batches_can_be_kept(clips: ClipDataset, workers: int) -> None:
+    expected = list(loader(clips, 0))
+    assert [len(batch["clips"]) for batch in expected] == [4, 3, 4, 4, 4, 4, 2]
+    assert [len(batch["broken"]) for batch in expected] == [0, 1, 0, 0, 0, 0, 0]
+    several = loader(clips, workers)
+    for _ in range(2):  # epochs
+        kept = list(several)
+        assert len(kept) == len(expected) == len(several)
+        for batch, wanted in zip(kept, expected, strict=True):
+            assert torch.equal(batch["clips"], wanted["clips"])
+            assert batch["clips"].stride() == wanted["clips"].stride()  # or a model might round differently
+            assert torch.equal(batch["labels"], wanted["labels"]) and batch["broken"] == wanted["broken"]
+
+
+def test_an_epoch_left_early_does_not_disturb_the_next(clips: ClipDataset) -> None:
+    expected = list(loader(clips, 0))
+    several = loader(clips, 2)
+    for stop in (1, 2, 3):
+        for number, batch in enumerate(several):
+            assert torch.equal(batch["clips"], expected[number]["clips"])
+            if number == stop:
+                break
+    assert all(torch.equal(a["clips"], b["clips"]) for a, b in zip(several, expected, strict=True))
+
+
+def test_a_batch_of_broken_clips_is_an_error(clips: ClipDataset) -> None:
+    with pytest.raises(Exception, match="None of 1 clips could be read"):
+        list(ClipLoader(clips, [[(5, 0)]], batch_size=4, num_workers=1))
+
+
+def test_too_little_shared_memory_is_said(clips: ClipDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(tensor: torch.Tensor) -> None:
+        raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
+    with pytest.raises(FiboError, match=r"need 0 MiB of shared memory .*No space left.*fewer workers"):
+        loader(clips, 1)

@@ -1,0 +1,181 @@
+"""Training a classifier: it learns motion, resumes exactly, keeps its labels, and names broken clips."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fibo_robot.training.checkpoint import CheckpointError
+from fibo_robot.training.run import train_from_overrides
+from fibo_robot.video import load_classifier, predict
+from fibo_robot.video.datasets.recognise import read_clips
+from fibo_robot.video.training.augmentation import BatchAugmentation
+from fibo_robot.video.training.clips import ClipDataset, collate_clips
+from fibo_robot.video.training.data import TooManyBrokenClipsError, VideoData
+from fibo_robot.video.training.sampling import ClipSampling, Cropping
+
+TINY = [
+    "experiment=video_skills",
+    "encoder.image_size=32",
+    "encoder.patch_size=8",
+    "encoder.frames=4",
+    "data.cache_side=32",
+    "data.batch_size=8",
+]
+
+
+def tiny_run(clips: Path, run_dir: Path, *more: str) -> Path:
+    return train_from_overrides([*TINY, f"data.root={clips}", f"run_dir={run_dir}", *more])
+
+
+@pytest.mark.slow
+def test_classifier_learns_motion_that_single_frames_do_not_show(motion_clips: Path, tmp_path: Path) -> None:
+    schedule = ["data.steps_per_epoch=40", "trainer.max_epochs=3", "optimizer.warmup_steps=10"]
+    run = tiny_run(motion_clips, tmp_path / "video", *schedule)
+    assert json.loads((run / "history.json").read_text())[-1]["valid/accuracy"] >= 0.9
+
+    classifier = load_classifier(run)
+    assert classifier.labels == ["left", "right"]
+    held_out = [clip for clip in read_clips(motion_clips).clips if clip.split == "test"]
+    predictions = list(predict(classifier, [clip.path for clip in held_out]))
+    right = sum(p.scores[0].label == clip.label for p, clip in zip(predictions, held_out))
+    assert right >= 7
+    assert all(sum(s.probability for s in p.scores) == pytest.approx(1) for p in predictions)
+
+
+@pytest.mark.slow
+def test_resumed_run_equals_an_uninterrupted_one(motion_clips: Path, tmp_path: Path) -> None:
+    schedule = [
+        "data.steps_per_epoch=3",
+        "classifier.augmentation.horizontal_flip=0.5",
+        "classifier.classifier.dropout=0.2",
+    ]
+    whole = tiny_run(motion_clips, tmp_path / "whole", *schedule, "trainer.max_epochs=2")
+
+    class KilledError(Exception):
+        pass
+
+    class Killer(torch.nn.Module):
+        steps = 0
+
+        def forward(self, *inputs):
+            Killer.steps += 1
+            if Killer.steps == 5:  # in the middle of the second epoch
+                raise KilledError
+            return plain(self, *inputs)
+
+    plain = BatchAugmentation.forward
+    BatchAugmentation.forward = Killer.forward
+    try:
+        with pytest.raises(KilledError):
+            tiny_run(motion_clips, tmp_path / "killed", *schedule, "trainer.max_epochs=2")
+    finally:
+        BatchAugmentation.forward = plain
+    killed = tiny_run(motion_clips, tmp_path / "killed", *schedule, "trainer.max_epochs=2")
+    first, second = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert (whole / "history.json").read_text() == (killed / "history.json").read_text()
+
+
+def dataset(clips: Path, training: bool, **options) -> ClipDataset:
+    table = read_clips(clips)
+    return ClipDataset(
+        table.part("train"),
+        table.labels,
+        ClipSampling(frames=4),
+        Cropping(),
+        32,
+        training=training,
+        **options,
+    )
+
+
+def test_samples_follow_from_seed_and_draw_alone(motion_clips: Path) -> None:
+    data = dataset(motion_clips, training=True)
+    first, label = data[0, 7]
+    assert first.shape == (4, 3, 32, 32) and first.dtype == torch.uint8
+    assert torch.equal(first, dataset(motion_clips, training=True)[0, 7][0])
+    assert not torch.equal(first, data[0, 8][0])
+    assert label == data.targets[0]
+
+
+def test_cached_and_decoded_clips_are_the_same(motion_clips: Path) -> None:
+    decoded, cached = (dataset(motion_clips, training=True, cache_side=side) for side in (None, 32))
+    assert torch.equal(decoded[3, 5][0], cached[3, 5][0])
+
+
+def test_shuffled_control_has_the_same_frames_in_another_order(motion_clips: Path) -> None:
+    kept, shuffled = (dataset(motion_clips, training=False, shuffle_frames=s)[0, 0][0] for s in (False, True))
+    assert not torch.equal(kept, shuffled)
+    assert sorted(f.float().mean().item() for f in kept) == sorted(f.float().mean().item() for f in shuffled)
+    assert {f.numpy().tobytes() for f in kept} == {f.numpy().tobytes() for f in shuffled}
+
+
+@pytest.fixture
+def half_broken(motion_clips: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "broken"
+    shutil.copytree(motion_clips, folder)
+    for name in ("left_8.mp4", "right_9.mp4"):
+        (folder / name).write_bytes(b"no video")
+    return folder
+
+
+@pytest.mark.parametrize("cache_side", [None, 32])
+def test_broken_clips_are_left_out_and_named(half_broken: Path, cache_side: int | None) -> None:
+    data = VideoData(
+        str(half_broken), ClipSampling(), Cropping(), 32, cache_side=cache_side, max_bad_fraction=0.1
+    )
+    data.setup("fit")
+    batch = collate_clips([data.train[index, index] for index in range(4)])
+    assert batch["clips"].shape[0] == len(batch["labels"]) == 2
+    with pytest.warns(UserWarning, match=r"left_8\.mp4"):
+        data.on_before_batch_transfer(batch, 0)
+    data.max_bad_fraction = 0.05
+    with pytest.raises(TooManyBrokenClipsError, match=r"2 of 24[\s\S]*right_9\.mp4"):
+        data.on_before_batch_transfer(batch, 0)
+
+
+def test_prediction_of_a_broken_file_is_an_error_for_that_file_only(
+    motion_clips: Path, half_broken: Path
+) -> None:
+    from fibo_robot.encoders import create_video_encoder
+    from fibo_robot.video.classifier import VideoClassifier
+
+    classifier = VideoClassifier(
+        lambda: create_video_encoder("vit_micro", mode="joint", frames=4, image_size=32, patch_size=8),
+        ["a", "b"],
+    ).eval()
+    paths = [motion_clips / "left_0.mp4", half_broken / "left_8.mp4", motion_clips / "right_1.mp4"]
+    good, bad, last = predict(classifier, paths)
+    assert good.error is None and last.error is None and len(good.scores) == 2
+    assert bad.scores == () and "left_8.mp4" in bad.error
+
+
+def test_policy_checkpoint_is_no_classifier(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No checkpoint"):
+        load_classifier(tmp_path / "absent")
+
+
+def test_soft_targets_are_distributions_and_mixing_mixes_both() -> None:
+    clips = torch.randint(0, 256, (4, 3, 3, 16, 16), dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 2, 0])
+    mixed = BatchAugmentation(mixup_alpha=1.0, label_smoothing=0.1)(clips, labels, 3)
+    assert mixed.clips.dtype == torch.float32 and mixed.clips.min() >= 0 and mixed.clips.max() <= 1
+    torch.testing.assert_close(mixed.targets.sum(1), torch.ones(4))
+    assert (mixed.targets.max(1).values < 0.96).all()
+    plain = BatchAugmentation()(clips, labels, 3)
+    assert torch.equal(plain.clips, clips.float() / 255)
+    assert plain.targets.argmax(1).tolist() == labels.tolist()
+
+
+def test_every_frame_of_a_clip_is_changed_alike() -> None:
+    still = torch.randint(0, 256, (1, 1, 3, 16, 16), dtype=torch.uint8).expand(6, 5, -1, -1, -1)
+    changed = BatchAugmentation(horizontal_flip=0.5, rand_augment_ops=2, brightness=0.4)(
+        still, torch.zeros(6, dtype=torch.int64), 2
+    ).clips
+    assert all(torch.equal(clip[0], frame) for clip in changed for frame in clip)
+    assert len({clip.numpy().tobytes() for clip in changed}) > 1

@@ -1,0 +1,1 @@
+"""From folders, lists and published layouts to labelled clips."""

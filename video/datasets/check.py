@@ -1,0 +1,135 @@
+"""Reading every clip of a data set once, so that training meets no surprise."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+from rich.progress import track
+
+from fibo_robot.files import replace_atomically
+from fibo_robot.video.datasets.files import clips_below
+from fibo_robot.video.datasets.recognise import ClipTableError, NoClipsFoundError, read_clips
+from fibo_robot.video.reading.errors import VideoDecodeError
+from fibo_robot.video.reading.frames import DEFAULT_FRAME_RATE, FrameFolder, folder_size
+from fibo_robot.video.reading.scan import scan
+from fibo_robot.video.reading.stored import stored_clip
+from fibo_robot.video.training.clips import open_clip
+
+_SAVE_EVERY = 100  # clips between two writes of the table; an interruption loses at most these
+
+
+@dataclass(frozen=True)
+class CheckedClip:
+    """One row of the table: what a clip holds, or why it cannot be read.
+
+    Attributes:
+        path: the file, folder of frames, or file inside a tar file.
+        size_bytes: its length; a clip of another length is checked again.
+        frames, fps, height, width: as they would be read; 0 where it cannot be.
+        codec: FFmpeg's name, or how pictures are coded; empty where unknown.
+        reader: what reads it: `decord`, `av`, or `pictures`.
+        problem: why it cannot be read; empty where it can.
+    """
+
+    path: str
+    size_bytes: int
+    frames: int = 0
+    fps: float = 0.0
+    height: int = 0
+    width: int = 0
+    codec: str = ""
+    reader: str = ""
+    problem: str = ""
+
+
+def find_clips(data: Path, protocol: str | None = None) -> tuple[list[Path], str]:
+    """The clips of a data set, or else all clips below a folder; and what was found.
+
+    Args:
+        data: see :func:`fibo_robot.video.datasets.recognise.read_clips`.
+        protocol: which of its official splits.
+
+    Raises:
+        ClipTableError: there are no clips.
+    """
+    try:
+        table = read_clips(data, protocol=protocol)
+    except NoClipsFoundError:
+        files = clips_below(data)
+        if not files:
+            raise
+        return files, f"{data} (clips without labels)"
+    return list(dict.fromkeys(clip.path for clip in table.clips)), table.description
+
+
+def check_clip(path: Path, frame_rate: float = DEFAULT_FRAME_RATE) -> CheckedClip:
+    """Decode one clip as a whole; `frame_rate` is that of folders of pictures."""
+    size = 0
+    try:
+        size = _size(path)
+        reader = open_clip(path, frame_rate=frame_rate)
+        height, width = reader.read([0]).shape[1:3]
+    except VideoDecodeError as error:
+        return CheckedClip(str(path), size, problem=str(error))
+    codec = reader.codec if isinstance(reader, FrameFolder) else scan(path).codec
+    return CheckedClip(
+        str(path), size, len(reader), round(reader.fps, 3), height, width, codec, reader.backend
+    )
+
+
+def check_clips(
+    files: Sequence[Path], table: Path, workers: int = 1, frame_rate: float = DEFAULT_FRAME_RATE
+) -> list[CheckedClip]:
+    """Check clips in threads, keeping the rows that `table` already has, and write them all to it.
+
+    Returns:
+        One row per file, in their order.
+    """
+    rows = {row.path: row for row in _read(table)} if table.exists() else {}
+    known = {path for path, row in rows.items() if row.size_bytes and _size(Path(path)) == row.size_bytes}
+    todo = [file for file in files if str(file) not in known]
+    # Threads are enough: both decoders work outside Python's lock.
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(partial(check_clip, frame_rate=frame_rate), todo)
+        shown = track(results, "checking", total=len(todo), disable=not sys.stdout.isatty(), transient=True)
+        try:
+            for number, row in enumerate(shown, start=1):
+                rows[row.path] = row
+                if number % _SAVE_EVERY == 0:
+                    _write(rows, table)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            _write(rows, table)
+    return [rows[str(file)] for file in files]
+
+
+def _size(path: Path) -> int:
+    """Bytes of a clip; 0 where there is none."""
+    if path.is_dir():
+        return folder_size(path)
+    stored = stored_clip(path)
+    return 0 if stored is None else stored.size
+
+
+def _read(table: Path) -> list[CheckedClip]:
+    with table.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if reader.fieldnames != [field.name for field in fields(CheckedClip)]:
+            raise ClipTableError(f"{table} exists and is no table of checked clips; choose another --output.")
+        return [
+            CheckedClip(**{field.name: field.type(row[field.name]) for field in fields(CheckedClip)})
+            for row in reader
+        ]
+
+
+def _write(rows: dict[str, CheckedClip], table: Path) -> None:
+    with replace_atomically(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [field.name for field in fields(CheckedClip)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows.values())

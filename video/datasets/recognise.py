@@ -1,0 +1,90 @@
+"""Labelled clips from what people have on disk: public data sets as they are published, tables, folders.
+
+:func:`read_clips` recognises a data set by its files, and says in the table's description what it took it
+for. Each reader returns None where it does not recognise its own.
+"""
+
+from pathlib import Path
+
+from fibo_robot.video.datasets.files import clips_below, subfolders, video_files
+from fibo_robot.video.datasets.lists import read_list_file, read_split_lists, read_table_in
+from fibo_robot.video.datasets.named import read_named
+from fibo_robot.video.datasets.official import read_hmdb51, read_something_something, read_ucf101
+from fibo_robot.video.datasets.shards import read_shards
+from fibo_robot.video.datasets.table import (
+    SPLIT_NAMES,
+    ClipTable,
+    ClipTableError,
+    LabelledClip,
+    NoClipsFoundError,
+    refuse_protocol,
+)
+
+__all__ = ["ClipTable", "ClipTableError", "LabelledClip", "NoClipsFoundError", "read_clips", "video_files"]
+
+
+def read_clips(root: Path | str, split_column: str = "split", protocol: str | None = None) -> ClipTable:
+    """Read labelled clips from a data set as it is published, or from a table or folder.
+
+    The first of these that is found:
+
+    * a folder with `clips.csv`, or a csv whose header has `path` and `label`: one clip per row, paths
+      relative to the table; `split_column` names the column that tells its split;
+    * a file without header (Kinetics style): a path and a label per line, with any of comma, tab, semicolon
+      or space between; or the annotation csv of Kinetics;
+    * webdataset shards: see :func:`fibo_robot.video.datasets.shards.read_shards`;
+    * Something-Something v2, UCF-101, HMDB51: see :mod:`fibo_robot.video.datasets.official`;
+    * a folder with `train.csv`, `val.csv` and so on of either kind;
+    * Toyota Smarthome, NTU RGB+D, NW-UCLA: see :func:`fibo_robot.video.datasets.named.read_named`;
+    * a folder `CLASS/clip.mp4`, or `train/CLASS/clip.mp4` and so on.
+
+    Wherever a clip is a file, it may also be a folder of its frames as numbered pictures.
+
+    Args:
+        root: the folder, table, list or tar file.
+        split_column: column of a table that tells the split.
+        protocol: which of a data set's official splits; its first one when None.
+
+    Raises:
+        NoClipsFoundError: nothing of this kind is found; the message says what was looked for.
+        ClipTableError: a table or list is damaged, or there is no such protocol; the message names those that
+            exist.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise ClipTableError(f"There are no clips at {root}: no such file or folder.")
+    if root.is_file():
+        if root.suffix == ".tar":
+            table = read_shards(root, protocol)
+            assert table is not None
+            return table
+        return read_list_file(root, protocol, split_column)
+    return (
+        read_table_in(root, protocol, split_column)
+        or read_shards(root, protocol)
+        or read_something_something(root, protocol)
+        or read_ucf101(root, protocol)
+        or read_hmdb51(root, protocol)
+        or read_split_lists(root, protocol)
+        or read_named(root, protocol)
+        or _read_class_folders(root, protocol)
+    )
+
+
+def _read_class_folders(root: Path, protocol: str | None) -> ClipTable:
+    splits = [folder for folder in subfolders(root) if folder.name in SPLIT_NAMES]
+    parts = [(folder.name, folder) for folder in splits] or [("", root)]
+    clips = [
+        LabelledClip(file, class_folder.name, split)
+        for split, part in parts
+        for class_folder in subfolders(part)
+        for file in clips_below(class_folder)
+    ]
+    if not clips:
+        raise NoClipsFoundError(
+            f"{root} holds neither clips.csv, nor a data set that is known here (see `fibo data list`), nor "
+            "folders of clips named after their classes."
+        )
+    refuse_protocol(protocol, str(root))
+    kind = f"class folders in {', '.join(name for name, _ in parts)}" if splits else "class folders"
+    return ClipTable(tuple(clips), f"{root} ({kind})")

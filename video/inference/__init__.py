@@ -1,0 +1,1 @@
+"""A trained classifier applied: to clips, long videos, streams and test sets."""

@@ -1,0 +1,133 @@
+"""Testing a classifier as papers do: several views and crops of each video, with intervals on the result."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import track
+from safetensors.numpy import save_file
+
+from fibo_robot.files import replace_atomically, write_json
+from fibo_robot.video.classifier import VideoClassifier
+from fibo_robot.video.datasets.recognise import LabelledClip
+from fibo_robot.video.inference.predict import read_views, view_scores
+from fibo_robot.video.reading.reader import VideoDecodeError
+from fibo_robot.video.training.confusion import confusion_image, per_class
+
+RESAMPLES = 2000  # the interval's ends then move by less than half a point from seed to seed
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of videos with its 95 % interval, by bootstrap over videos (percentiles)."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float]:
+        """A JSON-ready dict."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass
+class VideoTest:
+    """What came out of testing.
+
+    Attributes:
+        labels: names of the classes.
+        paths: the videos that could be read.
+        targets: `(N,)` class numbers.
+        scores: `(N, views * crops, classes)` scores before the softmax.
+        failures: path and reason of each video that could not be read; they count in no rate.
+        views, crops: how many of each.
+    """
+
+    labels: list[str]
+    paths: list[Path]
+    targets: np.ndarray
+    scores: np.ndarray
+    failures: dict[str, str] = field(default_factory=dict)
+    views: int = 1
+    crops: int = 1
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """`(N, classes)`: softmax of each view, averaged."""
+        return torch.from_numpy(self.scores).softmax(-1).mean(1).numpy()
+
+    def top(self, k: int) -> Rate:
+        """Share of videos whose class is among the k most probable."""
+        ranked = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
+        return bootstrap_rate((ranked == self.targets[:, None]).any(1))
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """`(classes, classes)` counts: row the true class, column the predicted one."""
+        counts = np.zeros((len(self.labels), len(self.labels)), dtype=np.int64)
+        np.add.at(counts, (self.targets, self.probabilities.argmax(1)), 1)
+        return counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready summary."""
+        return {
+            "videos": len(self.paths),
+            "views": self.views,
+            "crops": self.crops,
+            "top1": self.top(1).to_dict(),
+            "top5": self.top(5).to_dict() if len(self.labels) > 5 else None,
+            "per_class": per_class(self.confusion, self.labels),
+            "failures": self.failures,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write test.json, every video's scores (scores.safetensors, videos.json) and confusion.png."""
+        write_json(folder / "test.json", self.to_dict())
+        write_json(folder / "videos.json", [str(path) for path in self.paths])
+        with replace_atomically(folder / "scores.safetensors") as temporary:
+            save_file({"scores": self.scores, "targets": self.targets}, temporary)
+        with replace_atomically(folder / "confusion.png") as temporary:
+            Image.fromarray(confusion_image(self.confusion, self.labels)).save(temporary)
+
+
+def bootstrap_rate(hits: np.ndarray, seed: int = 0) -> Rate:
+    """Mean of `(N,)` booleans and the 2.5 and 97.5 percentiles of its means over resampled videos."""
+    values = np.asarray(hits, dtype=np.float64)
+    # Resampling N booleans with replacement draws a binomial count of hits.
+    means = np.random.default_rng(seed).binomial(len(values), values.mean(), RESAMPLES) / len(values)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Rate(float(values.mean()), float(low), float(high))
+
+
+def evaluate_videos(
+    classifier: VideoClassifier, clips: Sequence[LabelledClip], *, views: int = 1, crops: int = 1
+) -> VideoTest:
+    """Classify labelled videos, `views` clips of each and `crops` squares of each clip.
+
+    Raises:
+        VideoDecodeError: not one of the videos could be read.
+    """
+    numbers = {label: number for number, label in enumerate(classifier.labels)}
+    size = classifier.encoder.image_size[0]
+    result = VideoTest(classifier.labels, [], np.empty(0), np.empty(0), {}, views, crops)
+    targets, scores = [], []
+    for clip in track(clips, "testing", disable=not sys.stdout.isatty(), transient=True):
+        try:
+            batch = read_views(clip.path, classifier.sampling, classifier.cropping, size, views, crops)
+        except VideoDecodeError as error:
+            result.failures[str(clip.path)] = str(error)
+            continue
+        result.paths.append(clip.path)
+        targets.append(numbers[clip.label])
+        scores.append(view_scores(classifier, batch).numpy())
+    if not scores:
+        raise VideoDecodeError(
+            f"None of {len(clips)} videos could be read; {next(iter(result.failures.values()))}"
+        )
+    result.targets, result.scores = np.array(targets), np.stack(scores)
+    return result

@@ -1,0 +1,1 @@
+"""From a video file, or a folder of pictures, to frames."""

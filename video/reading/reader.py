@@ -1,0 +1,268 @@
+"""Reading frames of a video file: the same frames, whichever library serves them.
+
+:class:`VideoReader` uses decord where decord is frame-exact, and PyAV for what decord cannot open (GIF, AVI,
+AV1, MPEG-4, open GOPs, 10-bit, pictures smaller than 64 pixels …) and for frames that lie apart: there it
+skips the pictures that nobody asked for and no other picture needs, which decord cannot. Frames are numbered
+in the order in which they are shown, rotation flags are applied, and each reader decodes on one thread, so
+that data workers do not compete for cores.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from fibo_robot.video.reading.errors import VideoDecodeError
+from fibo_robot.video.reading.scan import VideoScan, open_container, require_stored, scan
+from fibo_robot.video.training.sampling import distinct_frames
+
+__all__ = ["VideoDecodeError", "VideoReader", "decord_refusal"]
+
+_DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9"}
+_DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuvj422p", "yuvj444p"}
+_DECORD_MIN_SIDE = 64  # below, decord's rows are padded and its copy fails
+# Where a picture that is marked as no reference is needed by no other one (H.264: nal_ref_idc 0, ITU-T H.264
+# section 7.4.1). In HEVC the mark means only pictures of the same temporal sub-layer.
+_SKIPPABLE_CODECS = {"h264"}
+
+
+def decord_refusal(content: VideoScan) -> str | None:
+    """Why decord would not return exactly the frames that were asked for, or None where it does."""
+    if not content.containers & {"mp4", "matroska"}:
+        return f"container {'/'.join(sorted(content.containers))}"
+    if content.codec not in _DECORD_CODECS:
+        return f"codec {content.codec}"
+    if content.pixel_format not in _DECORD_PIXEL_FORMATS:
+        return f"pixel format {content.pixel_format}"
+    if min(content.width, content.height) < _DECORD_MIN_SIDE:
+        return f"size {content.width}x{content.height}"
+    if content.has_gaps:
+        return "missing, repeated or discarded timestamps"
+    if content.unsafe_keyframes:
+        return "keyframes that need earlier frames"
+    return None
+
+
+class VideoReader:
+    """Frames of one video file by number.
+
+    Args:
+        path: a local file, or a video inside a tar file (`clips.tar/0001.mp4`); its content decides how it
+            is read, not its name.
+        verify: decode the whole file once, strictly, before the first read. Damage that a decoder
+            would hide (smeared or grey areas) is then an error. It costs about as much as skimming the
+            file; training turns it off and relies on `fibo data check`.
+        backend: `decord` or `av` serves all reads (tests and benchmarks); by default the faster one that is
+            exact for this file and these frames.
+
+    Attributes:
+        fps: average frames per second of the shown frames.
+        timestamps: `(len,)` float64, seconds at which each frame is shown, from 0.
+        backend: `decord` where decord is exact for this file and serves its runs of frames, else `av`.
+
+    Raises:
+        VideoDecodeError: the file holds no readable video, or is damaged or cut off.
+    """
+
+    def __init__(
+        self, path: Path | str, *, verify: bool = True, backend: Literal["decord", "av"] | None = None
+    ) -> None:
+        self.path = Path(path)
+        self._scan = scan(self.path)
+        self._stored = require_stored(self.path)
+        self.backend = backend or ("av" if decord_refusal(self._scan) else "decord")
+        self._forced = backend is not None
+        self._decord = None
+        if self.backend == "decord" and verify:
+            self._open_decord()
+        if self.backend == "av" or verify:
+            self._pts = _index_frames(self.path, self._stored.modified_ns)
+            if self._decord is not None and len(self._decord) != len(self._pts):
+                self.backend, self._decord = "av", None
+        else:
+            self._pts = tuple(sorted(self._scan.packet_pts))
+        self.timestamps = _timestamps(self._pts, self._scan)
+        span = self.timestamps[-1] - self.timestamps[0]
+        self.fps = (len(self) - 1) / span if span > 0 else (self._scan.average_rate or 1.0)
+
+    def _open_decord(self) -> None:
+        import decord
+
+        try:
+            self._decord = decord.VideoReader(self._stored.url, num_threads=1)
+        except (decord.DECORDError, RuntimeError):
+            self.backend = "av"
+            return
+        if len(self._decord) != len(self._scan.packet_pts):
+            self.backend, self._decord = "av", None
+
+    def __len__(self) -> int:
+        return len(self._pts)
+
+    @property
+    def variable_rate(self) -> bool:
+        """Whether frames are shown at uneven times: some frame is off the even grid by over half a step."""
+        even = np.arange(len(self)) / self.fps
+        return bool(np.abs(self.timestamps - even).max() > 0.5 / self.fps)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Frames `(T, H, W, 3)`, uint8 RGB, in the order of `indices` (repeats allowed).
+
+        Raises:
+            IndexError: an index is not in `0 … len - 1`.
+            VideoDecodeError: a frame among those asked for is damaged.
+        """
+        distinct, inverse = distinct_frames(indices, len(self), self.path)
+        frames = self._read_decord(distinct) if self._forced or _is_run(distinct) else None
+        if frames is None:
+            frames = self._read_av(distinct)
+        in_order = np.array_equal(inverse, np.arange(len(distinct)))
+        return frames if in_order else frames[inverse]
+
+    def _read_decord(self, indices: np.ndarray) -> np.ndarray | None:
+        """Frames by decord; None where it does not serve this file."""
+        if self.backend == "decord" and self._decord is None:
+            self._open_decord()
+        if self._decord is None:
+            return None
+        import decord
+
+        try:
+            return self._decord.get_batch(indices.tolist()).asnumpy()
+        except decord.DECORDError:
+            # PyAV decides: it either reads the same frames or says where the damage is.
+            self._index()
+            self.backend, self._decord = "av", None
+            return None
+
+    def _index(self) -> None:
+        """Decode the whole file, strictly, to know which frames there are."""
+        pts = _index_frames(self.path, self._stored.modified_ns)
+        if len(pts) != len(self):
+            raise VideoDecodeError(
+                f"{self.path}: {len(pts)} of {len(self)} frames decode; the file is damaged."
+            )
+        self._pts = pts
+
+    def _read_av(self, indices: np.ndarray) -> np.ndarray:
+        try:
+            return self._pictures(indices, skip=self._scan.codec in _SKIPPABLE_CODECS)
+        except VideoDecodeError:
+            self._index()  # says where the damage is, if there is any
+            return self._pictures(indices, skip=False)
+
+    def _pictures(self, indices: np.ndarray, skip: bool) -> np.ndarray:
+        height, width = self._scan.height, self._scan.width
+        reformatter = VideoReformatter()  # one for all frames: it keeps its tables
+        out: np.ndarray | None = None
+        for row, frame in enumerate(self._frames_at(indices, skip)):
+            picture = reformatter.reformat(frame, width, height, format="rgb24", threads=1).to_ndarray()
+            picture = np.rot90(picture, k=_quarter_turns(frame.rotation))
+            if out is None:
+                out = np.empty((len(indices), *picture.shape), dtype=np.uint8)
+            out[row] = picture
+        return out
+
+    def _frames_at(self, indices: np.ndarray, skip: bool) -> Iterator[av.VideoFrame]:
+        """Decode the frames with these ascending numbers, skipping to a keyframe where that is exact.
+
+        Args:
+            indices: ascending.
+            skip: leave out pictures between them that no other picture needs.
+        """
+        with open_container(self.path) as container:
+            stream = _strict_stream(container, self._scan)
+            seekable = self._scan.seekable and None not in self._pts
+            pts_to_number = {pts: i for i, pts in enumerate(self._pts)} if seekable else {}
+            wanted = {self._pts[i] for i in indices.tolist()} if seekable and skip else None
+            frames = _decode(self.path, container, stream, wanted)
+            # Some streams carry decoder settings in the first packet only, so it is decoded before any jump.
+            frame = next(frames, None)
+            number = pts_to_number.get(frame.pts, -1) if seekable and frame is not None else 0
+            for target in indices.tolist():
+                if seekable:
+                    start = bisect_right(self._scan.start_pts, self._pts[target]) - 1
+                    if start >= 0 and pts_to_number.get(self._scan.start_pts[start], -1) > number + 1:
+                        container.seek(self._scan.start_pts[start], stream=stream, backward=True)
+                        frames, number = _decode(self.path, container, stream, wanted), -1
+                while number < target:
+                    frame = next(frames, None)
+                    if frame is None:
+                        break
+                    number = pts_to_number.get(frame.pts, -1) if seekable else number + 1
+                if frame is None or number != target:
+                    raise VideoDecodeError(f"{self.path}: frame {target} could not be decoded again.")
+                yield frame
+
+
+def _is_run(indices: np.ndarray) -> bool:
+    """Whether more than every second frame of a stretch is wanted: decoding them all is then no waste."""
+    return len(indices) > 1 and 2 * len(indices) > indices[-1] - indices[0] + 1
+
+
+def _strict_stream(container: av.container.InputContainer, content: VideoScan) -> av.video.stream.VideoStream:
+    stream = container.streams[content.stream_index]
+    stream.codec_context.thread_count = 1
+    # By default FFmpeg hides damage by copying neighbouring blocks; here damage is an error.
+    stream.codec_context.options = {"err_detect": "explode"}
+    return stream
+
+
+def _decode(
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    wanted: set[int] | None = None,
+) -> Iterator[av.VideoFrame]:
+    """Frames as shown; with `wanted` (times in ticks), of all others only those that pictures refer to."""
+    context = stream.codec_context
+    try:
+        for packet in container.demux(stream):
+            if wanted is not None:
+                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise VideoDecodeError(
+                        f"{path}: the frame at {frame.time or 0:.2f} s is damaged; fetch the file again."
+                    )
+                yield frame
+    except av.FFmpegError as error:
+        raise VideoDecodeError(
+            f"{path}: decoding fails ({error.strerror}); the file is damaged, fetch it again."
+        ) from error
+
+
+@lru_cache(maxsize=1024)
+def _index_frames(path: Path, modified_ns: int) -> tuple[int | None, ...]:
+    """Decode all frames once, strictly: times in ticks (or None), as shown. `modified_ns` keys the memory."""
+    content = scan(path)
+    with open_container(path) as container:
+        stream = _strict_stream(container, content)
+        pts: list[int | None] = []
+        try:
+            for frame in _decode(path, container, stream):
+                pts.append(frame.pts)
+        except VideoDecodeError as error:
+            raise VideoDecodeError(f"{error} (after {len(pts)} good frames)") from error
+    if not pts:
+        raise VideoDecodeError(f"{path}: not one frame could be decoded; the file is damaged.")
+    return tuple(pts)
+
+
+def _timestamps(pts: tuple[int | None, ...], content: VideoScan) -> np.ndarray:
+    """Seconds from the first frame; where a container's times are unusable, an even grid at its rate."""
+    if None not in pts:
+        seconds = (np.asarray(pts, dtype=np.float64) - pts[0]) * content.time_base
+        if len(pts) == 1 or np.diff(seconds).min() > 0:
+            return seconds
+    return np.arange(len(pts), dtype=np.float64) / (content.average_rate or 1.0)
+
+
+def _quarter_turns(rotation: int) -> int:
+    """FFmpeg's rotation (degrees, counter-clockwise) as counter-clockwise quarter turns for numpy."""
+    return round(rotation / 90) % 4

@@ -1,0 +1,1 @@
+"""From labelled clips to batches and a loss."""

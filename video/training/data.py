@@ -1,0 +1,164 @@
+"""The LightningDataModule for labelled clips."""
+
+import hashlib
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import track
+
+from fibo_robot.errors import FiboError
+from fibo_robot.training.sampler import StepSampler, evaluation_batches
+from fibo_robot.video.datasets.recognise import ClipTable, LabelledClip, read_clips
+from fibo_robot.video.training.clips import ClipBatch, ClipDataset
+from fibo_robot.video.training.loader import ClipLoader
+from fibo_robot.video.training.sampling import ClipSampling, Cropping
+
+
+class TooManyBrokenClipsError(FiboError):
+    """More clips than allowed cannot be read."""
+
+
+class VideoData(pl.LightningDataModule):
+    """Clips for training and validation.
+
+    Args:
+        root: what :func:`fibo_robot.video.datasets.recognise.read_clips` reads.
+        sampling: which frames make a clip.
+        cropping: which part of the picture.
+        image_size: pixels of the square frames.
+        batch_size: clips per step and process.
+        steps_per_epoch: steps between two checkpoints.
+        train_split, valid_split: names of the parts. `train_split` None means all clips outside
+            `valid_split`, `valid_split` None no validation.
+        split_column: column of the table that tells the part.
+        protocol: which of a public data set's official splits; its first one when None.
+        num_workers: processes that decode.
+        cache_side: keep all frames in memory at this size (shorter side, pixels); None decodes at each use.
+        shuffle_frames: the control that sees no order; see ClipDataset.
+        max_bad_fraction: share of unreadable clips above which the run stops with a list of them.
+        seed: decides the order of clips, their frames and crops.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        sampling: ClipSampling,
+        cropping: Cropping,
+        image_size: int,
+        batch_size: int = 16,
+        steps_per_epoch: int = 100,
+        train_split: str | None = "train",
+        valid_split: str | None = "test",
+        split_column: str = "split",
+        protocol: str | None = None,
+        num_workers: int = 0,
+        cache_side: int | None = None,
+        shuffle_frames: bool = False,
+        max_bad_fraction: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root, self.sampling, self.cropping, self.image_size = Path(root), sampling, cropping, image_size
+        self.batch_size, self.steps_per_epoch, self.seed = batch_size, steps_per_epoch, seed
+        self.train_split, self.valid_split = train_split, valid_split
+        self.split_column, self.protocol = split_column, protocol
+        self.num_workers, self.cache_side, self.shuffle_frames = num_workers, cache_side, shuffle_frames
+        self.max_bad_fraction = max_bad_fraction
+        self.table: ClipTable | None = None
+        self.train: ClipDataset | None = None
+        self.valid: ClipDataset | None = None
+        self.broken: dict[Path, str] = {}
+
+    def setup(self, stage: str) -> None:
+        if self.table is not None:
+            return
+        self.table = read_clips(self.root, self.split_column, self.protocol)
+        rank_zero_info(f"{len(self.table.clips)} clips from {self.table.description}")
+        labels = self.table.labels
+        self.train = self._dataset(self.table.part(self.train_split, exclude=self.valid_split), labels, True)
+        if self.valid_split is not None:
+            self.valid = self._dataset(self.table.part(self.valid_split), labels, False)
+        if self.cache_side is not None:
+            self._fill_cache()
+
+    def _dataset(self, clips: list[LabelledClip], labels: list[str], training: bool) -> ClipDataset:
+        return ClipDataset(
+            clips,
+            labels,
+            self.sampling,
+            self.cropping,
+            self.image_size,
+            training=training,
+            seed=self.seed,
+            shuffle_frames=self.shuffle_frames,
+            cache_side=self.cache_side,
+        )
+
+    def _fill_cache(self) -> None:
+        jobs = [(data, index) for data in (self.train, self.valid) if data for index in range(len(data))]
+        for data, index in track(jobs, "decoding clips", disable=not sys.stdout.isatty(), transient=True):
+            data.fill_cache(index)
+
+    def model_inputs(self) -> dict[str, Any]:
+        """What the classifier is built from, once the table is read."""
+        assert self.table is not None
+        return {"labels": self.table.labels}
+
+    def meta(self) -> dict[str, Any]:
+        """What the checkpoint records about the data."""
+        assert self.table is not None and self.train is not None
+        names = "\n".join(f"{clip.path.name}\t{clip.label}\t{clip.split}" for clip in self.table.clips)
+        return {
+            "sampling": self.sampling.to_dict(),
+            "cropping": self.cropping.to_dict(),
+            "shuffle_frames": self.shuffle_frames,
+            "dataset": {
+                "name": self.root.name,
+                "protocol": self.protocol,
+                "sha256": hashlib.sha256(names.encode()).hexdigest(),
+                "train_clips": len(self.train),
+                "valid_clips": len(self.valid) if self.valid else 0,
+            },
+        }
+
+    def train_dataloader(self) -> ClipLoader:
+        assert self.train is not None and self.trainer is not None
+        sampler = StepSampler.for_trainer(
+            self.trainer, len(self.train), self.batch_size, self.steps_per_epoch, self.seed
+        )
+        return self._loader(self.train, sampler)
+
+    def val_dataloader(self) -> ClipLoader | list[Any]:
+        if self.valid is None:
+            return []
+        assert self.trainer is not None
+        return self._loader(self.valid, evaluation_batches(self.trainer, len(self.valid), self.batch_size))
+
+    def _loader(self, data: ClipDataset, batches: Any) -> ClipLoader:
+        return ClipLoader(
+            data,
+            batches,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+    def on_before_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
+        """Name every unreadable clip once, and stop when there are too many of them."""
+        for clip in batch["broken"]:
+            if clip.path not in self.broken:
+                self.broken[clip.path] = clip.reason
+                warnings.warn(f"left out: {clip.reason}", stacklevel=1)
+        total = len(self.train or ()) + len(self.valid or ())
+        if len(self.broken) > self.max_bad_fraction * total:
+            listed = "\n  ".join(self.broken.values())
+            raise TooManyBrokenClipsError(
+                f"{len(self.broken)} of {total} clips cannot be read, more than max_bad_fraction="
+                f"{self.max_bad_fraction:g} allows. Mend or remove them, or raise data.max_bad_fraction:"
+                f"\n  {listed}"
+            )
+        return batch
