@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+from fibo_robot import __version__
 from fibo_robot.envs.simulation.rendering import RenderQuality, resolve_renderer
 from fibo_robot.errors import FiboError, did_you_mean
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 ARM_LOW_DIM = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
 SECOND_ARM_LOW_DIM = {key.replace("robot0", "robot1"): size for key, size in ARM_LOW_DIM.items()}
-_VERSIONED = ("fibo-robot", "robosuite", "mujoco", "numpy", "gymnasium")
+_VERSIONED = ("robosuite", "mujoco", "numpy", "gymnasium")
 
 
 def osc_pose_controller() -> dict[str, Any]:
@@ -190,7 +191,7 @@ class Task:
 
 def simulator_versions() -> dict[str, str]:
     """Versions of the packages that decide what an episode looks like."""
-    return {name: importlib.metadata.version(name) for name in _VERSIONED}
+    return {"fibo-robot": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
 # Horizons, cameras and image sizes are those of robomimic's image benchmark.

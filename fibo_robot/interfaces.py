@@ -25,6 +25,39 @@ class ObservationSpec:
 
 
 @dataclass(frozen=True)
+class ActionSpec:
+    """What one action is, in the environment's own units.
+
+    Attributes:
+        dim: A, its length; per arm three of position, three of rotation (axis-angle), one of the gripper, or
+            whatever a task without arms takes.
+        low, high: bounds of every entry, length A; actions beyond them are clipped to them.
+        mode: `delta` counts from the present pose, `absolute` names a pose in the world (metres, radians).
+        rotation: how the environment reads a rotation; a policy may represent it otherwise inside
+            (:mod:`fibo_robot.policies`), but takes and returns this one.
+        arms: how many arms share the action, one after the other; 0 where there are none.
+    """
+
+    dim: int
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    mode: Literal["delta", "absolute"] = "delta"
+    rotation: Literal["axis_angle", "none"] = "axis_angle"
+    arms: int = 1
+
+    def __post_init__(self) -> None:
+        if not len(self.low) == len(self.high) == self.dim:
+            raise ValueError(f"An action of {self.dim} entries needs as many bounds, low and high.")
+        if any(low >= high for low, high in zip(self.low, self.high, strict=True)):
+            raise ValueError("Every low bound of an action must lie below its high one.")
+
+    @classmethod
+    def deltas(cls, arms: int = 1) -> "ActionSpec":
+        """Operational-space deltas of so many arms with grippers, seven entries each, all in [-1, 1]."""
+        return cls(7 * arms, (-1.0,) * (7 * arms), (1.0,) * (7 * arms), arms=arms)
+
+
+@dataclass(frozen=True)
 class ShapeMeta:
     """Shapes and horizons of one task as one policy sees it.
 
@@ -83,9 +116,12 @@ class Policy(Protocol):
         """Begin these episodes (named by their seeds); per-episode state and generators start here."""
 
     def act(self, obs: Mapping[str, Tensor], episodes: Sequence[int]) -> Tensor:
-        """Actions `(B, n_action_steps, A)` for a batch of observations `(B, n_obs_steps, ...)`.
+        """Actions `(B, n_action_steps, A)` for observations `(B, n_obs_steps, ...)`, on the same device.
 
         Row i belongs to `episodes[i]`; rows may be any subset of the running episodes in any order, and
         an action depends on its own row, its episode and that episode's earlier calls only. rgb is
         uint8, low_dim float32. Actions are in the environment's own units.
         """
+
+    def forget(self, episodes: Sequence[int]) -> None:
+        """Free what these episodes held: they are over."""
