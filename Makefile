@@ -6,20 +6,22 @@ VENV := .venv
 TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help setup quickstart test lint format clean
+.PHONY: help setup quickstart test test-oldest dist lint format clean
 
 help:
 	@echo "make setup       create $(VENV) and install fibo_robot with its tests (quick when nothing changed)"
 	@echo "make quickstart  setup, then record demonstrations, train, roll out, classify and write a report"
 	@echo "make test        setup, then all tests          (PYTEST_ARGS=... is passed on)"
+	@echo "make test-oldest the same in .venv-oldest, with the oldest supported versions"
+	@echo "make dist        setup, then wheels for other environments in dist/"
 	@echo "make lint        setup, then ruff's checks      make format: apply them"
-	@echo "make clean       remove $(VENV) and build leftovers"
+	@echo "make clean       remove the environments and build leftovers"
 
 setup: $(VENV)/.setup-done
 
 # Rerun when what it reads has changed; setup.sh itself does only what is missing.
-$(VENV)/.setup-done: pyproject.toml constraints.txt scripts/setup.sh
-	@bash scripts/setup.sh $(VENV)
+$(VENV)/.setup-done: pyproject.toml constraints.txt constraints-oldest.txt scripts/setup.sh scripts/stand_ins.py
+	@bash scripts/setup.sh $(VENV) $(OVERRIDES)
 	@touch $@
 
 quickstart: setup
@@ -27,8 +29,21 @@ quickstart: setup
 
 # One thread per test process: two processes with a thread pool each on two cores only wait for each other.
 test: setup
+	@bash scripts/test_needs.sh
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 \
 	$(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile --durations=20 $(PYTEST_ARGS)
+
+# The other end of the supported versions: Python 3.12 where there is one, and constraints-oldest.txt.
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest OVERRIDES=constraints-oldest.txt \
+	  PYTHON="$${PYTHON:-python3.12 python3.11 python3}"
+
+# Wheels for other environments: ours, and beside it what stands in for packages that pip would have to compile.
+dist: setup
+	rm -rf dist
+	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist .
+	@$(VENV)/bin/python scripts/stand_ins.py dist egl_probe
+	@$(VENV)/bin/python scripts/stand_ins.py dist/sim evdev mink
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -39,4 +54,4 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest build dist *.egg-info

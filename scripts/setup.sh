@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Create the virtual environment and install fibo_robot into it, with what that needs from the system.
 #
-#   bash scripts/setup.sh [VENV]        (normally called by `make setup`)
+#   bash scripts/setup.sh [VENV [OVERRIDES]]        (normally called by `make setup`)
 #
+# The versions are those of constraints.txt, except for the packages that the file OVERRIDES names.
 # System packages are installed where this script may (root with apt-get); elsewhere it names them and stops
 # before anything is half-installed. PYTHON=/path/to/python chooses the interpreter (3.11 or 3.12).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv="${1:-.venv}"
+overrides="${2:-}"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 stop() { say "$*"; exit 1; }
@@ -48,29 +50,27 @@ has_library() { PATH="$PATH:/usr/sbin:/sbin" ldconfig -p | grep -F "$1 " >/dev/n
 has_gl_driver() {
     has_library libEGL_nvidia.so.0 || compgen -G '/usr/lib*/*/dri/swrast_dri.so' || compgen -G '/usr/lib*/dri/swrast_dri.so'
 }
-# compiles COMPILER LANGUAGE HEADER [FLAG]
-compiles() { printf '#include <%s>\n' "$3" | "$1" -x "$2" ${4:+"$4"} -fsyntax-only -; }
+has_header() { printf '#include <%s>\n' "$1" | gcc -x c ${2:+"$2"} -fsyntax-only -; }
 
 check_system() {
-    local python="$1" version include
+    local python="$1" version
     version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
-    include="$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')"
     # Headless rendering: EGL (with Mesa's software driver where there is no GPU's), OSMesa beside it.
     need libegl1 has_library libEGL.so.1
     need libgl1-mesa-dri has_gl_driver
     need libosmesa6 has_library libOSMesa.so.8
-    # OpenCV, which robosuite imports, links to these.
+    # OpenCV links to these.
     need libgl1 has_library libGL.so.1
     need libglib2.0-0 has_library libgthread-2.0.so.0
-    # pip builds evdev (C, for robosuite's input devices) and egl_probe (C++ with cmake and make, for robomimic).
-    need gcc command -v gcc
-    need g++ compiles g++ c++ string
-    need libc6-dev compiles gcc c stdio.h
-    need linux-libc-dev compiles gcc c linux/input.h
-    need make command -v make
-    need "python$version-dev" compiles gcc c Python.h "-I$include"
     # Debian ships Python without the module that puts pip into a new environment.
     need "python$version-venv" "$python" -c 'import ensurepip, venv'
+    # Nothing is compiled during the installation. On an NVIDIA GPU Triton compiles a launcher in C when a
+    # kernel first runs.
+    if has_library libcuda.so.1; then
+        need gcc command -v gcc
+        need libc6-dev has_header stdio.h
+        need "python$version-dev" has_header Python.h "-I$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')"
+    fi
 }
 
 install_system_packages() {
@@ -97,12 +97,16 @@ if ! is_supported_python "$venv/bin/python" || [ ! -x "$venv/bin/pip" ]; then
     "$python" -m venv --clear "$venv"
 fi
 
-# egl_probe runs cmake while it builds and asks for a cmake older than 4; from PyPI it needs no system package.
-export PATH="$PWD/$venv/bin:$PATH" CMAKE_POLICY_VERSION_MINIMUM=3.5
-if ! "$venv/bin/python" -c 'import egl_probe' 2>/dev/null; then
-    "$venv/bin/pip" install --quiet 'cmake<4'
+# Packages that would have to be compiled, or that hold numpy below 2, are stood in for: stand_ins.py says why.
+"$venv/bin/python" scripts/stand_ins.py "$venv/stand-ins" >/dev/null
+
+constraints=constraints.txt
+if [ -n "$overrides" ]; then
+    constraints="$venv/constraints.txt"
+    awk -F '[=<>]' 'NR == FNR { replaced[$1]; print; next } !($1 in replaced)' "$overrides" constraints.txt >"$constraints"
 fi
 
 say "installing fibo_robot and what it depends on into $venv (a few minutes the first time)"
-"$venv/bin/pip" install --quiet --use-pep517 --constraint constraints.txt --editable '.[test,warp]'
+"$venv/bin/pip" install --quiet --use-pep517 --constraint "$constraints" \
+    "$venv"/stand-ins/*.whl --editable '.[test,sim,warp,ray,transformers]'
 say "done; \`$venv/bin/fibo doctor\` checks the simulator, rendering and video decoding on this machine"
