@@ -2,9 +2,9 @@
 
     python scripts/stand_ins.py FOLDER [NAME ...]
 
-pip cannot be told to leave a dependency of a dependency out. A stand-in carries the name and a version, marked
-`+standin`, so that pip is satisfied; importing it says what was left out and how to install the real package.
-Uses the standard library only, so that it runs before anything is installed.
+pip cannot be told to leave a dependency of a dependency out. A stand-in carries the name and a version,
+marked `+standin`, so that pip is satisfied; importing it says what was left out and how to install the real
+package. Uses the standard library only, so that it runs before anything is installed.
 """
 
 import sys

@@ -1,29 +1,69 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and what happens where a machine lacks what a test needs."""
 
-import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.capabilities import CAPABILITIES, REPOSITORY, SAMPLE_DATA, required
+
+__all__ = ["REPOSITORY"]
 
 # A shell that starts the tests in the background has SIGINT ignored, and with it the commands that tests
 # interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+LACKS = "lacks"  # the user property under which a skipped test's report names the capability
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of sample data beside the checkout (or at FIBO_TEST_DATA); tests skip without it."""
-    folder = Path(os.environ.get("FIBO_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"sample data not found at {folder}; set FIBO_TEST_DATA to its folder")
-    return folder
+    """The folder of sample data (see `SAMPLE_DATA`); tests that use it bear the mark `data`."""
+    return SAMPLE_DATA
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Every capability is a mark."""
+    required()  # an unknown name must not pass unnoticed
+    for capability in CAPABILITIES.values():
+        config.addinivalue_line("markers", f"{capability.mark}: needs {capability.name}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who uses the sample data needs it."""
+    for item in items:
+        if "shared_data" in getattr(item, "fixturenames", ()):
+            item.add_marker("data")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine cannot do, or fail where that is demanded."""
+    for mark, capability in CAPABILITIES.items():
+        if item.get_closest_marker(mark) is None or capability.is_here():
+            continue
+        reason = f"no {capability.name} here: {capability.how}"
+        if mark in required():
+            pytest.fail(f"{reason} (demanded by FIBO_TEST_REQUIRE)", pytrace=False)
+        item.user_properties.append((LACKS, capability.name))
+        pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which capabilities this run did not exercise."""
+    lacking = Counter(
+        value
+        for report in terminalreporter.stats.get("skipped", [])
+        for name, value in getattr(report, "user_properties", [])
+        if name == LACKS
+    )
+    if lacking:
+        parts = [f"{name} ({count} test{'s' * (count > 1)})" for name, count in lacking.most_common()]
+        terminalreporter.write_line(f"not exercised: {', '.join(parts)}", yellow=True)

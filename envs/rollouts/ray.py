@@ -17,11 +17,9 @@ from fibo_robot.envs.rollouts.episode_runner import (
 )
 from fibo_robot.envs.rollouts.processes import ONE_THREAD
 from fibo_robot.envs.rollouts.scheduler import RolloutError
+from fibo_robot.extras import require
 
-try:
-    import ray
-except ImportError:
-    raise RolloutError("The engine ray needs Ray: pip install 'fibo-robot[ray]'.") from None
+ray = require("ray", extra="ray", purpose="The engine ray")
 
 
 class RayWorkers:

@@ -15,6 +15,7 @@ import numpy as np
 
 from fibo_robot.envs.simulation.rendering import SceneRenderer, create_renderer, prepare_rendering
 from fibo_robot.envs.tasks import Task, get_task
+from fibo_robot.extras import require
 
 # robosuite draws Lift's cube size (20 to 22 mm) when it builds the model. One model per task lets a state
 # vector alone decide a scene, whatever was played before; the seed decides the placement.
@@ -202,8 +203,7 @@ def _make_robosuite(task: Task) -> Any:
     prepare_rendering(task.renderer)
     # robosuite warns of optional parts that nothing here uses, and sets its logger's level on import.
     logging.getLogger("robosuite_logs").addFilter(_is_error)
-    import robosuite
-
+    robosuite = require("robosuite", extra="sim", purpose="The simulator")
     environment = robosuite.make(task.env_name, seed=_MODEL_SEED, **task.robosuite_kwargs())
     # Its reset hides the marks at the grippers, which a state shown before any episode must not show either.
     environment.reset()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fibo_robot.errors import FiboError
+from fibo_robot.extras import require
 
 if TYPE_CHECKING:
     import mujoco
@@ -257,8 +258,7 @@ def _loads(library: str) -> bool:
 
 def _draw_probe_scene(name: str) -> bool:
     prepare_rendering(name)
-    import mujoco
-
+    mujoco = require("mujoco", extra="sim", purpose="Rendering")
     model = mujoco.MjModel.from_xml_string(_PROBE_SCENE)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)

@@ -23,11 +23,13 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from fibo_robot.attention.swap import angular_cores
 from fibo_robot.errors import FiboError
+from fibo_robot.extras import require
 from fibo_robot.training.callbacks import CheckpointDirectory, History
 from fibo_robot.training.castling import CastlingSchedule
 from fibo_robot.training.checkpoint import CONFIG, TRAINER
 from fibo_robot.training.config import ConfigError, compose_config, leaves, options_of
 
+WANDB_LOGGER = "lightning.pytorch.loggers.WandbLogger"
 # These may differ between a run and its continuation.
 FREE_TO_CHANGE = {"logger", "run_dir", "debug"}
 
@@ -119,6 +121,14 @@ def _epochs_done(state: Path) -> int:
     return torch.load(state, map_location="cpu", weights_only=True)["epoch"] + 1 if state.exists() else 0
 
 
+def _logger(config: DictConfig) -> Any:
+    if not config:
+        return False
+    if config.get("_target_") == WANDB_LOGGER:
+        require("wandb", extra="wandb", purpose="logger=wandb")
+    return build(config)
+
+
 def _trainer(
     config: DictConfig, run_dir: Path, resolved: dict[str, Any], meta: dict[str, Any], *, has_castling: bool
 ) -> pl.Trainer:
@@ -139,7 +149,7 @@ def _trainer(
     try:
         return pl.Trainer(
             **options,
-            logger=build(config.logger) if config.logger else False,
+            logger=_logger(config.logger),
             callbacks=callbacks,
             default_root_dir=run_dir,
             enable_checkpointing=True,

@@ -5,11 +5,10 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fibo_robot.attention.angular import CONSTANT_TERMS
 from fibo_robot.attention.cores import AngularCore, CastlingOptions
+from tests.properties import given, settings, st
 
 
 def formula(core, q, k, v):

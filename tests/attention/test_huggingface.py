@@ -5,7 +5,6 @@ import copy
 import pytest
 import timm
 import torch
-import transformers
 
 from fibo_robot.attention import (
     ATTENTIONS,
@@ -20,6 +19,13 @@ from fibo_robot.attention.huggingface import INTERFACE, attention_forward
 from fibo_robot.attention.reference import reference_attention
 from fibo_robot.attention.swap import angular_cores
 from fibo_robot.attention.wythoff import layer_offsets
+
+try:
+    import transformers
+except ModuleNotFoundError:
+    transformers = None
+
+pytestmark = pytest.mark.transformers
 
 SIZES = {
     "hidden_size": 24,

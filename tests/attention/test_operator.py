@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fibo_robot.attention import choose_backend, create_attention, diagonal_attention, force_backend
 from fibo_robot.attention.diagonal import MASK_MODES
 from fibo_robot.attention.reference import reference_attention
 from fibo_robot.attention.wythoff import OFFSET_RULES, head_offsets
+from tests.properties import given, settings, st
 
 BACKENDS = ["sdpa", "numba"]
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-2}

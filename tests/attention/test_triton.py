@@ -24,13 +24,12 @@ def run_cases(device: str, **environment: str) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
+@pytest.mark.triton
 def test_kernels_equal_the_reference_in_the_interpreter():
-    pytest.importorskip("triton")
     run_cases("cpu", TRITON_INTERPRET="1")
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_kernels_equal_the_reference_on_the_gpu():
     run_cases("cuda")
 

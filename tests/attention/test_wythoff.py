@@ -5,8 +5,6 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fibo_robot.attention.errors import AttentionError
 from fibo_robot.attention.wythoff import (
@@ -17,6 +15,7 @@ from fibo_robot.attention.wythoff import (
     window_sizes,
     wythoff_pair,
 )
+from tests.properties import given, st
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_offsets.json").read_text())
 TABLES = {"paper": "top_standard", "modified": "top_modified", "robot_release": "robot_modified"}

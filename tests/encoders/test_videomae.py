@@ -10,7 +10,12 @@ from torch import nn
 from fibo_robot.encoders import EncoderError, VideoEncoder, WeightsError, create_video_encoder
 from fibo_robot.encoders.videomae import from_transformers
 
-transformers = pytest.importorskip("transformers")
+try:
+    import transformers
+except ModuleNotFoundError:
+    transformers = None
+
+pytestmark = pytest.mark.transformers
 
 # vit_micro's width and depth, on 4 frames of 32 pixels.
 SIZES = {

@@ -9,10 +9,13 @@ from tests.conftest import REPOSITORY
 from tests.envs.toy_policy import ToyPolicy
 from tests.envs.toy_task import ToyTask
 
-ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
-cluster_utils = pytest.importorskip("ray.cluster_utils")
+try:
+    import ray
+    from ray import cluster_utils
+except ModuleNotFoundError:
+    ray = None
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 SEEDS = range(200, 208)
 
 

@@ -171,9 +171,9 @@ def test_a_skill_is_its_partner_played_backwards(lift: SimulationEnv) -> None:
     assert not np.array_equal(rightwards[0], rightwards[-1])
 
 
+@pytest.mark.warp
 @pytest.mark.slow  # Warp compiles its kernels on first use
 def test_warp_draws_the_same_scene_as_opengl(lift: SimulationEnv) -> None:
-    pytest.importorskip("mujoco_warp")
     env = get_task("lift", renderer="warp").make_env([])
     for renderer in (lift, env):
         renderer.start(12)

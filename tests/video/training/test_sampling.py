@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fibo_robot.video.training.sampling import ClipSampling, Cropping, SamplingError, at_even_times
+from tests.properties import given, st
 
 counts = st.integers(1, 300)
 
