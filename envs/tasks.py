@@ -6,6 +6,7 @@ policy builds the same environment that its demonstrations came from. Building o
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import gymnasium
 from fibo_robot import __version__
 from fibo_robot.envs.simulation.rendering import RenderQuality, resolve_renderer
 from fibo_robot.errors import FiboError, did_you_mean
+from fibo_robot.extras import installed_version
 
 if TYPE_CHECKING:
     from fibo_robot.envs.simulation.environment import SimulationEnv
@@ -182,7 +184,7 @@ class Task:
         }
         return {
             "env_name": task.env_name,
-            "env_version": importlib.metadata.version("robosuite"),
+            "env_version": installed_version("robosuite", extra="sim", purpose="The simulator"),
             "type": 1,  # robomimic.envs.env_base.EnvType.ROBOSUITE_TYPE
             "env_kwargs": {**task.robosuite_kwargs(), **images},
             "fibo_robot": {"task": task.to_dict(), "versions": simulator_versions()},
@@ -190,8 +192,12 @@ class Task:
 
 
 def simulator_versions() -> dict[str, str]:
-    """Versions of the packages that decide what an episode looks like."""
-    return {"fibo-robot": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONED}
+    """Versions of the packages that decide what an episode looks like, where they are installed."""
+    versions = {"fibo-robot": __version__}
+    for name in _VERSIONED:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 # Horizons, cameras and image sizes are those of robomimic's image benchmark.

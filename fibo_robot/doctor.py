@@ -48,21 +48,31 @@ class Check:
 
 @dataclass(frozen=True)
 class KnownVersion:
-    """Versions of a package that are known to work, why others may not, and what to install instead."""
+    """Versions of a package that are known to work, why others may not, and what to install instead.
+
+    With an `extra`, the package may be missing: only what that extra is for needs it.
+    """
 
     requirement: str
     reason: str
     install: str
+    extra: str = ""
 
 
 KNOWN_VERSIONS = (
     KnownVersion(
-        "robosuite==1.5.2", "tasks, rewards and controllers differ between versions", "robosuite==1.5.2"
+        "robosuite==1.5.2",
+        "tasks, rewards and controllers differ between versions",
+        "robosuite==1.5.2",
+        "sim",
     ),
     KnownVersion(
-        "mujoco>=3.3.0,<3.10", "robosuite 1.5.2 cannot reset a task with 3.10 or later", "mujoco==3.9.0"
+        "mujoco>=3.3.0,<3.10",
+        "robosuite 1.5.2 cannot reset a task with 3.10 or later",
+        "mujoco==3.9.0",
+        "sim",
     ),
-    KnownVersion("numpy>=1.26,<2", "robosuite 1.5.2 was measured with numpy 1.26", "numpy==1.26.4"),
+    KnownVersion("numpy>=1.26,<3", "tested with 1.26 and 2.x", "numpy>=1.26,<3"),
     KnownVersion("gymnasium>=1.4,<1.5", "the environments follow gymnasium 1.4", "gymnasium==1.4.0"),
     KnownVersion("robomimic==0.3.0", "its datasets and configs change between versions", "robomimic==0.3.0"),
     KnownVersion("torch>=2.11", "older versions miss what training and attention use", "torch>=2.11"),
@@ -89,6 +99,10 @@ def check_versions() -> list[Check]:
     for known in KNOWN_VERSIONS:
         requirement = Requirement(known.requirement)
         found = _installed(requirement.name)
+        if found is None and known.extra:
+            fix = f"pip install 'fibo-robot[{known.extra}]'"
+            checks.append(Check("versions", requirement.name, False, "not installed", fix, needed=False))
+            continue
         ok = found is not None and requirement.specifier.contains(found, prereleases=True)
         fix = "" if ok else f"pip install '{known.install}' ({known.reason})"
         checks.append(Check("versions", requirement.name, ok, str(found or "not installed"), fix))
@@ -111,7 +125,8 @@ def _check_torchvision_matches() -> Check:
 def check_imports() -> list[Check]:
     """Whether the packages with compiled parts can be imported at all."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(check_import, ("torchvision", "robosuite", "robomimic")))
+        optional = [name for name in ("robosuite",) if _installed(name)]
+        return list(pool.map(check_import, ("torchvision", "robomimic", *optional)))
 
 
 def check_import(name: str) -> Check:

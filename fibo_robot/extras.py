@@ -1,6 +1,7 @@
 """Packages that only some users need: each belongs to an extra, and is asked for where it is first used."""
 
 import importlib
+from importlib import metadata
 from types import ModuleType
 
 from fibo_robot.errors import FiboError
@@ -26,4 +27,16 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        raise MissingExtraError(f"{purpose} needs {module}: pip install 'fibo-robot[{extra}]'.") from None
+        raise _missing(module, extra, purpose) from None
+
+
+def installed_version(distribution: str, *, extra: str, purpose: str) -> str:
+    """The version of an optional package, without importing it; arguments and error as of :func:`require`."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        raise _missing(distribution, extra, purpose) from None
+
+
+def _missing(name: str, extra: str, purpose: str) -> MissingExtraError:
+    return MissingExtraError(f"{purpose} needs {name}: pip install 'fibo-robot[{extra}]'.")

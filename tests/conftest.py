@@ -16,6 +16,8 @@ __all__ = ["REPOSITORY"]
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Fixtures whose users need a capability.
+FIXTURES = {"shared_data": "data", "demonstrations": "sim"}
 LACKS = "lacks"  # the user property under which a skipped test's report names the capability
 
 
@@ -38,10 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who uses the sample data needs it."""
+    """Who uses a fixture needs what it needs."""
     for item in items:
-        if "shared_data" in getattr(item, "fixturenames", ()):
-            item.add_marker("data")
+        for fixture in FIXTURES.keys() & getattr(item, "fixturenames", ()):
+            item.add_marker(FIXTURES[fixture])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

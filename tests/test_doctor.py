@@ -46,7 +46,10 @@ def test_installed_versions_are_those_known_to_work() -> None:
         ("mujoco", "3.10.0", False),
         ("mujoco", "4.0.0", False),
         ("robosuite", "1.5.1", False),
-        ("numpy", "2.0.0", False),
+        ("numpy", "1.25.0", False),
+        ("numpy", "1.26.4", True),
+        ("numpy", "2.4.6", True),
+        ("numpy", "3.0.0", False),
         ("gymnasium", "1.5.0", False),
         ("torch", "2.10.0", False),
         ("torch", "2.14.0+cu130", True),
@@ -61,6 +64,13 @@ def test_versions_outside_the_known_range_are_named_with_the_cure(
     assert check.ok is ok
     assert check.detail == (version or "not installed")
     assert check.fix.startswith(f"pip install '{name}") is not ok
+
+
+@pytest.mark.parametrize("name", ["robosuite", "mujoco"])
+def test_missing_extra_is_named_but_not_needed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pretend_versions(monkeypatch, **{name: None})
+    check = by_name(check_versions())[name]
+    assert (check.ok, check.needed, check.fix) == (False, False, "pip install 'fibo-robot[sim]'")
 
 
 def test_torchvision_built_for_another_torch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

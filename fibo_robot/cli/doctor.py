@@ -1,5 +1,6 @@
 """`fibo doctor`: what works on this machine, and how to mend what does not."""
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +41,7 @@ def check_rendering() -> "list[Check]":
     from fibo_robot.envs.simulation.rendering import probe_renderers
 
     probes = probe_renderers()
+    has_simulator = find_spec("mujoco") is not None  # what draws; without it nothing else is amiss
     has_opengl = any(probe.ok for probe in probes if probe.name in ("egl", "osmesa"))
     return [
         Check(
@@ -47,8 +49,8 @@ def check_rendering() -> "list[Check]":
             probe.name,
             probe.ok,
             probe.detail or "draws",
-            probe.fix,
-            needed=probe.name == "egl" and not has_opengl,
+            probe.fix if has_simulator else "pip install 'fibo-robot[sim]'",
+            needed=probe.name == "egl" and not has_opengl and has_simulator,
         )
         for probe in probes
     ]
