@@ -3,8 +3,12 @@
 Only attention is timed, on ViT-B's 12 heads of 64. What a faster attention is worth to a whole ViT-B stands
 beside each number: attention is N / (6D + N) of its multiply-adds, so even free attention speeds the model up
 by no more than (6D + N) / 6D.
+
+Needs nothing beyond torch, timm and numba, so that it runs from a checkout without an installation:
+`PYTHONPATH=. python -m fibo_robot.benchmarks.attention --device cuda`.
 """
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +16,19 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
-from rich.progress import Progress
 from torch import Tensor
+from tqdm import tqdm
 
 from fibo_robot.attention import AttentionConfig, create_attention
 from fibo_robot.attention.wythoff import count_pairs, head_offsets
-from fibo_robot.benchmarks.harness import BenchmarkError, interleave, peak_memory_mb, speedup
+from fibo_robot.benchmarks.harness import (
+    BenchmarkError,
+    interleave,
+    peak_memory_mb,
+    speedup,
+    write_results,
+)
+from fibo_robot.errors import FiboError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,13 +112,12 @@ def measure(
         raise BenchmarkError("device cuda was asked for, but PyTorch finds no CUDA device here.")
     if min(tokens) < 2:
         raise BenchmarkError("tokens must be at least 2: a class token and a patch.")
-    with Progress(disable=None, transient=True) as progress:
-        task = progress.add_task("attention", total=len(tokens) * len(directions))
+    with tqdm(total=len(tokens) * len(directions), disable=None, leave=False) as progress:
         for count in tokens:
             for direction in directions:
-                progress.update(task, description=f"{count} tokens, {direction}")
+                progress.set_description(f"{count} tokens, {direction}")
                 yield from _measure_length(count, direction, dtype, device, batch, ops)
-                progress.advance(task)
+                progress.update()
 
 
 def attention_share(tokens: int, width: int = WIDTH) -> float:
@@ -237,3 +247,38 @@ def _without_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> Call
 def _with_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], object]:
     upstream = torch.randn_like(inputs[0])
     return lambda: torch.autograd.grad(function(*inputs), inputs, upstream, allow_unused=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """What `fibo bench attention` measures, as plain lines, for machines without the command's packages."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fibo_robot.benchmarks.attention", description=main.__doc__
+    )
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS, help="lengths, class token included")
+    parser.add_argument("--ops", nargs="+", default=OURS, help="registered attentions to time beside dense")
+    parser.add_argument("--forward-only", action="store_true", help="leave the backward pass out")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    given = parser.parse_args(arguments)
+    directions: tuple[Direction, ...] = (
+        ("forward",) if given.forward_only else ("forward", "forward_backward")
+    )
+    rows = []
+    try:
+        for row in measure(given.tokens, directions, given.dtype, given.device, ops=given.ops):
+            rows.append(row.to_dict())
+            low, high = row.spread
+            print(
+                f"{row.tokens} tokens, {row.direction}, {row.op}: {row.milliseconds:.2f} ms, "
+                f"{row.speedup_vs_sdpa:.1f}x ({low:.1f}-{high:.1f}) of sdpa",
+                flush=True,
+            )
+            if given.json is not None:  # an interrupted sweep keeps what it has measured
+                write_results(given.json, rows)
+    except FiboError as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

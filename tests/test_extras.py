@@ -1,5 +1,6 @@
 """Optional packages are optional: what does without them works, and what needs one names its extra."""
 
+import json
 import re
 import tomllib
 from importlib import metadata
@@ -71,6 +72,25 @@ def test_attention_and_encoders_need_torch_timm_and_numba_alone(tmp_path: Path) 
     assert {"lightning", "hydra", "av", "decord", "robomimic", "pytest"} <= others
     done = run_without(others, "-c", SWAP, folder=tmp_path)
     assert done.stdout.strip() == "swapped", done.stderr
+
+
+def test_attention_is_measured_from_a_checkout_without_an_installation(tmp_path: Path) -> None:
+    others = modules_beside(needed_by(LEAN))
+    assert {"typer", "rich", "matplotlib", "pytest"} <= others
+    measure = (
+        "-m",
+        "fibo_robot.benchmarks.attention",
+        "--tokens",
+        "17",
+        "--forward-only",
+        "--json",
+        "rows.json",
+    )
+    done = run_without(others, *measure, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "17 tokens, forward, fibottention:" in done.stdout
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["op"] for row in rows] == ["sdpa", "fibottention", "castling"]
 
 
 def test_library_and_command_are_imported_without_any_extra(tmp_path: Path) -> None:
