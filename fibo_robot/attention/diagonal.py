@@ -114,13 +114,19 @@ def force_backend(backend: Backend) -> Iterator[None]:
 def _resolve_backend(backend: str | None, q: Tensor) -> str:
     if backend is not None:
         return _check_backend(backend, "backend")
-    forced = _forced_backend.get()
+    forced = _constant_forced_backend()
     if forced is not None:
         return forced
     from_environment = os.environ.get(BACKEND_VARIABLE)
     if from_environment:
         return _check_backend(from_environment, BACKEND_VARIABLE)
     return choose_backend(q.device, q.shape[-2], q.dtype)
+
+
+@torch.compiler.assume_constant_result
+def _constant_forced_backend() -> str | None:
+    """The override as a constant of a compiled graph; PyTorch 2.11 traces no context variable."""
+    return _forced_backend.get()
 
 
 def _check_backend(backend: str, source: str) -> str:
