@@ -14,8 +14,8 @@ from fibo_robot.errors import FiboError
 if TYPE_CHECKING:  # torch is slow to import, and a task needs none of it
     from torch import Tensor
 
-# Bounds of absolute poses. They keep out what is no pose; they do not shape behaviour. Positions: no robot at a
-# table reaches 10 m, and infinity is neither JSON nor a bound that can be sampled in. Rotations: every
+# Bounds of absolute poses. They keep out what is no pose; they do not shape behaviour. Positions: no robot at
+# a table reaches 10 m, and infinity is neither JSON nor a bound that can be sampled in. Rotations: every
 # orientation has an axis-angle vector of at most pi; those up to 2 pi let a sequence go on without a jump.
 _POSITION_BOUND = 10.0
 _ROTATION_BOUND = 2 * math.pi
@@ -68,8 +68,6 @@ class ActionSpec:
             )
         if any(low >= high for low, high in zip(self.low, self.high, strict=True)):
             raise ShapeError("Every low bound of an action must lie below its high one.")
-        if self.arms and self.dim != 7 * self.arms:
-            raise ShapeError(f"An action of {self.arms} arms has {7 * self.arms} entries, not {self.dim}.")
 
     @classmethod
     def deltas(cls, arms: int = 1) -> "ActionSpec":
@@ -172,6 +170,7 @@ class Policy(Protocol):
         an action depends on its own row, its episode and that episode's earlier calls only. rgb is
         uint8, low_dim float32. Actions are in the environment's own units.
         """
+        ...
 
     def forget(self, episodes: Sequence[int]) -> None:
         """Free what these episodes held: they are over."""
