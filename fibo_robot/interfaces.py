@@ -14,6 +14,10 @@ from fibo_robot.errors import FiboError
 if TYPE_CHECKING:  # torch is slow to import, and a task needs none of it
     from torch import Tensor
 
+# Which observations a training sample holds beside the actions of t ... t+H-1: those that a policy sees when
+# it decides at t, or, for policies that carry a state from step to step, one for each action.
+Window = Literal["past", "sequence"]
+
 # Bounds of absolute poses. They keep out what is no pose; they do not shape behaviour. Positions: no robot at
 # a table reaches 10 m, and infinity is neither JSON nor a bound that can be sampled in. Rotations: every
 # orientation has an axis-angle vector of at most pi; those up to 2 pi let a sequence go on without a jump.

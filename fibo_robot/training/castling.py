@@ -52,9 +52,7 @@ class CastlingSchedule(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        scale = branch_scale_at(trainer.global_step / trainer.estimated_stepping_batches, self.end)
-        for _, core in angular_cores(pl_module):
-            core.set_branch_scale(scale)
+        self._set(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,9 +60,10 @@ class CastlingSchedule(pl.Callback):
         cores = [core for _, core in angular_cores(pl_module)]
         pl_module.log("castling/branch_scale", cores[0].branch_scale)
         pl_module.log("castling/mass_passed", sum(core.mass_passed for core in cores) / len(cores))
+        # Already now: after the last step this is the schedule's end, in whatever is averaged and saved then.
+        self._set(trainer, pl_module)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # The last step has been taken: without this, end = 1 would stop one step short of 0.
-        if trainer.global_step >= trainer.estimated_stepping_batches:
-            for _, core in angular_cores(pl_module):
-                core.set_branch_scale(0.0)
+    def _set(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        scale = branch_scale_at(trainer.global_step / trainer.estimated_stepping_batches, self.end)
+        for _, core in angular_cores(pl_module):
+            core.set_branch_scale(scale)

@@ -32,7 +32,7 @@ def compose_config(overrides: Sequence[str], config_name: str = "train") -> Dict
             config = compose(config_name, overrides=list(overrides))
         # Hydra raises ValueError for an override without a key.
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(_explain(error, overrides, config_name)) from error
+            raise ConfigError(explain(error, overrides, config_name)) from error
         _check_numbers(config, compose(config_name, overrides=_choices(overrides)))
     return config
 
@@ -53,7 +53,8 @@ def _choices(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if override.split("=")[0] in groups]
 
 
-def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> str:
+def explain(error: Exception, overrides: Sequence[str], config_name: str = "train") -> str:
+    """What was wrong with the overrides, in a sentence that names the nearest known key or option."""
     text = str(error)
     choice = re.search(r"Could not find '([^'/]+)/([^']+)'", text)
     if choice:

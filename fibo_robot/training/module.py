@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import lightning.pytorch as pl
 import timm.optim
@@ -71,16 +71,19 @@ class OptimizerConfig:
             )
 
 
-class ModelModule(pl.LightningModule):
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class ModelModule(pl.LightningModule, Generic[Model]):
     """Base of all training modules.
 
     `self.model` is what the checkpoint directory keeps; anything else a subclass holds is for training.
     Subclasses write `training_step` and, if they validate, `validation_step`.
     """
 
-    def __init__(self, model: nn.Module, optimizer: OptimizerConfig, seed: int = 0) -> None:
+    def __init__(self, model: Model, optimizer: OptimizerConfig, seed: int = 0) -> None:
         super().__init__()
-        self.model = model
+        self.model: Model = model
         self.optimizer_config = optimizer
         self.seed = seed
         self._batch_seed = seed

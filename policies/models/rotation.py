@@ -72,8 +72,8 @@ def axis_angle_to_6d(vectors: Tensor) -> Tensor:
 def axis_angle_from_6d(columns: Tensor) -> Tensor:
     """Two columns `(..., 6)`, of any length and angle, to axis-angle vectors `(..., 3)`.
 
-    They are made orthonormal as Gram and Schmidt do (Zhou et al., section 4.1), so all that a network predicts
-    is a rotation; only a first column of zeros, or columns in one line, have no direction of their own.
+    They are made orthonormal as Gram and Schmidt do (Zhou et al., section 4.1), so what a network predicts
+    is always a rotation; only columns of zeros, or in one line, have no direction of their own.
     """
     first, second = columns.unflatten(-1, (2, 3)).unbind(-2)
     x = F.normalize(first, dim=-1)

@@ -27,8 +27,8 @@ def overrides(demonstrations: Path, run_dir: Path) -> list[str]:
         "data.obs_keys=[robot0_eye_in_hand_image,robot0_eef_pos]",
         "data.batch_size=4",
         "data.steps_per_epoch=3",
-        "policy.policy.head.hidden=[16]",
-        "policy.policy.head.dropout=0.1",
+        "policy.head.hidden=[16]",
+        "policy.head.dropout=0.1",
         f"trainer.max_epochs={EPOCHS}",
         "trainer.accelerator=cpu",
     ]
