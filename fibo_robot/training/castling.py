@@ -26,8 +26,10 @@ def branch_scale_at(progress: float, end: float) -> float:
 class CastlingSchedule(pl.Callback):
     """Scales every Castling branch of the model by :func:`branch_scale_at` of the optimiser's step.
 
-    The scale follows from the global step alone, so a resumed run continues it. Logs `castling/branch_scale`
-    and `castling/mass_passed` (the share of softmax mass that the branches still pass, mean over layers).
+    The scale follows from the global step alone, so a resumed run continues it. It is set when a step begins
+    and again when it ends: what is averaged and saved after the last step has reached the schedule's end.
+    Logs `castling/branch_scale` and `castling/mass_passed` (the share of softmax mass that the branches still
+    pass, mean over layers).
 
     Args:
         end: share of training at which the branches reach 0.

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fibo_robot.training.config import ConfigError, explain
+from fibo_robot.training.config import ConfigError, explain, offer_plugins
 from fibo_robot.training.run import train
 
 FOLDER = "hydra.sweep.dir"
@@ -37,6 +37,8 @@ def sweep(overrides: Sequence[str]) -> Path:
         )
     folder = given.get(FOLDER) or datetime.now().strftime("multirun/%Y-%m-%d/%H-%M-%S")
     named = [] if FOLDER in given else [f"{FOLDER}={folder}"]
+
+    offer_plugins(overrides)
 
     @hydra.main(version_base="1.3", config_path="pkg://fibo_robot.conf", config_name="train")
     def job(config: DictConfig) -> None:

@@ -26,16 +26,13 @@ EPISODES, FIRST_SEED = 6, 300
 TASK = get_task("lift", horizon=6)
 KEYS = ["robot0_eef_pos", "object"]
 MODEL = {
-    "policy": {
-        "_target_": "fibo_robot.policies.models.bc.BehaviourCloning",
+    "_target_": "fibo_robot.policies.models.bc.BehaviourCloning",
+    "encoder": None,
+    "head": {
+        "_target_": "fibo_robot.policies.models.heads.GaussianMixtureHead",
         "_partial_": True,
-        "encoder": None,
-        "head": {
-            "_target_": "fibo_robot.policies.models.heads.GaussianMixtureHead",
-            "_partial_": True,
-            "hidden": [16],
-        },
-    }
+        "hidden": [16],
+    },
 }
 
 
