@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-# Registers the policies and their parts, so that checkpoints may name them.
 from fibo_robot.interfaces import ShapeMeta
+from fibo_robot.policies.models import bc  # noqa: F401  (each family registers itself for checkpoints to name)
 from fibo_robot.policies.models.base import ChunkPolicy
 from fibo_robot.training.checkpoint import version_differences
 from fibo_robot.training.rebuild import load_model
