@@ -121,8 +121,8 @@ def known_keys(overrides: Sequence[str], config_name: str = "train") -> Iterator
     yield from (key for key, _ in leaves(OmegaConf.to_container(config, resolve=False)))
 
 
-def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested dicts; a key that holds a dict is itself left out."""
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested dicts (OmegaConf's containers); a key that holds a dict is left out."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{key}.")

@@ -64,7 +64,8 @@ class DemonstrationData(pl.LightningDataModule):
         }
         self.batch_size, self.steps_per_epoch, self.seed = batch_size, steps_per_epoch, seed
         self.filter_key, self.valid_key, self.max_demos = filter_key, valid_key, max_demos
-        self.action_key, self.window = action_key, window
+        self.action_key = action_key
+        self.window: Window = window
         self.train: DemonstrationDataset | None = None
         self.valid: DemonstrationDataset | None = None
 
@@ -119,5 +120,5 @@ class DemonstrationData(pl.LightningDataModule):
         return DataLoader(self.valid, batch_sampler=batches, collate_fn=_as_is)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch

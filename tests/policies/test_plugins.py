@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from fibo_robot import plugins
 from fibo_robot.attention.registry import ATTENTIONS, AttentionConfig, create_attention
+from fibo_robot.encoders import ImageEncoder
 from fibo_robot.errors import FiboError
 from fibo_robot.policies import load_policy
 from fibo_robot.training.checkpoint import CheckpointError
@@ -106,8 +107,9 @@ def test_a_foreign_policy_is_trained_saved_and_loaded_by_name(demonstrations: Pa
     run_dir = train_from_overrides(overrides(demonstrations, tmp_path / "run"))
     policy = load_policy(run_dir)
     assert type(policy).__name__ == "Regression"
-    assert policy.network[0].out_features == 12  # pyright: ignore[reportAttributeAccessIssue]  # a plugin's
-    assert policy.observation.encoders["robot0_eye_in_hand_image"].attention.name == "other"
+    assert policy.get_submodule("network.0").out_features == 12
+    (encoder,) = policy.observation.encoders.values()
+    assert isinstance(encoder, ImageEncoder) and encoder.attention.name == "other"
     policy.reset([3])
     obs = {
         "robot0_eye_in_hand_image": torch.zeros(1, 1, 3, 84, 84, dtype=torch.uint8),

@@ -52,7 +52,7 @@ def start(demonstrations: Path, run_dir: Path) -> subprocess.Popen:
 def wait_for_epoch(run_dir: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while not (run_dir / "trainer.ckpt").exists():
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, process.stdout and process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
