@@ -122,7 +122,7 @@ def known_keys(overrides: Sequence[str], config_name: str = "train") -> Iterator
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested dicts (OmegaConf's containers); a key that holds a dict is left out."""
+    """Dotted keys and values of nested dicts of OmegaConf; a key that holds a dict is left out."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{key}.")
