@@ -16,10 +16,10 @@ from fibo_robot import __version__
 from fibo_robot.envs.simulation.rendering import RenderQuality, resolve_renderer
 from fibo_robot.errors import FiboError, did_you_mean
 from fibo_robot.extras import installed_version
+from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
 
 if TYPE_CHECKING:
     from fibo_robot.envs.simulation.environment import SimulationEnv
-    from fibo_robot.interfaces import ShapeMeta
 
 ARM_LOW_DIM = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
 SECOND_ARM_LOW_DIM = {key.replace("robot0", "robot1"): size for key, size in ARM_LOW_DIM.items()}
@@ -56,6 +56,17 @@ def osc_pose_controller() -> dict[str, Any]:
     return {"type": "BASIC", "body_parts": {"right": arm}}
 
 
+def controller_mode(controller: Mapping[str, Any]) -> str | None:
+    """`delta` or `absolute`, as a composite controller reads its actions; None where it does not say."""
+    modes = {part.get("input_type") for part in controller.get("body_parts", {}).values()}
+    return modes.pop() if len(modes) == 1 else None
+
+
+def controller_actions(controller: Mapping[str, Any], arms: int) -> ActionSpec:
+    """What the actions are that a composite controller of so many arms takes."""
+    return (ActionSpec.poses if controller_mode(controller) == "absolute" else ActionSpec.deltas)(arms)
+
+
 @dataclass(frozen=True)
 class Task:
     """One simulated task and how it is observed.
@@ -66,7 +77,7 @@ class Task:
         horizon: control steps after which an episode is cut off.
         cameras: cameras whose pictures are observations, as `<camera>_image`.
         low_dim: vector observations and their lengths; `object` is the privileged state of the objects.
-        action_dim: length of an action; every entry lies in [-1, 1].
+        action: what an action is; its mode is the controller's.
         robots: robosuite's robots, one per arm.
         image_size: pixels of a square observation picture's side.
         control_freq: actions per second.
@@ -80,13 +91,21 @@ class Task:
     horizon: int
     cameras: tuple[str, ...]
     low_dim: Mapping[str, int]
-    action_dim: int = 7
+    action: ActionSpec = field(default_factory=ActionSpec.deltas)
     robots: tuple[str, ...] = ("Panda",)
     image_size: int = 84
     control_freq: int = 20
     controller: Mapping[str, Any] = field(default_factory=osc_pose_controller)
     renderer: str = "auto"
     quality: RenderQuality = field(default_factory=RenderQuality)
+
+    def __post_init__(self) -> None:
+        mode = controller_mode(self.controller)
+        if mode is not None and mode != self.action.mode:
+            raise FiboError(
+                f"The controller of the task {self.name} takes {mode} actions, its action is "
+                f"{self.action.mode}: give both, e.g. action=ActionSpec.poses(arms) for absolute ones."
+            )
 
     @property
     def image_keys(self) -> tuple[str, ...]:
@@ -122,17 +141,15 @@ class Task:
         n_obs_steps: int = 1,
         action_horizon: int = 1,
         n_action_steps: int = 1,
-    ) -> "ShapeMeta":
+    ) -> ShapeMeta:
         """Shapes and horizons for a policy that sees `obs_keys` (default: :attr:`policy_keys`)."""
-        from fibo_robot.interfaces import ObservationSpec, ShapeMeta
-
         obs = {}
         for key in self.check_keys(self.policy_keys if obs_keys is None else obs_keys):
             if key in self.low_dim:
                 obs[key] = ObservationSpec((self.low_dim[key],), "low_dim")
             else:
                 obs[key] = ObservationSpec((3, self.image_size, self.image_size), "rgb")
-        return ShapeMeta(obs, self.action_dim, n_obs_steps, action_horizon, n_action_steps)
+        return ShapeMeta(obs, self.action, n_obs_steps, action_horizon, n_action_steps)
 
     def make_env(self, obs_keys: Sequence[str] | None = None) -> "SimulationEnv":
         """Start the simulator; only the cameras named in `obs_keys` (default: all keys) are rendered."""
@@ -142,11 +159,14 @@ class Task:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; :meth:`from_dict` reads it back."""
-        return {**asdict(self), "cameras": list(self.cameras), "robots": list(self.robots)}
+        lists = {"cameras": list(self.cameras), "robots": list(self.robots)}
+        return {**asdict(self), **lists, "action": self.action.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Task":
         """Read what :meth:`to_dict` wrote; raises FiboError for a key that a task does not have."""
+        # Recordings made before actions had a specification: the controller says what they are.
+        values = {key: value for key, value in values.items() if key != "action_dim"}
         names = [entry.name for entry in fields(cls)]
         for key in values:
             if key not in names:
@@ -154,9 +174,20 @@ class Task:
         quality = values.get("quality", RenderQuality())
         if not isinstance(quality, RenderQuality):
             quality = RenderQuality(**quality)
+        robots = tuple(values.get("robots", ("Panda",)))
+        action = values.get("action")
+        if action is None:
+            action = controller_actions(values.get("controller", {}), len(robots))
+        elif not isinstance(action, ActionSpec):
+            action = ActionSpec.from_dict(action)
         return cls(
-            **{**values, "cameras": tuple(values["cameras"]), "quality": quality}
-            | ({"robots": tuple(values["robots"])} if "robots" in values else {})
+            **{
+                **values,
+                "cameras": tuple(values["cameras"]),
+                "quality": quality,
+                "robots": robots,
+                "action": action,
+            }
         )
 
     def robosuite_kwargs(self) -> dict[str, Any]:
@@ -222,7 +253,7 @@ TASKS: dict[str, Task] = {
             700,
             ("shouldercamera0", "shouldercamera1", "robot0_eye_in_hand", "robot1_eye_in_hand"),
             {**ARM_LOW_DIM, **SECOND_ARM_LOW_DIM, "object": 41},
-            action_dim=14,
+            action=ActionSpec.deltas(arms=2),
             robots=("Panda", "Panda"),
         ),
     )

@@ -4,11 +4,29 @@ A task publishes a :class:`ShapeMeta`; a dataset reads the observation keys it n
 from it; the rollout engine drives anything that follows the :class:`Policy` protocol.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from torch import Tensor
+from fibo_robot.errors import FiboError
+
+if TYPE_CHECKING:  # torch is slow to import, and a task needs none of it
+    from torch import Tensor
+
+# Which observations a training sample holds beside the actions of t ... t+H-1: those that a policy sees when
+# it decides at t, or, for policies that carry a state from step to step, one for each action.
+Window = Literal["past", "sequence"]
+
+# Bounds of absolute poses. They keep out what is no pose; they do not shape behaviour. Positions: no robot at
+# a table reaches 10 m, and infinity is neither JSON nor a bound that can be sampled in. Rotations: every
+# orientation has an axis-angle vector of at most pi; those up to 2 pi let a sequence go on without a jump.
+_POSITION_BOUND = 10.0
+_ROTATION_BOUND = 2 * math.pi
+
+
+class ShapeError(FiboError, ValueError):
+    """Shapes, bounds or horizons that contradict each other, or that an earlier version wrote."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,7 @@ class ActionSpec:
     Attributes:
         dim: A, its length; per arm three of position, three of rotation (axis-angle), one of the gripper, or
             whatever a task without arms takes.
-        low, high: bounds of every entry, length A; actions beyond them are clipped to them.
+        low, high: bounds of every entry, length A; actions are clipped to them.
         mode: `delta` counts from the present pose, `absolute` names a pose in the world (metres, radians).
         rotation: how the environment reads a rotation; a policy may represent it otherwise inside
             (:mod:`fibo_robot.policies`), but takes and returns this one.
@@ -47,14 +65,36 @@ class ActionSpec:
 
     def __post_init__(self) -> None:
         if not len(self.low) == len(self.high) == self.dim:
-            raise ValueError(f"An action of {self.dim} entries needs as many bounds, low and high.")
+            raise ShapeError(f"An action of {self.dim} entries needs as many bounds, low and high.")
+        if not all(map(math.isfinite, (*self.low, *self.high))):
+            raise ShapeError(
+                "Bounds of an action must be finite: they travel as JSON, and actions are clipped."
+            )
         if any(low >= high for low, high in zip(self.low, self.high, strict=True)):
-            raise ValueError("Every low bound of an action must lie below its high one.")
+            raise ShapeError("Every low bound of an action must lie below its high one.")
 
     @classmethod
     def deltas(cls, arms: int = 1) -> "ActionSpec":
         """Operational-space deltas of so many arms with grippers, seven entries each, all in [-1, 1]."""
         return cls(7 * arms, (-1.0,) * (7 * arms), (1.0,) * (7 * arms), arms=arms)
+
+    @classmethod
+    def poses(cls, arms: int = 1) -> "ActionSpec":
+        """Absolute poses of so many arms: metres in the world, axis-angle in radians, grippers in [-1, 1].
+
+        Positions lie within 10 m and axis-angle entries within 2 pi, which every pose does.
+        """
+        high = ((_POSITION_BOUND,) * 3 + (_ROTATION_BOUND,) * 3 + (1.0,)) * arms
+        return cls(7 * arms, tuple(-bound for bound in high), high, mode="absolute", arms=arms)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; :meth:`from_dict` reads it back."""
+        return {**asdict(self), "low": list(self.low), "high": list(self.high)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ActionSpec":
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**{**values, "low": tuple(values["low"]), "high": tuple(values["high"])})
 
 
 @dataclass(frozen=True)
@@ -63,26 +103,26 @@ class ShapeMeta:
 
     Attributes:
         obs: observation keys, named as robomimic names them.
-        action_dim: A, the length of one action.
+        action: what one action is.
         n_obs_steps: how many of the latest observations the policy sees.
         action_horizon: how many future actions it predicts at once.
         n_action_steps: how many of those are executed before it looks again.
     """
 
     obs: Mapping[str, ObservationSpec]
-    action_dim: int
+    action: ActionSpec
     n_obs_steps: int = 1
     action_horizon: int = 1
     n_action_steps: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_action_steps <= self.action_horizon:
-            raise ValueError(
+            raise ShapeError(
                 f"n_action_steps ({self.n_action_steps}) must lie between 1 and action_horizon "
                 f"({self.action_horizon}): a policy cannot execute actions that it does not predict."
             )
         if self.n_obs_steps < 1:
-            raise ValueError(f"n_obs_steps must be at least 1, not {self.n_obs_steps}.")
+            raise ShapeError(f"n_obs_steps must be at least 1, not {self.n_obs_steps}.")
 
     def keys(self, kind: Literal["rgb", "low_dim"]) -> list[str]:
         """Observation keys of one kind, in their given order."""
@@ -92,7 +132,7 @@ class ShapeMeta:
         """A JSON-ready dict; :meth:`from_dict` reads it back."""
         return {
             "obs": {key: {"shape": list(spec.shape), "kind": spec.kind} for key, spec in self.obs.items()},
-            "action_dim": self.action_dim,
+            "action": self.action.to_dict(),
             "n_obs_steps": self.n_obs_steps,
             "action_horizon": self.action_horizon,
             "n_action_steps": self.n_action_steps,
@@ -100,11 +140,22 @@ class ShapeMeta:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ShapeMeta":
-        """Read what :meth:`to_dict` wrote."""
-        obs = {
-            key: ObservationSpec(tuple(spec["shape"]), spec["kind"]) for key, spec in values["obs"].items()
-        }
-        return cls(**{**values, "obs": obs})
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ShapeError: something is missing or not known.
+        """
+        try:
+            obs = {
+                key: ObservationSpec(tuple(spec["shape"]), spec["kind"])
+                for key, spec in values["obs"].items()
+            }
+            return cls(**{**values, "obs": obs, "action": ActionSpec.from_dict(values["action"])})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ShapeError(
+                f"These shapes of observations and actions cannot be read ({error}): another version of "
+                "fibo_robot wrote them. Train the policy again."
+            ) from error
 
 
 class Policy(Protocol):
@@ -113,15 +164,17 @@ class Policy(Protocol):
     shape_meta: ShapeMeta
 
     def reset(self, episodes: Sequence[int]) -> None:
-        """Begin these episodes (named by their seeds); per-episode state and generators start here."""
+        """Begin these episodes (named by their seeds); per-episode state starts here."""
+        ...
 
-    def act(self, obs: Mapping[str, Tensor], episodes: Sequence[int]) -> Tensor:
+    def act(self, obs: "Mapping[str, Tensor]", episodes: Sequence[int]) -> "Tensor":
         """Actions `(B, n_action_steps, A)` for observations `(B, n_obs_steps, ...)`, on the same device.
 
         Row i belongs to `episodes[i]`; rows may be any subset of the running episodes in any order, and
         an action depends on its own row, its episode and that episode's earlier calls only. rgb is
         uint8, low_dim float32. Actions are in the environment's own units.
         """
+        ...
 
     def forget(self, episodes: Sequence[int]) -> None:
         """Free what these episodes held: they are over."""

@@ -1,4 +1,4 @@
-"""Training a behaviour-cloning policy with Lightning."""
+"""Training a policy by behaviour cloning with Lightning."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,13 +6,18 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from fibo_robot.interfaces import ShapeMeta
+from fibo_robot.errors import FiboError
+from fibo_robot.interfaces import ShapeMeta, Window
 from fibo_robot.policies.data.dataset import Batch
-from fibo_robot.policies.models.bc import BehaviourCloning
+from fibo_robot.policies.models.base import ChunkPolicy
 from fibo_robot.training.module import ModelModule, OptimizerConfig
 
 
-class BehaviourCloningModule(ModelModule):
+class WindowError(FiboError):
+    """A policy is given samples that hold other observations than it trains on."""
+
+
+class BehaviourCloningModule(ModelModule[ChunkPolicy]):
     """Fits a policy to demonstrations by its own loss.
 
     Args:
@@ -21,18 +26,28 @@ class BehaviourCloningModule(ModelModule):
         shape_meta: from the data.
         statistics: `(samples, D)` tensors that the normaliser is fitted on.
         seed: decides dropout and crops.
+        window: which observations the data's samples hold.
+
+    Raises:
+        WindowError: the policy trains on another window.
     """
 
     def __init__(
         self,
-        policy: Callable[..., BehaviourCloning],
+        policy: Callable[..., ChunkPolicy],
         optimizer: OptimizerConfig,
         shape_meta: ShapeMeta,
         statistics: Mapping[str, Tensor],
         seed: int = 0,
+        window: Window = "past",
     ) -> None:
         super().__init__(policy(shape_meta=shape_meta), optimizer, seed)
-        self.model.normalizer.fit(statistics)
+        if self.model.window != window:
+            raise WindowError(
+                f"{type(self.model).__name__} trains on samples of the window {self.model.window}, not "
+                f"{window}: set data.window={self.model.window}."
+            )
+        self.model.fit_normalizer(statistics)
         self.valid_loss = MeanMetric()
 
     def checkpoint_meta(self) -> dict[str, Any]:

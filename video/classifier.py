@@ -6,9 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from fibo_robot.encoders import VideoEncoder
+from fibo_robot.plugins import register
 from fibo_robot.video.training.sampling import ClipSampling, Cropping
 
 
+@register
 class VideoClassifier(nn.Module):
     """Clips in, one score per class out.
 

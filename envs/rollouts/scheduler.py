@@ -286,7 +286,7 @@ class Scheduler:
         self._add(policy=time.perf_counter() - begin)
 
         meta = self._policy.shape_meta
-        expected = (self._batch_size, meta.n_action_steps, meta.action_dim)
+        expected = (self._batch_size, meta.n_action_steps, meta.action.dim)
         if actions.shape != expected:
             raise RolloutError(f"The policy returned actions of shape {actions.shape} instead of {expected}.")
         for row, (slot, chunk) in enumerate(zip(slots, actions)):

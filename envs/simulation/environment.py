@@ -67,7 +67,8 @@ class SimulationEnv(gymnasium.Env):
         self._robosuite = _make_robosuite(self.task)
         self._renderer: SceneRenderer | None = None
         self._steps = 0
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (task.action_dim,), np.float32)
+        low, high = (np.array(bound, np.float32) for bound in (task.action.low, task.action.high))
+        self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = gymnasium.spaces.Dict({key: self._space(key) for key in self.obs_keys})
 
     def _space(self, key: str) -> gymnasium.spaces.Box:
@@ -148,8 +149,9 @@ class SimulationEnv(gymnasium.Env):
         return self._steps
 
     def advance(self, action: np.ndarray) -> StepResult:
-        """Apply `action` `(A,)`, clipped to [-1, 1], for one control step; nothing is rendered."""
-        self._robosuite.step(np.asarray(action, dtype=np.float64))
+        """Apply `action` `(A,)`, clipped to the task's bounds, for one control step; nothing is rendered."""
+        spec = self.task.action
+        self._robosuite.step(np.clip(np.asarray(action, dtype=np.float64), spec.low, spec.high))
         # robosuite leaves positions one physics step behind velocities. Bring them up to date, so that what
         # is seen live equals what is seen when the recorded state is loaded.
         self._robosuite.sim.forward()

@@ -12,7 +12,7 @@ from typing import Any
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError
 from fibo_robot.envs.simulation.rendering import RenderQuality
-from fibo_robot.envs.tasks import TASKS, Task
+from fibo_robot.envs.tasks import TASKS, Task, controller_actions
 from fibo_robot.errors import FiboError
 
 # How robosuite draws by itself, and so what pictures of files without our settings were made with.
@@ -44,11 +44,14 @@ def task_from_env_args(env_args: Mapping[str, Any], source: str) -> Task:
     task = by_env_name[env_name]
     kwargs = env_args.get("env_kwargs", {})
     robots = kwargs.get("robots", task.robots)
+    robots = (robots,) if isinstance(robots, str) else tuple(robots)
+    controller = composite_controller(kwargs.get("controller_configs"), source)
     task = replace(
         task,
-        robots=(robots,) if isinstance(robots, str) else tuple(robots),
+        robots=robots,
         control_freq=int(kwargs.get("control_freq", task.control_freq)),
-        controller=composite_controller(kwargs.get("controller_configs"), source),
+        controller=controller,
+        action=controller_actions(controller, len(robots)),
     )
     cameras = kwargs.get("camera_names")
     if not cameras:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from fibo_robot import plugins
 from fibo_robot.attention.comparators import COMPARATORS
 from fibo_robot.attention.cores import Grid
 from fibo_robot.attention.errors import AttentionError
@@ -40,6 +41,11 @@ class AttentionConfig:
         if "name" not in values:
             raise AttentionError(f"An attention needs a name: one of {', '.join(sorted(ATTENTIONS))}.")
         name = values.pop("name")
+        if (
+            name not in ATTENTIONS
+            and (plugin := plugins.load_plugin(plugins.ATTENTIONS, str(name))) is not None
+        ):
+            ATTENTIONS[name] = plugin
         if name not in ATTENTIONS:
             raise AttentionError(
                 f"There is no attention named {name!r}. {did_you_mean(str(name), ATTENTIONS)}"

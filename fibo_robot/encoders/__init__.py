@@ -3,6 +3,10 @@
 from fibo_robot.encoders.image import PRESETS, EncoderError, EncoderOutput, ImageEncoder, create_encoder
 from fibo_robot.encoders.video import VideoEncoder, create_video_encoder
 from fibo_robot.encoders.weights import WeightsError, WeightsReport, load_weights
+from fibo_robot.plugins import register
+
+for _create in (create_encoder, create_video_encoder):
+    register(_create, f"fibo_robot.encoders.{_create.__name__}")
 
 __all__ = [
     "PRESETS",

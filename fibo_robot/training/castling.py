@@ -26,8 +26,10 @@ def branch_scale_at(progress: float, end: float) -> float:
 class CastlingSchedule(pl.Callback):
     """Scales every Castling branch of the model by :func:`branch_scale_at` of the optimiser's step.
 
-    The scale follows from the global step alone, so a resumed run continues it. Logs `castling/branch_scale`
-    and `castling/mass_passed` (the share of softmax mass that the branches still pass, mean over layers).
+    The scale follows from the global step alone, so a resumed run continues it. It is set when a step begins
+    and again when it ends: what is averaged and saved after the last step has reached the schedule's end.
+    Logs `castling/branch_scale` and `castling/mass_passed` (the share of softmax mass that the branches still
+    pass, mean over layers).
 
     Args:
         end: share of training at which the branches reach 0.
@@ -52,9 +54,7 @@ class CastlingSchedule(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        scale = branch_scale_at(trainer.global_step / trainer.estimated_stepping_batches, self.end)
-        for _, core in angular_cores(pl_module):
-            core.set_branch_scale(scale)
+        self._set(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,9 +62,10 @@ class CastlingSchedule(pl.Callback):
         cores = [core for _, core in angular_cores(pl_module)]
         pl_module.log("castling/branch_scale", cores[0].branch_scale)
         pl_module.log("castling/mass_passed", sum(core.mass_passed for core in cores) / len(cores))
+        # Already now: after the last step this is the schedule's end, in whatever is averaged and saved then.
+        self._set(trainer, pl_module)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # The last step has been taken: without this, end = 1 would stop one step short of 0.
-        if trainer.global_step >= trainer.estimated_stepping_batches:
-            for _, core in angular_cores(pl_module):
-                core.set_branch_scale(0.0)
+    def _set(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        scale = branch_scale_at(trainer.global_step / trainer.estimated_stepping_batches, self.end)
+        for _, core in angular_cores(pl_module):
+            core.set_branch_scale(scale)

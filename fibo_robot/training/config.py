@@ -1,16 +1,19 @@
 """Composing the Hydra config, with errors that say what was mistyped and what was probably meant."""
 
+import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fibo_robot.errors import FiboError, did_you_mean
+from fibo_robot.plugins import ATTENTIONS, POLICIES, load_plugin, plugins, target_path
 
 CONFIG_MODULE = "fibo_robot.conf"
 
@@ -26,13 +29,14 @@ def compose_config(overrides: Sequence[str], config_name: str = "train") -> Dict
         ConfigError: an override is malformed or names an unknown key or option; the message names the
             nearest known one.
     """
+    offer_plugins(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             config = compose(config_name, overrides=list(overrides))
         # Hydra raises ValueError for an override without a key.
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(_explain(error, overrides, config_name)) from error
+            raise ConfigError(explain(error, overrides, config_name)) from error
         _check_numbers(config, compose(config_name, overrides=_choices(overrides)))
     return config
 
@@ -47,18 +51,47 @@ def _check_numbers(config: DictConfig, default: DictConfig) -> None:
             raise ConfigError(f"{key} must be a number like {value}, not '{given}'.")
 
 
+def offer_plugins(overrides: Sequence[str]) -> None:
+    """Make policies and attentions of installed packages options of their groups, where overrides name one.
+
+    A plugin's options are the arguments that its class gives defaults to; a policy's encoder is the config's.
+
+    Raises:
+        PluginError: a package declares it, but it cannot be imported.
+    """
+    for group, entries in (("policy", POLICIES), ("attention", ATTENTIONS)):
+        chosen = (override.split("=", 1)[1] for override in overrides if override.startswith(f"{group}="))
+        for name in {name for value in chosen for name in value.split(",")} & set(plugins(entries)):
+            plugin = load_plugin(entries, name)
+            if group == "attention":
+                node = {"name": name, **_defaults(plugin.core_type.options_type)}
+            else:
+                node = {"_target_": target_path(plugins(entries)[name]), **_defaults(plugin)}
+                node |= {"encoder": "${encoder}"} if "encoder" in inspect.signature(plugin).parameters else {}
+            ConfigStore.instance().store(group=group, name=name, node=node)
+
+
+def _defaults(called: Callable[..., Any]) -> dict[str, Any]:
+    """Default values of a class's arguments, where a config can write them."""
+    plain = (bool, int, float, str, list, tuple, type(None))
+    values = {name: given.default for name, given in inspect.signature(called).parameters.items()}
+    return {name: value for name, value in values.items() if isinstance(value, plain)}
+
+
 def _choices(overrides: Sequence[str]) -> list[str]:
     """The overrides that choose a group's option, such as `experiment=lift_bc`."""
     groups = GlobalHydra.instance().config_loader().list_groups("")
     return [override for override in overrides if override.split("=")[0] in groups]
 
 
-def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> str:
+def explain(error: Exception, overrides: Sequence[str], config_name: str = "train") -> str:
+    """What was wrong with the overrides, in a sentence that names the nearest known key or option."""
     text = str(error)
     choice = re.search(r"Could not find '([^'/]+)/([^']+)'", text)
     if choice:
         group, option = choice.groups()
-        return f"There is no {group} named '{option}'. {did_you_mean(option, options_of(group))}"
+        added = plugins({"policy": POLICIES, "attention": ATTENTIONS}.get(group, group))
+        return f"There is no {group} named '{option}'. {did_you_mean(option, [*options_of(group), *added])}"
     unknown = re.search(r"Could not override '([^'@]+)'|Key '([^']+)' is not in struct", text)
     if unknown:
         given = unknown[1] or unknown[2]
@@ -88,8 +121,8 @@ def known_keys(overrides: Sequence[str], config_name: str = "train") -> Iterator
     yield from (key for key, _ in leaves(OmegaConf.to_container(config, resolve=False)))
 
 
-def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested dicts; a key that holds a dict is itself left out."""
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested dicts of OmegaConf; a key that holds a dict is left out."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{key}.")

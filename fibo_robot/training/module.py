@@ -1,18 +1,20 @@
 """The LightningModule that policies and classifiers share: optimiser, schedule, reproducible steps."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import lightning.pytorch as pl
 import timm.optim
 import torch
 from diffusers.optimization import SchedulerType, get_scheduler
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from fibo_robot.errors import FiboError, did_you_mean
 from fibo_robot.training.sampler import derived_seed
 
+timm_optim: Any = timm.optim  # its public names stand in no __all__, so type checkers take them for private
 PIECEWISE_CONSTANT = "piecewise_constant"
 WITHOUT_WARMUP = ("constant", PIECEWISE_CONSTANT)
 
@@ -49,10 +51,10 @@ class OptimizerConfig:
     layer_decay: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in timm.optim.list_optimizers():
+        known = [str(name) for name in timm_optim.list_optimizers()]
+        if self.name not in known:
             raise OptimizerError(
-                f"There is no optimizer named '{self.name}'. "
-                f"{did_you_mean(self.name, timm.optim.list_optimizers())}"
+                f"There is no optimizer named '{self.name}'. {did_you_mean(self.name, known)}"
             )
         schedules = [schedule.value for schedule in SchedulerType]
         if self.schedule not in schedules:
@@ -71,16 +73,19 @@ class OptimizerConfig:
             )
 
 
-class ModelModule(pl.LightningModule):
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class ModelModule(pl.LightningModule, Generic[Model]):
     """Base of all training modules.
 
     `self.model` is what the checkpoint directory keeps; anything else a subclass holds is for training.
     Subclasses write `training_step` and, if they validate, `validation_step`.
     """
 
-    def __init__(self, model: nn.Module, optimizer: OptimizerConfig, seed: int = 0) -> None:
+    def __init__(self, model: Model, optimizer: OptimizerConfig, seed: int = 0) -> None:
         super().__init__()
-        self.model = model
+        self.model: Model = model
         self.optimizer_config = optimizer
         self.seed = seed
         self._batch_seed = seed
@@ -98,10 +103,10 @@ class ModelModule(pl.LightningModule):
         # Dropout draws from the global generator; seeding it by batch makes a resumed run repeat it.
         torch.manual_seed(self._batch_seed)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         config = self.optimizer_config
         options: dict[str, Any] = {} if config.betas is None else {"betas": tuple(config.betas)}
-        optimizer = timm.optim.create_optimizer_v2(
+        optimizer = timm_optim.create_optimizer_v2(
             parameter_groups(self.model, config.weight_decay, config.layer_decay),
             opt=config.name,
             lr=config.lr,
@@ -139,17 +144,20 @@ def parameter_groups(
     undecayed = {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
-        if hasattr(module, "no_weight_decay")
-        for name in module.no_weight_decay()
+        if callable(named := getattr(module, "no_weight_decay", None))
+        for name in cast("Collection[str]", named())
     }
     if layer_decay is None:
-        return timm.optim.param_groups_weight_decay(model, weight_decay, undecayed)
+        # By name: what stands third differs between versions of timm.
+        return timm_optim.param_groups_weight_decay(model, weight_decay, no_weight_decay_list=undecayed)
     if not hasattr(model, "group_matcher"):
         raise OptimizerError(
             f"layer_decay needs a model whose layers stand in one row; {type(model).__name__} does not say "
             "what its layers are. Set optimizer.layer_decay=null."
         )
-    return timm.optim.param_groups_layer_decay(model, weight_decay, undecayed, layer_decay=layer_decay)
+    return timm_optim.param_groups_layer_decay(
+        model, weight_decay, no_weight_decay_list=undecayed, layer_decay=layer_decay
+    )
 
 
 def _step_rules(milestones: Sequence[float], steps: int) -> str | None:

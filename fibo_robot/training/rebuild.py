@@ -1,29 +1,21 @@
 """Rebuilding a model from a checkpoint's config without running anything that the config could name.
 
-Hydra's `_target_` calls whatever it names, so a config from elsewhere is code. Only the targets listed
-here are called; a package with models of its own adds them with :func:`trust`.
+Hydra's `_target_` calls whatever it names, so a config from elsewhere is code. Only what is registered
+(fibo_robot.plugins) is called.
 """
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
+from fibo_robot.plugins import is_registered
+from fibo_robot.training.build import build
 from fibo_robot.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from fibo_robot.training.run import build
 
-_TRUSTED = {
-    "fibo_robot.encoders.create_encoder",
-    "fibo_robot.encoders.create_video_encoder",
-    "fibo_robot.policies.models.bc.BehaviourCloning",
-    "fibo_robot.policies.models.heads.GaussianMixtureHead",
-    "fibo_robot.video.classifier.VideoClassifier",
-}
-
-
-def trust(target: str) -> None:
-    """Let checkpoints name this importable class or function as a `_target_`."""
-    _TRUSTED.add(target)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def rebuild(checkpoint: Checkpoint, node: str, **given: Any) -> Any:
@@ -32,7 +24,7 @@ def rebuild(checkpoint: Checkpoint, node: str, **given: Any) -> Any:
     Pretrained weights that training started from are not looked up: the checkpoint has its own.
 
     Raises:
-        CheckpointError: there is no such node, or it names a target that is not trusted.
+        CheckpointError: there is no such node, or it names a target that is not registered.
     """
     config = OmegaConf.select(OmegaConf.create(checkpoint.config), node)
     if not isinstance(config, DictConfig):
@@ -42,10 +34,21 @@ def rebuild(checkpoint: Checkpoint, node: str, **given: Any) -> Any:
     return build(OmegaConf.create(plain), **given)
 
 
-def load_model(checkpoint_dir: Path | str, kind: str, node: str, **given: Any) -> tuple[Any, Checkpoint]:
+def load_model(
+    checkpoint_dir: Path | str,
+    kind: str,
+    node: str,
+    model_type: type[Model],
+    given: Mapping[str, Callable[[dict[str, Any]], Any]],
+) -> tuple[Model, Checkpoint]:
     """A trained model in evaluation mode, and the checkpoint it came from.
 
-    `given` maps an argument of the model to a function of the checkpoint's meta, for what is not config.
+    Args:
+        checkpoint_dir: the run directory.
+        kind: what it must hold, `policy` or `classifier`.
+        node: dotted path of the model in its config.
+        model_type: what the config must build.
+        given: for arguments of the model that are not config, how to read them from the checkpoint's meta.
 
     Raises:
         CheckpointError: the directory is not a complete checkpoint of this `kind`, or its weights do not fit.
@@ -57,23 +60,28 @@ def load_model(checkpoint_dir: Path | str, kind: str, node: str, **given: Any) -
             f"{checkpoint_dir} holds a {found}, not a {kind}. Give a {kind}'s run directory."
         )
     model = rebuild(checkpoint, node, **{name: read(checkpoint.meta) for name, read in given.items()})
+    if not isinstance(model, model_type):
+        raise CheckpointError(
+            f"{checkpoint_dir} describes a {type(model).__name__} where a {kind} should be. Train it again."
+        )
     try:
         model.load_state_dict(checkpoint.state_dict)
     except RuntimeError as error:
         reason = " ".join(str(error).split()[:40])
         raise CheckpointError(f"The weights in {checkpoint_dir} do not fit its config: {reason}") from error
-    model.meta = checkpoint.meta
     return model.eval(), checkpoint
 
 
 def _check(node: Any, checkpoint: Checkpoint) -> None:
+    """Refuse targets that are not registered, from the outside in: a plugin's parts are known once it is."""
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     if isinstance(node, dict):
         target = node.get("_target_")
-        if target is not None and target not in _TRUSTED:
+        if target is not None and not is_registered(str(target)):
             raise CheckpointError(
                 f"{checkpoint.directory} asks to call {target}, which is not a known model. If you trust it, "
-                f'call fibo_robot.training.rebuild.trust("{target}") first.'
+                "install the package that declares it as a plugin, or pass it to "
+                "fibo_robot.plugins.register first."
             )
         if "pretrained" in node:
             node["pretrained"] = False

@@ -9,29 +9,28 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-import yaml
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from fibo_robot.attention.swap import angular_cores
-from fibo_robot.errors import FiboError
 from fibo_robot.extras import require
+from fibo_robot.training.averaging import MovingAverage
+from fibo_robot.training.build import build
 from fibo_robot.training.callbacks import CheckpointDirectory, History
 from fibo_robot.training.castling import CastlingSchedule
-from fibo_robot.training.checkpoint import CONFIG, TRAINER
-from fibo_robot.training.config import ConfigError, compose_config, leaves, options_of
+from fibo_robot.training.checkpoint import TRAINER
+from fibo_robot.training.config import ConfigError, compose_config, options_of
+from fibo_robot.training.module import ModelModule
+from fibo_robot.training.resume import epochs_done, refuse_other_config, refuse_other_data
 
 WANDB_LOGGER = "lightning.pytorch.loggers.WandbLogger"
-# These may differ between a run and its continuation.
-FREE_TO_CHANGE = {"logger", "run_dir", "debug"}
 
 
 def train_from_overrides(overrides: Sequence[str]) -> Path:
@@ -45,30 +44,35 @@ def train_from_overrides(overrides: Sequence[str]) -> Path:
         from fibo_robot.training.sweep import sweep
 
         return sweep(overrides)
-    config = compose_config(overrides)
-    if config.get("policy") is None and config.get("classifier") is None:
-        known = ", ".join(options_of("experiment"))
-        raise ConfigError(f"Nothing to train: choose an experiment, e.g. experiment=lift_bc. Known: {known}.")
-    return train(config)
+    return train(compose_config(overrides))
 
 
 def train(config: DictConfig) -> Path:
-    """Train what the composed config describes, or continue it where its run directory left off."""
+    """Train what the composed config describes, or continue it where its run directory left off.
+
+    Raises:
+        ConfigError: the config describes nothing to train, lacks a value, or has one that cannot work.
+        ResumeError: the run directory holds another run.
+        FiboError: the data or the model cannot be built.
+    """
+    if config.get("policy") is None and config.get("classifier") is None:
+        known = ", ".join(options_of("experiment"))
+        raise ConfigError(f"Nothing to train: choose an experiment, e.g. experiment=lift_bc. Known: {known}.")
     _quiet_libraries()
     pl.seed_everything(config.seed, workers=True, verbose=False)
     run_dir = Path(config.run_dir)
-    try:
-        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key} has no value: give {error.full_key}=VALUE.") from error
-    _refuse_other_run(run_dir, resolved)
+    resolved = _resolved(config)
+    refuse_other_config(run_dir, resolved)
     data = build(config.data)
     data.setup("fit")
-    module = build(config.get("policy") or config.classifier, seed=config.seed, **data.model_inputs())
-    trainer = _trainer(config, run_dir, resolved, data.meta(), has_castling=any(angular_cores(module)))
+    # Reading the data once more for their hash takes a while: one process of the run does it.
+    meta = data.meta() if getattr(rank_zero_only, "rank", 0) == 0 else {}
+    refuse_other_data(run_dir, meta)
+    module = _module(config, data)
+    trainer = _trainer(config, run_dir, resolved, meta, has_castling=any(angular_cores(module)))
     state = run_dir / TRAINER
-    done = _epochs_done(state)
-    if done >= trainer.max_epochs:
+    done = epochs_done(state)
+    if trainer.max_epochs is not None and done >= trainer.max_epochs:
         trainer.print(
             f"{run_dir} is already trained ({done} epochs); give run_dir=NEW_FOLDER to train again",
             flush=True,
@@ -83,42 +87,21 @@ def train(config: DictConfig) -> Path:
     return run_dir
 
 
-def build(node: Any, **given: Any) -> Any:
-    """Call the config node's target with its config and `given`; what it raises for the user passes through.
-
-    Hydra turns dataclasses that it is given into configs, so it only prepares the call.
-    """
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values."""
     try:
-        return instantiate(node, _partial_=True)(**given)
-    except FiboError:
-        raise
-    except (InstantiationException, TypeError, ValueError) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if isinstance(cause, FiboError):
-            raise cause from None
-        raise ConfigError(f"Cannot build {node._target_}: {cause or error}") from error
+        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no value: give {error.full_key}=VALUE.") from error
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
 
 
-def _refuse_other_run(run_dir: Path, resolved: dict[str, Any]) -> None:
-    """An existing run directory may only be continued by the config that made it."""
-    if not (run_dir / CONFIG).exists():
-        return
-    earlier = yaml.safe_load((run_dir / CONFIG).read_text(encoding="utf-8"))
-    before, now = (
-        {key: value for key, value in leaves(config) if key.split(".")[0] not in FREE_TO_CHANGE}
-        for config in (earlier, resolved)
-    )
-    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    if changed:
-        named = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
-        raise FiboError(
-            f"{run_dir} holds a run with another config ({named}). "
-            "Give run_dir=NEW_FOLDER, or the same config to continue it."
-        )
-
-
-def _epochs_done(state: Path) -> int:
-    return torch.load(state, map_location="cpu", weights_only=True)["epoch"] + 1 if state.exists() else 0
+def _module(config: DictConfig, data: Any) -> ModelModule[Any]:
+    """What is trained. Demonstrations know what fits a policy to them; a classifier's config names it."""
+    if config.get("policy") is not None:
+        return data.training_module(partial(build, config.policy), build(config.optimizer), config.seed)
+    return build(config.classifier, seed=config.seed, **data.model_inputs())
 
 
 def _logger(config: DictConfig) -> Any:
@@ -133,16 +116,14 @@ def _trainer(
     config: DictConfig, run_dir: Path, resolved: dict[str, Any], meta: dict[str, Any], *, has_castling: bool
 ) -> pl.Trainer:
     options = dict(resolved["trainer"])
-    ours = options.pop("fibo")
-    callbacks: list[pl.Callback] = [
-        History(run_dir),
-        CheckpointDirectory(run_dir, resolved, meta, ours["checkpoint_every_n_epochs"]),
-    ]
+    every, decay, castling_end = (
+        options.pop(key) for key in ("checkpoint_every_n_epochs", "ema_decay", "castling_end")
+    )
+    callbacks: list[pl.Callback] = [History(run_dir), CheckpointDirectory(run_dir, resolved, meta, every)]
     if has_castling:
-        callbacks.append(CastlingSchedule(ours["castling_end"]))
-    if ours["ema_decay"] is not None:
-        # Buffers are copied: averaging would wear down a normaliser's statistics by rounding.
-        callbacks.append(EMAWeightAveraging(decay=ours["ema_decay"], use_buffers=False))
+        callbacks.append(CastlingSchedule(castling_end))
+    if decay is not None:
+        callbacks.append(MovingAverage(decay))  # after the schedule, whose buffers it copies
     on_terminal = sys.stdout.isatty()
     if on_terminal:
         callbacks.append(RichProgressBar(leave=False))

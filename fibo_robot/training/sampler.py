@@ -5,7 +5,7 @@ run meets, with any number of loader workers, because no state but the step numb
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,8 +13,19 @@ from torch.utils.data import Sampler
 
 from fibo_robot.errors import FiboError
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+
+class Process(Protocol):
+    """One of the processes that train together, as a Lightning trainer knows it."""
+
+    @property
+    def global_rank(self) -> int:
+        """Its number, from 0."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """How many there are."""
+        ...
 
 
 def derived_seed(*parts: int) -> int:
@@ -28,7 +39,7 @@ class SamplerError(FiboError, ValueError):
     """A batch size, a number of steps or a dataset that is empty."""
 
 
-def evaluation_batches(trainer: "Trainer", num_samples: int, batch_size: int) -> list[list[tuple[int, int]]]:
+def evaluation_batches(trainer: Process, num_samples: int, batch_size: int) -> list[list[tuple[int, int]]]:
     """This process's batches of `(index, 0)`; a trainer's processes see every sample once together.
 
     Raises:
@@ -80,7 +91,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
     @classmethod
     def for_trainer(
-        cls, trainer: "Trainer", num_samples: int, batch_size: int, steps_per_epoch: int, seed: int
+        cls, trainer: Process, num_samples: int, batch_size: int, steps_per_epoch: int, seed: int
     ) -> "StepSampler":
         """The sampler of this process among all that a Lightning trainer runs."""
         return cls(num_samples, batch_size, steps_per_epoch, seed, trainer.global_rank, trainer.world_size)

@@ -1,27 +1,66 @@
 """Hydra's multirun: `fibo train -m key=a,b,c ...`, with whichever launcher the config chooses."""
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from unittest import mock
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from fibo_robot.training.config import ConfigError, explain, offer_plugins
 from fibo_robot.training.run import train
+
+FOLDER = "hydra.sweep.dir"
 
 
 def sweep(overrides: Sequence[str]) -> Path:
-    """Run every combination of the overrides; each has its own run directory under Hydra's sweep folder."""
+    """Run every combination of the overrides, each in a run directory of its own; returns the folder of all.
+
+    Without `hydra.sweep.dir=FOLDER` that is `multirun/DATE/TIME`. The run directories are named by the number
+    of their combination, or as `hydra.sweep.subdir` says. A combination that fails does not stop the others.
+
+    Raises:
+        ConfigError: the overrides name something unknown, or give a run directory.
+        FiboError: what the first combination that failed raised, after all have run.
+    """
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    if "run_dir" in given:
+        raise ConfigError(
+            f"A sweep writes many runs: give their common folder as {FOLDER}=FOLDER, not run_dir."
+        )
+    folder = given.get(FOLDER) or datetime.now().strftime("multirun/%Y-%m-%d/%H-%M-%S")
+    named = [] if FOLDER in given else [f"{FOLDER}={folder}"]
+
+    offer_plugins(overrides)
 
     @hydra.main(version_base="1.3", config_path="pkg://fibo_robot.conf", config_name="train")
     def job(config: DictConfig) -> None:
-        config.run_dir = hydra.core.hydra_config.HydraConfig.get().runtime.output_dir
+        config.run_dir = HydraConfig.get().runtime.output_dir
         train(config)
 
-    arguments = sys.argv
     try:
-        sys.argv = ["fibo train", *overrides]
-        job()
-    finally:
-        sys.argv = arguments
-    return Path("multirun")
+        with _as_hydras_command_line([*overrides, *named]):
+            job()
+    # Hydra raises ValueError for an override without a key.
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(
+            explain(error, [key for key in overrides if key not in ("-m", "--multirun")])
+        ) from error
+    return Path(folder)
+
+
+@contextmanager
+def _as_hydras_command_line(arguments: list[str]) -> Iterator[None]:
+    """`hydra.main` reads sys.argv, and turns errors into exits unless told to raise them."""
+    with (
+        mock.patch.object(sys, "argv", ["fibo train", *arguments]),
+        mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"),
+    ):
+        yield

@@ -51,4 +51,4 @@ class FiboBackbone(ConvBase):
 
 def register_backbone() -> None:
     """Make `FiboBackbone` known to robomimic's VisualCore."""
-    obs_core.FiboBackbone = FiboBackbone
+    obs_core.FiboBackbone = FiboBackbone  # pyright: ignore[reportAttributeAccessIssue]  (looked up there by name)

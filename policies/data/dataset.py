@@ -1,7 +1,8 @@
-"""Demonstrations as training samples: the latest observations and the chunk of actions that follows."""
+"""Demonstrations as training samples: observations, and the chunk of actions that follows."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict, get_args
 
 import numpy as np
 import torch
@@ -9,16 +10,33 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
-from fibo_robot.interfaces import ShapeMeta
+from fibo_robot.interfaces import ShapeMeta, Window
+from fibo_robot.policies.data.actions import check_actions
 
-Batch = dict[str, dict[str, Tensor] | Tensor]
+_HAND = "robot0_eef_pos"  # where robomimic's files have the first arm's position
+
+
+class Batch(TypedDict):
+    """Training samples.
+
+    Attributes:
+        obs: `(B, n_obs_steps, ...)` by key, or `(B, H, ...)` in sequences.
+        actions: float32 `(B, H, A)`, in the environment's units.
+        valid: bool `(B, H)`; False past the end of a demonstration.
+    """
+
+    obs: dict[str, Tensor]
+    actions: Tensor
+    valid: Tensor
 
 
 class DemonstrationDataset(Dataset[Batch]):
     """Every time step of the chosen demonstrations, held in memory (images as uint8).
 
-    A sample at time t has the observations of t-n_obs_steps+1 ... t (the first one repeated before the
-    start) and the actions of t ... t+H-1. Past the end the last action is repeated and marked not valid.
+    A sample at time t has the actions of t ... t+H-1, H being the action horizon. With the window `past` it
+    has the observations of t-n_obs_steps+1 ... t, the first one repeated before the start: what a policy sees
+    when it decides. With `sequence` it has those of t ... t+H-1, one beside each action, for policies that
+    carry a state. Past the end the last action and observation are repeated and marked not valid.
 
     Args:
         path: robomimic-format HDF5 with an `obs` group per demonstration.
@@ -27,6 +45,7 @@ class DemonstrationDataset(Dataset[Batch]):
         max_demos: read only the first so many.
         action_key: the array that holds the actions to imitate: `actions` as executed, or, in files
             recorded here with noise, `expert_actions`, what the expert meant to do in the state reached.
+        window: which observations a sample has.
 
     Raises:
         DatasetError: the file is not usable, or lacks a key or mask; the message names it.
@@ -39,28 +58,29 @@ class DemonstrationDataset(Dataset[Batch]):
         filter_key: str | None = "train",
         max_demos: int | None = None,
         action_key: str = "actions",
+        window: Window = "past",
     ) -> None:
-        self.shape_meta = shape_meta
+        if window not in get_args(Window):
+            raise DatasetError(f"A sample's window must be past or sequence, not {window!r}.")
+        self.shape_meta, self.window = shape_meta, window
         observations: dict[str, list[np.ndarray]] = {key: [] for key in shape_meta.obs}
         actions: list[np.ndarray] = []
+        hands: list[np.ndarray] = []
         with DemonstrationFile(path) as file:
             demos = file.demos if filter_key is None else file.mask(filter_key)
             demos = demos[:max_demos]
             if not demos:
                 raise DatasetError(f"{path} has no demonstrations in its mask '{filter_key}'.")
             for demo in demos:
-                # The simulator clips actions to [-1, 1]; keyboards and old recordings go beyond.
-                actions.append(np.clip(file.array(demo, action_key)[:], -1, 1))
+                actions.append(file.array(demo, action_key)[:])
+                if _HAND in file.obs_keys:
+                    hands.append(file.observation(demo, _HAND))
                 for key in shape_meta.obs:
                     observations[key].append(self._checked(key, file.observation(demo, key), path))
         lengths = [len(a) for a in actions]
-        if actions[0].shape[1] != shape_meta.action_dim:
-            raise DatasetError(
-                f"{path} has actions of length {actions[0].shape[1]}, the task {shape_meta.action_dim}. "
-                "Choose the task that the demonstrations were recorded for."
-            )
+        hand = np.concatenate(hands) if hands else None
         self.num_demos = len(demos)
-        self.actions = torch.from_numpy(np.concatenate(actions).astype(np.float32))
+        self.actions = torch.from_numpy(check_actions(np.concatenate(actions), shape_meta.action, path, hand))
         self.observations = {
             key: torch.from_numpy(np.concatenate(parts)) for key, parts in observations.items()
         }
@@ -86,12 +106,16 @@ class DemonstrationDataset(Dataset[Batch]):
         """One batch for the `(index, draw)` pairs of a StepSampler."""
         index = torch.tensor([sample for sample, _ in samples])
         first, last = self.first[index, None], self.last[index, None]
-        past = torch.arange(1 - self.shape_meta.n_obs_steps, 1)
         future = index[:, None] + torch.arange(self.shape_meta.action_horizon)
-        at = torch.maximum(index[:, None] + past, first)
+        ahead = torch.minimum(future, last)
+        if self.window == "past":
+            past = torch.arange(1 - self.shape_meta.n_obs_steps, 1)
+            seen = torch.maximum(index[:, None] + past, first)
+        else:
+            seen = ahead
         return {
-            "obs": {key: values[at] for key, values in self.observations.items()},
-            "actions": self.actions[torch.minimum(future, last)],
+            "obs": {key: values[seen] for key, values in self.observations.items()},
+            "actions": self.actions[ahead],
             "valid": future <= last,
         }
 

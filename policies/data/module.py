@@ -1,6 +1,6 @@
 """The LightningDataModule for demonstrations of one task."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,11 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile, dataset_hash
+from fibo_robot.interfaces import Window
 from fibo_robot.policies.data.dataset import Batch, DemonstrationDataset
+from fibo_robot.policies.models.base import ChunkPolicy
+from fibo_robot.policies.module import BehaviourCloningModule
+from fibo_robot.training.module import OptimizerConfig
 from fibo_robot.training.sampler import StepSampler, evaluation_batches
 
 
@@ -27,6 +31,7 @@ class DemonstrationData(pl.LightningDataModule):
         filter_key, valid_key: masks of the file for training and validation; valid_key None skips it.
         max_demos: use only the first so many training demonstrations.
         action_key: the array of actions to imitate; see DemonstrationDataset.
+        window: which observations a sample holds; see DemonstrationDataset.
         seed: decides the order of samples.
     """
 
@@ -43,6 +48,7 @@ class DemonstrationData(pl.LightningDataModule):
         valid_key: str | None = "valid",
         max_demos: int | None = None,
         action_key: str = "actions",
+        window: Window = "past",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -59,6 +65,7 @@ class DemonstrationData(pl.LightningDataModule):
         self.batch_size, self.steps_per_epoch, self.seed = batch_size, steps_per_epoch, seed
         self.filter_key, self.valid_key, self.max_demos = filter_key, valid_key, max_demos
         self.action_key = action_key
+        self.window: Window = window
         self.train: DemonstrationDataset | None = None
         self.valid: DemonstrationDataset | None = None
 
@@ -73,12 +80,18 @@ class DemonstrationData(pl.LightningDataModule):
             self.valid = self._read(self.valid_key, None)
 
     def _read(self, filter_key: str | None, max_demos: int | None) -> DemonstrationDataset:
-        return DemonstrationDataset(self.path, self.shape_meta, filter_key, max_demos, self.action_key)
+        return DemonstrationDataset(
+            self.path, self.shape_meta, filter_key, max_demos, self.action_key, self.window
+        )
 
-    def model_inputs(self) -> dict[str, Any]:
-        """What the policy is built from, once the data is read."""
+    def training_module(
+        self, policy: Callable[..., ChunkPolicy], optimizer: OptimizerConfig, seed: int
+    ) -> BehaviourCloningModule:
+        """What fits a policy to these demonstrations, once they are read."""
         assert self.train is not None
-        return {"shape_meta": self.shape_meta, "statistics": self.train.statistics()}
+        return BehaviourCloningModule(
+            policy, optimizer, self.shape_meta, self.train.statistics(), seed, self.window
+        )
 
     def meta(self) -> dict[str, Any]:
         """What the checkpoint records about the data."""
@@ -107,5 +120,5 @@ class DemonstrationData(pl.LightningDataModule):
         return DataLoader(self.valid, batch_sampler=batches, collate_fn=_as_is)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch

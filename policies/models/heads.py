@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from fibo_robot.plugins import register
+
 
 def mlp(sizes: list[int], dropout: float) -> nn.Sequential:
     """Linear layers with GELU and dropout between them."""
@@ -16,6 +18,7 @@ def mlp(sizes: list[int], dropout: float) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
 
+@register
 class GaussianMixtureHead(nn.Module):
     """Mixture of Gaussians over a whole action chunk, as in robomimic's BC-GMM, but joint over time.
 

@@ -22,6 +22,8 @@ class Normalizer(nn.Module):
         dimensions: length of each low-dimensional key; the key `action` is treated as actions.
     """
 
+    fitted: Tensor
+
     SMALLEST_SPREAD = 1e-4  # below this a dimension counts as constant: dividing by it would amplify noise
 
     def __init__(self, dimensions: Mapping[str, int]) -> None:

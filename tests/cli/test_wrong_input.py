@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fibo_robot.cli import main as command_line
+from fibo_robot.interfaces import ActionSpec
 from fibo_robot.training.checkpoint import save_checkpoint
 
 TRAIN = ("train", "experiment=lift_bc", "trainer.accelerator=cpu", "run_dir=run")
@@ -176,7 +177,7 @@ def test_unknown_renderer_is_named_with_the_known_ones(capsys: pytest.CaptureFix
 
 def write_checkpoint(kind: str) -> None:
     """A checkpoint directory with all its files, but of no model that exists."""
-    meta = {"kind": kind, "task": {}, "shape_meta": {"obs": {}, "action_dim": 7}}
+    meta = {"kind": kind, "task": {}, "shape_meta": {"obs": {}, "action": ActionSpec.deltas().to_dict()}}
     save_checkpoint("run", {"weight": torch.zeros(2)}, {"name": "test"}, meta)
 
 

@@ -9,14 +9,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fibo_robot.envs.simulation.environment import StepResult
-
-if TYPE_CHECKING:
-    from fibo_robot.interfaces import ShapeMeta
+from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
 
 SIZE = 16
 
@@ -57,19 +54,18 @@ class ToyTask:
     control_freq: int = 20
     cameras: tuple[str, ...] = ("top",)
     low_dim: Mapping[str, int] = field(default_factory=lambda: {"position": 2, "object": 3})
+    action: ActionSpec = field(
+        default_factory=lambda: ActionSpec(2, (-1.0, -1.0), (1.0, 1.0), rotation="none", arms=0)
+    )
     faults: tuple[Fault, ...] = ()
     broken: bool = False
 
-    def shape_meta(
-        self, n_obs_steps: int = 2, action_horizon: int = 4, n_action_steps: int = 3
-    ) -> "ShapeMeta":
-        from fibo_robot.interfaces import ObservationSpec, ShapeMeta
-
+    def shape_meta(self, n_obs_steps: int = 2, action_horizon: int = 4, n_action_steps: int = 3) -> ShapeMeta:
         obs = {
             "top_image": ObservationSpec((3, SIZE, SIZE), "rgb"),
             "position": ObservationSpec((2,), "low_dim"),
         }
-        return ShapeMeta(obs, 2, n_obs_steps, action_horizon, n_action_steps)
+        return ShapeMeta(obs, self.action, n_obs_steps, action_horizon, n_action_steps)
 
     def make_env(self, obs_keys: list[str]) -> "ToyEnv":
         if self.broken:

@@ -25,8 +25,9 @@ def demonstrations(tmp_path_factory) -> Path:
         for number, length in enumerate(LENGTHS):
             demo = data.create_group(f"demo_{number}")
             demo.attrs["num_samples"] = length
-            demo["actions"] = generator.uniform(-0.5, 0.5, (length, task.action_dim))
-            demo["actions"][:, 0] = 0.01 * np.arange(length) + 0.2 * number
+            actions = generator.uniform(-0.5, 0.5, (length, task.action.dim))
+            actions[:, 0] = 0.01 * np.arange(length) + 0.2 * number
+            demo["actions"] = actions
             demo["states"] = np.zeros((length, 5))
             for key in ("rewards", "dones"):
                 demo[key] = np.zeros(length)

@@ -27,8 +27,8 @@ def overrides(demonstrations: Path, run_dir: Path) -> list[str]:
         "data.obs_keys=[robot0_eye_in_hand_image,robot0_eef_pos]",
         "data.batch_size=4",
         "data.steps_per_epoch=3",
-        "policy.policy.head.hidden=[16]",
-        "policy.policy.head.dropout=0.1",
+        "policy.head.hidden=[16]",
+        "policy.head.dropout=0.1",
         f"trainer.max_epochs={EPOCHS}",
         "trainer.accelerator=cpu",
     ]
@@ -52,7 +52,7 @@ def start(demonstrations: Path, run_dir: Path) -> subprocess.Popen:
 def wait_for_epoch(run_dir: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while not (run_dir / "trainer.ckpt").exists():
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, process.stdout and process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

@@ -31,7 +31,7 @@ TINY = [
     "optimizer.warmup_steps=0",
     "trainer.accelerator=cpu",
     "trainer.max_epochs=1",
-    "trainer.fibo.ema_decay=null",
+    "trainer.ema_decay=null",
 ]
 
 

@@ -1,9 +1,16 @@
 import itertools
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
 from fibo_robot.training.sampler import SamplerError, StepSampler, derived_seed, evaluation_batches
+
+
+class Rank(NamedTuple):
+    """One of the processes that train together."""
+
+    global_rank: int
+    world_size: int
 
 
 def batches(epochs: int, **options) -> list[list[tuple[int, int]]]:
@@ -57,17 +64,17 @@ def test_derived_seeds_tell_apart_order_and_length():
 
 
 def test_sampler_of_a_trainer_knows_its_rank():
-    trainer = SimpleNamespace(global_rank=1, world_size=2)
+    trainer = Rank(global_rank=1, world_size=2)
     given = StepSampler.for_trainer(trainer, num_samples=11, batch_size=3, steps_per_epoch=4, seed=3)
     assert list(given) == list(StepSampler(11, 3, 4, 3, rank=1, world_size=2))
 
 
 def test_processes_evaluate_every_sample_once_together():
-    shares = [evaluation_batches(SimpleNamespace(global_rank=r, world_size=3), 10, 2) for r in range(3)]
+    shares = [evaluation_batches(Rank(global_rank=r, world_size=3), 10, 2) for r in range(3)]
     assert shares[1] == [[(1, 0), (4, 0)], [(7, 0)]]
     assert sorted(index for share in shares for batch in share for index, _ in batch) == list(range(10))
 
 
 def test_fewer_samples_than_processes_are_refused():
     with pytest.raises(SamplerError, match="too few for 3 processes"):
-        evaluation_batches(SimpleNamespace(global_rank=0, world_size=3), 2, 2)
+        evaluation_batches(Rank(global_rank=0, world_size=3), 2, 2)

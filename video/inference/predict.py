@@ -48,8 +48,13 @@ def load_classifier(checkpoint_dir: str | Path, device: str | torch.device = "cp
         CheckpointError: the directory is not a complete classifier checkpoint, or its weights do not fit.
     """
     classifier, checkpoint = load_model(
-        checkpoint_dir, "classifier", "classifier.classifier", labels=lambda meta: meta["labels"]
+        checkpoint_dir,
+        "classifier",
+        "classifier.classifier",
+        VideoClassifier,
+        {"labels": lambda meta: meta["labels"]},
     )
+    classifier.meta = checkpoint.meta
     classifier.sampling = ClipSampling(**checkpoint.meta["sampling"])
     classifier.cropping = Cropping(**checkpoint.meta["cropping"])
     return classifier.to(device)

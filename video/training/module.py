@@ -20,7 +20,7 @@ from fibo_robot.video.training.confusion import class_table, save_confusion
 VALIDATION = "validation"  # folder in the run directory
 
 
-class VideoClassificationModule(ModelModule):
+class VideoClassificationModule(ModelModule[VideoClassifier]):
     """Fits a classifier by cross-entropy.
 
     Args:

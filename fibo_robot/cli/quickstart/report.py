@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from fibo_robot.attention.pictures import mask_figure
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.policies import load_policy
-from fibo_robot.policies.models.bc import BehaviourCloning
+from fibo_robot.policies.models.base import ChunkPolicy
 from fibo_robot.reporting import FIGURE_STYLE, KeyNumber, Report, VideoClip
 from fibo_robot.statistics import wilson_interval
 from fibo_robot.training.callbacks import HISTORY
@@ -141,7 +141,7 @@ def _video(report: Report, output: Path) -> None:
     section.videos(list(shown.values()))
 
 
-def _attention(report: Report, policy: BehaviourCloning) -> None:
+def _attention(report: Report, policy: ChunkPolicy) -> None:
     encoder = next(iter(policy.observation.encoders.values()))
     options = encoder.attention.to_dict()
     section = report.section(

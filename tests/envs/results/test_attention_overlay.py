@@ -8,7 +8,7 @@ from fibo_robot.attention.cores import DiagonalCore, SoftmaxCore
 from fibo_robot.attention.reference import dense_mask
 from fibo_robot.encoders import create_encoder
 from fibo_robot.envs.results.attention_overlay import OverlayError, attention_weights, look
-from fibo_robot.interfaces import ObservationSpec, ShapeMeta
+from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
 
 
 class TwoCameras(nn.Module):
@@ -17,7 +17,9 @@ class TwoCameras(nn.Module):
     def __init__(self, attention):
         super().__init__()
         spec = ObservationSpec((3, 84, 84), "rgb")
-        self.shape_meta = ShapeMeta({"left_image": spec, "right_image": spec}, action_dim=1)
+        self.shape_meta = ShapeMeta(
+            {"left_image": spec, "right_image": spec}, ActionSpec(1, (-1,), (1,), arms=0)
+        )
         self.encoders = nn.ModuleDict(
             {key: create_encoder("vit_micro", attention=attention) for key in self.shape_meta.obs}
         ).eval()

@@ -61,13 +61,13 @@ class MixturePolicy(ToyPolicy):
 
     def act(self, obs, episodes):
         self.head(torch.zeros(len(episodes), 1))
-        return torch.zeros(len(episodes), self.shape_meta.n_action_steps, self.shape_meta.action_dim)
+        return torch.zeros(len(episodes), self.shape_meta.n_action_steps, self.shape_meta.action.dim)
 
 
 class Mixture(nn.Module):
     def __init__(self, shape_meta, distance, weight, std):
         super().__init__()
-        self.chunk = (shape_meta.action_horizon, shape_meta.action_dim)
+        self.chunk = (shape_meta.action_horizon, shape_meta.action.dim)
         self.distance, self.weight, self.std = distance, weight, std
 
     def forward(self, features):

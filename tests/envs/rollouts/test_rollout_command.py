@@ -26,16 +26,13 @@ EPISODES, FIRST_SEED = 6, 300
 TASK = get_task("lift", horizon=6)
 KEYS = ["robot0_eef_pos", "object"]
 MODEL = {
-    "policy": {
-        "_target_": "fibo_robot.policies.models.bc.BehaviourCloning",
+    "_target_": "fibo_robot.policies.models.bc.BehaviourCloning",
+    "encoder": None,
+    "head": {
+        "_target_": "fibo_robot.policies.models.heads.GaussianMixtureHead",
         "_partial_": True,
-        "encoder": None,
-        "head": {
-            "_target_": "fibo_robot.policies.models.heads.GaussianMixtureHead",
-            "_partial_": True,
-            "hidden": [16],
-        },
-    }
+        "hidden": [16],
+    },
 }
 
 
@@ -44,7 +41,7 @@ def save_policy(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     shape_meta = TASK.shape_meta(KEYS, action_horizon=2, n_action_steps=2)
     policy = BehaviourCloning(shape_meta, None, lambda **sizes: GaussianMixtureHead(**sizes, hidden=(16,)))
-    policy.normalizer.fit(
+    policy.fit_normalizer(
         {
             "robot0_eef_pos": torch.randn(50, 3),
             "object": torch.randn(50, 10),

@@ -20,7 +20,7 @@ class SeeingPolicy:
             self.generators[episode] = torch.Generator().manual_seed(episode)
 
     def act(self, obs, episodes):
-        size = (self.shape_meta.n_action_steps, self.shape_meta.action_dim)
+        size = (self.shape_meta.n_action_steps, self.shape_meta.action.dim)
         noise = torch.stack([torch.randn(size, generator=self.generators[e]) for e in episodes])
         brightness = obs["agentview_image"].double().mean((1, 2, 3, 4)).float() / 255
         return (noise * brightness[:, None, None]).clamp(-1, 1)

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 import gymnasium
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from fibo_robot.envs import TASKS, get_task
 from fibo_robot.envs.demonstrations.expert import get_expert
 from fibo_robot.envs.demonstrations.skills import perform_skill
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.simulation.rendering import RenderQuality
+from fibo_robot.envs.tasks import osc_pose_controller
 from fibo_robot.errors import FiboError
+from fibo_robot.interfaces import ActionSpec
 
 pytestmark = pytest.mark.sim
 
@@ -30,7 +33,7 @@ def play(env: SimulationEnv, seed: int, steps: int = 3) -> np.ndarray:
     env.start(seed)
     states = [env.get_state()]
     for _ in range(steps):
-        env.advance(generator.uniform(-1, 1, env.task.action_dim))
+        env.advance(generator.uniform(-1, 1, env.task.action.dim))
         states.append(env.get_state())
     return np.array(states)
 
@@ -185,3 +188,21 @@ def test_warp_draws_the_same_scene_as_opengl(lift: SimulationEnv) -> None:
         overlap = (cubes[0] & cubes[1]).sum() / (cubes[0] | cubes[1]).sum()
         assert overlap > 0.6, camera
     env.close()
+
+
+def test_an_absolute_pose_beyond_one_metre_is_where_the_arm_goes() -> None:
+    controller = osc_pose_controller()
+    controller["body_parts"]["right"]["input_type"] = "absolute"
+    env = get_task("lift", cameras=(), controller=controller, action=ActionSpec.poses()).make_env()
+    try:
+        env.start(seed=3)
+        arm = env._robosuite.robots[0].composite_controller.get_controller("right")
+        target = arm.ref_pos + np.array([0.0, 0.0, 0.15])
+        assert target[2] > 1.1, "the test means a height that a bound of 1 would have cut"
+        rotation = Rotation.from_matrix(arm.ref_ori_mat).as_rotvec()
+        for _ in range(60):
+            env.advance(np.concatenate([target, rotation, [-1.0]]))
+        np.testing.assert_allclose(env.observe(["robot0_eef_pos"])["robot0_eef_pos"], target, atol=0.005)
+        assert env.action_space.contains(np.array([0, 0, 1.2, np.pi, 0, 0, 1], np.float32))
+    finally:
+        env.close()

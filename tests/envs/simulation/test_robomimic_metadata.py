@@ -9,6 +9,7 @@ from fibo_robot.envs import get_task
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
 from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.envs.simulation.robomimic_metadata import composite_controller, task_from_env_args
+from fibo_robot.interfaces import ActionSpec
 
 OLD_ARM = {
     "type": "OSC_POSE",
@@ -72,3 +73,16 @@ def test_the_human_demonstrations_are_of_lift(shared_data: Path) -> None:
         assert len(file.demos) == 29
         assert len(file.mask("short150")) == 22
         assert sum(file.length(demo) for demo in file.demos) == 5308
+
+
+def test_what_the_actions_are_follows_from_the_controller() -> None:
+    assert task_from_env_args(metadata(), "old.hdf5").action == ActionSpec.deltas()
+    absolute = metadata(controller_configs={**OLD_ARM, "control_delta": False})
+    assert task_from_env_args(absolute, "absolute.hdf5").action == ActionSpec.poses()
+    two = {**absolute, "env_name": "TwoArmTransport"}
+    two["env_kwargs"] = {**absolute["env_kwargs"], "robots": ["Panda", "Panda"]}
+    assert task_from_env_args(two, "two.hdf5").action == ActionSpec.poses(arms=2)
+    composite = composite_controller({**OLD_ARM, "control_delta": False}, "composite.hdf5")
+    assert (
+        task_from_env_args(metadata(controller_configs=composite), "composite.hdf5").action.mode == "absolute"
+    )

@@ -10,6 +10,18 @@ from fibo_robot.policies.data.dataset import DemonstrationDataset
 KEYS = ["agentview_image", "robot0_eef_pos"]
 
 
+def group(file: h5py.File | h5py.Group, name: str) -> h5py.Group:
+    found = file[name]
+    assert isinstance(found, h5py.Group)
+    return found
+
+
+def array(file: h5py.File | h5py.Group, name: str) -> h5py.Dataset:
+    found = file[name]
+    assert isinstance(found, h5py.Dataset)
+    return found
+
+
 def shape_meta(**horizons):
     return get_task("lift").shape_meta(obs_keys=KEYS, **horizons)
 
@@ -19,22 +31,37 @@ def test_a_sample_holds_past_observations_and_future_actions(demonstrations):
     assert len(dataset) == 12 + 9 + 15
     batch = dataset.__getitems__([(5, 0), (0, 0), (12 + 8, 0)])
     with h5py.File(demonstrations) as file:
-        demo, second = file["data/demo_0"], file["data/demo_1"]
-        np.testing.assert_array_equal(
-            batch["obs"]["agentview_image"][0], demo["obs/agentview_image"][4:6].transpose(0, 3, 1, 2)
-        )
-        np.testing.assert_allclose(
-            batch["obs"]["robot0_eef_pos"][0], demo["obs/robot0_eef_pos"][4:6], rtol=1e-6
-        )
-        np.testing.assert_allclose(batch["actions"][0], demo["actions"][5:8], rtol=1e-6)
+        demo, second = group(file, "data/demo_0"), group(file, "data/demo_1")
+        pictures, position = array(demo, "obs/agentview_image"), array(demo, "obs/robot0_eef_pos")
+        np.testing.assert_array_equal(batch["obs"]["agentview_image"][0], pictures[4:6].transpose(0, 3, 1, 2))
+        np.testing.assert_allclose(batch["obs"]["robot0_eef_pos"][0], position[4:6], rtol=1e-6)
+        np.testing.assert_allclose(batch["actions"][0], array(demo, "actions")[5:8], rtol=1e-6)
         # Before the start the first observation is repeated, past the end the last action.
         np.testing.assert_allclose(
-            batch["obs"]["robot0_eef_pos"][1], np.repeat(demo["obs/robot0_eef_pos"][:1], 2, axis=0), rtol=1e-6
+            batch["obs"]["robot0_eef_pos"][1], np.repeat(position[:1], 2, axis=0), rtol=1e-6
         )
-        np.testing.assert_allclose(
-            batch["actions"][2], np.repeat(second["actions"][8:9], 3, axis=0), rtol=1e-6
-        )
+        last = np.repeat(array(second, "actions")[8:9], 3, axis=0)
+        np.testing.assert_allclose(batch["actions"][2], last, rtol=1e-6)
     assert batch["valid"].tolist() == [[True] * 3, [True] * 3, [True, False, False]]
+
+
+def test_a_sequence_has_an_observation_beside_every_action(demonstrations):
+    dataset = DemonstrationDataset(demonstrations, shape_meta(action_horizon=4), "train", window="sequence")
+    batch = dataset.__getitems__([(5, 0), (12 + 6, 0)])
+    with h5py.File(demonstrations) as file:
+        demo, second = group(file, "data/demo_0"), group(file, "data/demo_1")
+        pictures = array(demo, "obs/agentview_image")[5:9].transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(batch["obs"]["agentview_image"][0], pictures)
+        for row, (source, rows) in enumerate([(demo, [5, 6, 7, 8]), (second, [6, 7, 8, 8])]):
+            position, actions = (array(source, key)[:][rows] for key in ("obs/robot0_eef_pos", "actions"))
+            np.testing.assert_allclose(batch["obs"]["robot0_eef_pos"][row], position, rtol=1e-6)
+            np.testing.assert_allclose(batch["actions"][row], actions, rtol=1e-6)
+    assert batch["valid"].tolist() == [[True] * 4, [True, True, True, False]]
+
+
+def test_another_window_is_refused(demonstrations):
+    with pytest.raises(DatasetError, match="past or sequence"):
+        DemonstrationDataset(demonstrations, shape_meta(), window="future")  # pyright: ignore[reportArgumentType]
 
 
 def test_no_sample_reaches_into_another_demonstration(demonstrations):
@@ -49,7 +76,7 @@ def test_actions_beyond_what_the_simulator_executes_are_clipped(demonstrations, 
     path = tmp_path / "keyboard.hdf5"
     path.write_bytes(demonstrations.read_bytes())
     with h5py.File(path, "a") as file:
-        file["data/demo_3/actions"][:, 1] = [-3.75, -1, -0.5, 0, 0.5, 1, 3.75]
+        array(file, "data/demo_3/actions")[:, 1] = [-3.75, -1, -0.5, 0, 0.5, 1, 3.75]
     actions = DemonstrationDataset(path, shape_meta(), "valid").actions
     assert actions[:, 1].tolist() == [-1, -1, -0.5, 0, 0.5, 1, 1]
 

@@ -4,7 +4,7 @@ import torch
 from fibo_robot.encoders import create_encoder
 from fibo_robot.envs.tasks import get_task
 from fibo_robot.policies.models.bc import BehaviourCloning
-from fibo_robot.policies.models.observation import CropRandomizer
+from fibo_robot.policies.models.observation import CropRandomizer, ObservationError
 
 KEYS = ["agentview_image", "robot0_eye_in_hand_image", "robot0_eef_pos"]
 
@@ -18,7 +18,7 @@ def policy():
         return create_encoder("vit_micro", attention="fibottention", image_size=image_size)
 
     policy = BehaviourCloning(shape_meta, encoder, crop_size=72)
-    policy.normalizer.fit({"action": torch.randn(50, 7), "robot0_eef_pos": torch.randn(50, 3)})
+    policy.fit_normalizer({"action": torch.randn(50, 7), "robot0_eef_pos": torch.randn(50, 3)})
     return policy.eval()
 
 
@@ -86,6 +86,12 @@ def test_training_crops_move_and_evaluation_crops_are_central():
     assert torch.equal(crop.eval()(images), images[..., 6:78, 6:78])
 
 
+def test_a_crop_that_does_not_fit_into_a_picture_is_refused():
+    shape_meta = get_task("lift").shape_meta(obs_keys=KEYS)
+    with pytest.raises(ObservationError, match=r"96 x 96 .* agentview_image, .*84 x 84.*policy\.crop_size"):
+        BehaviourCloning(shape_meta, lambda image_size: create_encoder("vit_micro"), crop_size=96)
+
+
 def test_a_camera_without_an_encoder_is_refused():
-    with pytest.raises(ValueError, match="encoder"):
+    with pytest.raises(ObservationError, match="encoder"):
         BehaviourCloning(get_task("lift").shape_meta(obs_keys=KEYS), None)

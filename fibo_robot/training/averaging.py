@@ -1,0 +1,33 @@
+"""The moving average of the weights, which a run validates and saves."""
+
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+def ema_decay_at(step: int, decay: float) -> float:
+    """Weight of the old average at the 0-based optimiser step: `min(decay, (1 + step) / (10 + step))`.
+
+    The formula of diffusers' `EMAModel` (and of TensorFlow's before it). With a constant decay of 0.999 the
+    weights of the first step still make up a third of the average a thousand steps later.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+class MovingAverage(WeightAveraging):
+    """Lightning's weight averaging with an exponential decay that warms up by :func:`ema_decay_at`.
+
+    Buffers are copied: averaging would wear down a normaliser's statistics by rounding.
+
+    Args:
+        decay: reached after warming up, in [0, 1).
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        self.decay = decay
+
+    @torch.no_grad()
+    def _average(self, averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+        get_ema_multi_avg_fn(ema_decay_at(int(updates), self.decay))(averaged, current, updates)

@@ -1,0 +1,60 @@
+"""A sweep runs every combination, says where, and its errors are sentences."""
+
+from pathlib import Path
+
+import pytest
+
+from fibo_robot.errors import FiboError
+from fibo_robot.training.checkpoint import load_checkpoint
+from fibo_robot.training.config import ConfigError
+from fibo_robot.training.run import train_from_overrides
+from tests.policies.test_resume import overrides
+
+TINY = ["trainer.max_epochs=1", "data.steps_per_epoch=1"]
+
+
+def sweep(demonstrations: Path, *more: str) -> Path:
+    given = [entry for entry in overrides(demonstrations, Path("unused")) if not entry.startswith("run_dir")]
+    return train_from_overrides(["-m", *given, *TINY, *more])
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_combination_has_a_run_in_the_folder_that_is_returned(demonstrations: Path) -> None:
+    folder = sweep(demonstrations, "seed=3,4")
+    assert folder.parts[0] == "multirun"
+    assert [load_checkpoint(folder / run).config["seed"] for run in ("0", "1")] == [3, 4]
+
+
+def test_a_folder_may_be_given(demonstrations: Path, tmp_path: Path) -> None:
+    folder = sweep(
+        demonstrations, "seed=5", f"hydra.sweep.dir={tmp_path}/mine", "hydra.sweep.subdir=s${seed}"
+    )
+    assert folder == tmp_path / "mine"
+    assert load_checkpoint(folder / "s5").config["run_dir"] == str(tmp_path / "mine" / "s5")
+
+
+def test_a_combination_that_fails_is_named_and_the_others_run(demonstrations: Path, tmp_path: Path) -> None:
+    with pytest.raises(FiboError, match=r"no optimizer named 'adamv'.*Did you mean"):
+        sweep(demonstrations, "optimizer.name=adamv,adamw", f"hydra.sweep.dir={tmp_path}/mine")
+    assert not (tmp_path / "mine" / "0" / "model.safetensors").exists()
+    assert load_checkpoint(tmp_path / "mine" / "1").config["optimizer"]["name"] == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lrr=1,2", r"'optimizer\.lrr'.*Did you mean 'optimizer\.lr'"),
+        ("experiment=lift_bd", "no experiment named 'lift_bd'"),
+        ("seed=[", "seed="),
+        ("run_dir=here", r"hydra\.sweep\.dir=FOLDER, not run_dir"),
+    ],
+)
+def test_wrong_overrides_are_said_as_without_a_sweep(
+    demonstrations: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sweep(demonstrations, override)
