@@ -152,10 +152,10 @@ class Task:
         quality = values.get("quality", RenderQuality())
         if not isinstance(quality, RenderQuality):
             quality = RenderQuality(**quality)
-        return cls(
-            **{**values, "cameras": tuple(values["cameras"]), "quality": quality}
-            | ({"robots": tuple(values["robots"])} if "robots" in values else {})
-        )
+        settings: dict[str, Any] = {**values, "cameras": tuple(values["cameras"]), "quality": quality}
+        if "robots" in values:
+            settings["robots"] = tuple(values["robots"])
+        return cls(**settings)
 
     def robosuite_kwargs(self) -> dict[str, Any]:
         """Arguments of `robosuite.make`, also the `env_kwargs` of a robomimic dataset."""

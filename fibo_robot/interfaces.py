@@ -125,6 +125,7 @@ class Policy(Protocol):
         an action depends on its own row, its episode and that episode's earlier calls only. rgb is
         uint8, low_dim float32. Actions are in the environment's own units.
         """
+        ...
 
     def forget(self, episodes: Sequence[int]) -> None:
         """Free what these episodes held: they are over."""
