@@ -58,6 +58,11 @@ class BehaviourCloning(nn.Module):
         for episode in episodes:
             self._generators[episode] = torch.Generator().manual_seed(episode)
 
+    def forget(self, episodes: Sequence[int]) -> None:
+        """Free the generators of episodes that are over."""
+        for episode in episodes:
+            self._generators.pop(episode, None)
+
     @torch.inference_mode()
     def act(self, obs: Mapping[str, Tensor], episodes: Sequence[int]) -> Tensor:
         """Actions `(B, n_action_steps, A)` in the environment's units; see `interfaces.Policy`."""
