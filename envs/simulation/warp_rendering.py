@@ -5,31 +5,30 @@ transparent is drawn opaque (Transport's bins hide what lies in them). So a poli
 one of the two, and the task says on which.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fibo_robot.envs.simulation.rendering import FIXES, RendererError
-
-if TYPE_CHECKING:
-    import mujoco
+from fibo_robot.envs.simulation.untyped import MjData, MjModel, import_mujoco
 
 _VISUAL_GROUP = 1  # robosuite's visual geometry; group 0 is its collision geometry
 # Warp adds ambient light to lights of full strength: without this, white tables lose their shading.
 _EXPOSURE = 0.8
+_SIZES = ("geom_size", "geom_rbound", "geom_aabb")
 _SYNCED = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
 
 
 class WarpRenderer:
     """Traces one camera of one scene at a time; the first picture of a camera builds its ray context."""
 
-    def __init__(self, model: "mujoco.MjModel") -> None:
+    def __init__(self, model: MjModel) -> None:
         """Put the model on Warp's device.
 
         Raises:
             RendererError: if MuJoCo Warp is not installed.
         """
-        import mujoco
+        mujoco = import_mujoco()
 
         try:
             import warp
@@ -46,13 +45,15 @@ class WarpRenderer:
         self._warp_model = mujoco_warp.put_model(model)
         for colours in (self._warp_model.geom_rgba, self._warp_model.mat_rgba):
             colours.assign(colours.numpy() * np.array([_EXPOSURE] * 3 + [1.0]))
+        self._sizes = model.geom_size.copy()
         self._warp_data: Any = None
         self._contexts: dict[tuple[str, int, int], tuple[Any, Any]] = {}
 
-    def render(self, data: "mujoco.MjData", camera: str, height: int, width: int) -> np.ndarray:
+    def render(self, data: MjData, camera: str, height: int, width: int) -> np.ndarray:
         """One picture, uint8 `(height, width, 3)`, right side up; raises KeyError for an unknown camera."""
         if self._warp_data is None:
             self._warp_data = self._mujoco_warp.put_data(self._model, data)
+        self._take_sizes()
         for name in _SYNCED:
             target = getattr(self._warp_data, name)
             target.assign(getattr(data, name).reshape(target.numpy().shape))
@@ -61,6 +62,20 @@ class WarpRenderer:
         self._mujoco_warp.render(self._warp_model, self._warp_data, context)
         self._mujoco_warp.get_rgb(context, 0, pixels)
         return np.rint(np.clip(pixels.numpy()[0], 0.0, 1.0) * 255.0).astype(np.uint8)
+
+    @property
+    def description(self) -> str:
+        """The library and its device."""
+        return f"MuJoCo Warp on {self._warp.get_device().name}"
+
+    def _take_sizes(self) -> None:
+        """Objects may have been resized since the model was put on the device."""
+        if np.array_equal(self._sizes, self._model.geom_size):
+            return
+        for name in _SIZES:
+            target = getattr(self._warp_model, name)
+            target.assign(np.asarray(getattr(self._model, name)).reshape(target.numpy().shape))
+        self._sizes = self._model.geom_size.copy()
 
     def _context(self, camera: str, height: int, width: int) -> tuple[Any, Any]:
         key = (camera, height, width)

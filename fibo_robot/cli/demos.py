@@ -1,16 +1,18 @@
 """`fibo demos`: record, convert and replay demonstrations, and record clips of robot skills."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from fibo_robot.progress import progress_bar
+
 Output = Annotated[Path, typer.Option("--output", help="HDF5 file to make.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes, one simulator in each.")]
-Renderer = Annotated[str, typer.Option("--renderer", help="auto, egl, osmesa or warp.")]
+Renderer = Annotated[
+    Literal["auto", "egl", "osmesa", "warp"], typer.Option("--renderer", help="What draws the pictures.")
+]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels of a picture's side.")]
 
 
@@ -64,7 +66,9 @@ def convert(
 
 def replay(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="robomimic file.")],
-    by: Annotated[str, typer.Option("--by", help="states or actions.")] = "states",
+    by: Annotated[
+        Literal["states", "actions"], typer.Option("--by", help="Show states, or play actions.")
+    ] = "states",
     workers: Workers = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
@@ -96,20 +100,3 @@ def skills(
         table = record_skills(output, clips_per_class, seed, image_size, renderer, workers, progress)
     labels = ", ".join(skill.label for skill in SKILLS)
     typer.echo(f"{table}: {clips_per_class * len(SKILLS)} clips of {labels}.")
-
-
-@contextmanager
-def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A function that shows `(done, total)` as a bar on stderr; it shows nothing if that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(description)
-
-        def update(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        yield update
