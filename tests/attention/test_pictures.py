@@ -8,6 +8,8 @@ from fibo_robot.attention.pictures import mask_figure, receptive_field, receptiv
 from fibo_robot.attention.reference import dense_mask
 from fibo_robot.attention.wythoff import head_offsets
 
+pytestmark = pytest.mark.matplotlib
+
 
 def test_mask_figure_shows_each_heads_mask():
     figure = mask_figure(49, 4, "modified", grid=(7, 7))
