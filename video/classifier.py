@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fibo_robot.encoders import VideoEncoder
 from fibo_robot.plugins import register
-from fibo_robot.video.training.sampling import ClipSampling, Cropping
+from fibo_robot.video.training.sampling import ClipSampling, Cropping, square_side
 
 
 @register
@@ -22,6 +22,10 @@ class VideoClassifier(nn.Module):
     Attributes:
         sampling, cropping: how clips were cut in training; set when it is loaded from a checkpoint.
         meta: the checkpoint's meta.json.
+        image_size: pixels of the square frames it takes.
+
+    Raises:
+        SamplingError: the encoder takes frames that are not square.
     """
 
     def __init__(
@@ -29,6 +33,7 @@ class VideoClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder()
+        self.image_size = square_side(self.encoder.image_size)
         self.labels = list(labels)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.encoder.embed_dim, len(self.labels))

@@ -1,23 +1,21 @@
 """Reading every clip of a data set once, so that training meets no surprise."""
 
 import csv
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
-from rich.progress import track
-
 from fibo_robot.files import replace_atomically
+from fibo_robot.progress import track
 from fibo_robot.video.datasets.files import clips_below
-from fibo_robot.video.datasets.recognise import ClipTableError, NoClipsFoundError, read_clips
+from fibo_robot.video.datasets.recognise import read_clips
+from fibo_robot.video.datasets.table import ClipTableError, NoClipsFoundError, UnreadableDataError
+from fibo_robot.video.reading.clip import open_clip
 from fibo_robot.video.reading.errors import VideoDecodeError
-from fibo_robot.video.reading.frames import DEFAULT_FRAME_RATE, FrameFolder, folder_size
-from fibo_robot.video.reading.scan import scan
+from fibo_robot.video.reading.frames import DEFAULT_FRAME_RATE, folder_size
 from fibo_robot.video.reading.stored import stored_clip
-from fibo_robot.video.training.clips import open_clip
 
 _SAVE_EVERY = 100  # clips between two writes of the table; an interruption loses at most these
 
@@ -49,6 +47,9 @@ class CheckedClip:
 def find_clips(data: Path, protocol: str | None = None) -> tuple[list[Path], str]:
     """The clips of a data set, or else all clips below a folder; and what was found.
 
+    Clips that lie in the folder but would not be trained on, for want of a label, are among them, and so are
+    folders that may not be read: what is in them is not known.
+
     Args:
         data: see :func:`fibo_robot.video.datasets.recognise.read_clips`.
         protocol: which of its official splits.
@@ -58,12 +59,13 @@ def find_clips(data: Path, protocol: str | None = None) -> tuple[list[Path], str
     """
     try:
         table = read_clips(data, protocol=protocol)
-    except NoClipsFoundError:
-        files = clips_below(data)
+    except (NoClipsFoundError, UnreadableDataError):
+        refused: list[Path] = []
+        files = clips_below(data, refused) if data.is_dir() else []
         if not files:
             raise
-        return files, f"{data} (clips without labels)"
-    return list(dict.fromkeys(clip.path for clip in table.clips)), table.description
+        return files + refused, f"{data} (clips without labels)"
+    return list(dict.fromkeys([*(clip.path for clip in table.clips), *table.left_out])), table.description
 
 
 def check_clip(path: Path, frame_rate: float = DEFAULT_FRAME_RATE) -> CheckedClip:
@@ -75,9 +77,8 @@ def check_clip(path: Path, frame_rate: float = DEFAULT_FRAME_RATE) -> CheckedCli
         height, width = reader.read([0]).shape[1:3]
     except VideoDecodeError as error:
         return CheckedClip(str(path), size, problem=str(error))
-    codec = reader.codec if isinstance(reader, FrameFolder) else scan(path).codec
     return CheckedClip(
-        str(path), size, len(reader), round(reader.fps, 3), height, width, codec, reader.backend
+        str(path), size, len(reader), round(reader.fps, 3), height, width, reader.codec, reader.backend
     )
 
 
@@ -95,7 +96,7 @@ def check_clips(
     # Threads are enough: both decoders work outside Python's lock.
     with ThreadPoolExecutor(workers) as pool:
         results = pool.map(partial(check_clip, frame_rate=frame_rate), todo)
-        shown = track(results, "checking", total=len(todo), disable=not sys.stdout.isatty(), transient=True)
+        shown = track(results, "checking", total=len(todo))
         try:
             for number, row in enumerate(shown, start=1):
                 rows[row.path] = row
@@ -110,10 +111,13 @@ def check_clips(
 
 
 def _size(path: Path) -> int:
-    """Bytes of a clip; 0 where there is none."""
-    if path.is_dir():
-        return folder_size(path)
-    stored = stored_clip(path)
+    """Bytes of a clip; 0 where there is none, or where it may not be read."""
+    try:
+        if path.is_dir():
+            return folder_size(path)
+        stored = stored_clip(path)
+    except OSError:
+        return 0
     return 0 if stored is None else stored.size
 
 
@@ -122,10 +126,26 @@ def _read(table: Path) -> list[CheckedClip]:
         reader = csv.DictReader(stream)
         if reader.fieldnames != [field.name for field in fields(CheckedClip)]:
             raise ClipTableError(f"{table} exists and is no table of checked clips; choose another --output.")
-        return [
-            CheckedClip(**{field.name: field.type(row[field.name]) for field in fields(CheckedClip)})
-            for row in reader
-        ]
+        try:
+            return [_checked(row) for row in reader]
+        except (TypeError, ValueError) as error:
+            raise ClipTableError(
+                f"{table} is damaged in line {reader.line_num} ({error}); delete it to check anew."
+            ) from error
+
+
+def _checked(row: dict[str, str]) -> CheckedClip:
+    return CheckedClip(
+        path=row["path"],
+        size_bytes=int(row["size_bytes"]),
+        frames=int(row["frames"]),
+        fps=float(row["fps"]),
+        height=int(row["height"]),
+        width=int(row["width"]),
+        codec=row["codec"],
+        reader=row["reader"],
+        problem=row["problem"],
+    )
 
 
 def _write(rows: dict[str, CheckedClip], table: Path) -> None:

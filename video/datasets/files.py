@@ -1,10 +1,11 @@
 """Clips on disk: finding all of them below a folder, or single ones by the names that lists give them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+from fibo_robot.video.datasets.table import ClipTableError, canonical_split
 from fibo_robot.video.reading.frames import is_frame
 
 VIDEO_SUFFIXES = frozenset(
@@ -17,9 +18,43 @@ VIDEO_SUFFIXES = frozenset(
 _SAMPLED_NAMES = 200  # enough to tell which folder holds the clips
 
 
+def walk(folder: Path, refused: list[Path] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Folders from `folder` down with the names of their subfolders and files, as `os.walk` yields them.
+
+    Links to folders are followed, but not back into a folder that is being walked through. Subfolders that
+    the caller takes out of the list are left out; hidden ones are never entered.
+
+    Args:
+        folder: where to begin.
+        refused: takes the folders that may not be read; None raises the system's error.
+    """
+    yield from _walk(folder, frozenset(), refused)
+
+
+def _walk(
+    folder: Path, above: frozenset[tuple[int, int]], refused: list[Path] | None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    try:
+        status = os.stat(folder)
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        files = [entry.name for entry in entries if entry.is_file()]
+    except PermissionError:
+        if refused is None:
+            raise
+        refused.append(folder)
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    yield folder, folders, files
+    for name in folders:
+        yield from _walk(folder / name, above | {here}, refused)
+
+
 def video_files(folder: Path) -> list[Path]:
     """Files below `folder` whose name ends like a video's, sorted."""
-    return sorted(file for file in folder.rglob("*") if _is_video(file.name) and file.is_file())
+    return sorted(place / name for place, _, files in walk(folder) for name in files if _is_video(name))
 
 
 def is_frame_folder(folder: Path) -> bool:
@@ -27,14 +62,18 @@ def is_frame_folder(folder: Path) -> bool:
     return _are_frames([file.name for file in folder.iterdir() if file.is_file()])
 
 
-def clips_below(folder: Path) -> list[Path]:
-    """Video files, and folders that hold a clip's frames as numbered pictures, below `folder`; sorted."""
+def clips_below(folder: Path, refused: list[Path] | None = None) -> list[Path]:
+    """Video files, and folders that hold a clip's frames as numbered pictures, below `folder`; sorted.
+
+    Args:
+        folder: where to look; links to folders are followed.
+        refused: takes the folders that may not be read; None raises the system's error.
+    """
     found: list[Path] = []
-    for current, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(current, name) for name in files if _is_video(name)]
-        if Path(current) != folder and _are_frames(files):
-            found.append(Path(current))
+    for place, folders, files in walk(folder, refused):
+        found += [place / name for name in files if _is_video(name)]
+        if place != folder and _are_frames(files):
+            found.append(place)
             folders.clear()
     return sorted(found)
 
@@ -42,6 +81,26 @@ def clips_below(folder: Path) -> list[Path]:
 def subfolders(folder: Path) -> list[Path]:
     """Folders directly in `folder`, without hidden ones, sorted."""
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def split_folders(root: Path) -> list[Path]:
+    """Folders directly in `root` that are named like parts of a data set: `train`, `Val`, `testing` ….
+
+    Raises:
+        ClipTableError: two of them mean the same part.
+    """
+    found: dict[str, Path] = {}
+    for folder in subfolders(root):
+        split = canonical_split(folder.name)
+        if split is None:
+            continue
+        if split in found:
+            raise ClipTableError(
+                f"{root} holds {found[split].name} and {folder.name}, which both mean the split {split}; put "
+                "their clips into one of them, or list them in clips.csv."
+            )
+        found[split] = folder
+    return list(found.values())
 
 
 class ClipFinder:

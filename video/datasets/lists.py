@@ -2,17 +2,21 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from fibo_robot.errors import did_you_mean
-from fibo_robot.video.datasets.files import clips_below, subfolders
+from fibo_robot.video.datasets.files import VIDEO_SUFFIXES, clips_below, subfolders
 from fibo_robot.video.datasets.table import (
-    SPLIT_NAMES,
     ClipTable,
     ClipTableError,
     LabelledClip,
+    canonical_split,
     note_missing,
+    read_text,
     refuse_protocol,
 )
 
@@ -67,53 +71,81 @@ def read_split_lists(root: Path, protocol: str | None) -> ClipTable | None:
 
 def _split_lists(folder: Path) -> dict[str, Path]:
     """Lists named after a split, such as `train.csv` or `kinetics-400_val.txt`, by the name of the split."""
-    named = {}
+    named: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        split = re.split(r"[-_]", path.stem)[-1]
-        if path.suffix.lower() in (".csv", ".txt") and split in SPLIT_NAMES and path.is_file():
-            if split in named:
+        name = re.split(r"[-_]", path.stem)[-1].lower()
+        if path.suffix.lower() in (".csv", ".txt") and canonical_split(name) and path.is_file():
+            other = next((n for n in named if canonical_split(n) == canonical_split(name)), None)
+            if other is not None:
                 raise ClipTableError(
-                    f"{folder} holds two lists for {split}: {named[split].name}, {path.name}."
+                    f"{folder} holds two lists for {name}: {named[other].name}, {path.name}."
                 )
-            named[split] = path
+            named[name] = path
     return named
 
 
 def _columns(path: Path) -> set[str]:
     """The names of the columns, if the first line is a header; else the fields of the first clip."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            header = stream.readline()
-    except UnicodeDecodeError as error:
-        raise ClipTableError(f"{path} is not a text file with paths and labels.") from error
+    header = read_text(path).partition("\n")[0]
     return {field.strip().strip('"').lower() for field in re.split(r"[,\t;]", header)}
 
 
-def _read_rows(table: Path) -> tuple[list[dict[str, str]], str]:
-    """Rows by the names of the columns, and the delimiter that was found."""
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        header = stream.readline()
-        delimiter = max(",\t;", key=header.count)
-        stream.seek(0)
-        rows = list(csv.DictReader(stream, delimiter=delimiter))
-    return rows, delimiter
+@dataclass(frozen=True)
+class _Row:
+    """One row of a table: its line, counted from 1, and its cells by the names of the columns."""
+
+    line: int
+    cells: dict[str, str]
+
+
+def _read_rows(table: Path) -> tuple[list[str], list[_Row], str]:
+    """The names of the columns, the rows, and the delimiter that was found.
+
+    Raises:
+        ClipTableError: a row has more or fewer cells than the header.
+    """
+    text = read_text(table)
+    delimiter = max(",\t;", key=text.partition("\n")[0].count)
+    reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter)
+    columns: list[str] = []
+    rows = []
+    try:
+        for cells in reader:
+            if not cells:
+                continue
+            if not columns:
+                columns = [cell.strip() for cell in cells]
+                continue
+            if len(cells) != len(columns):
+                raise ClipTableError(
+                    f"{table}, line {reader.line_num}: {len(cells)} cells, but the header has {len(columns)} "
+                    f"({', '.join(columns)}); a cell that contains {delimiter!r} needs quotes around it."
+                )
+            rows.append(_Row(reader.line_num, dict(zip(columns, cells))))
+    except csv.Error as error:
+        raise ClipTableError(f"{table}, line {reader.line_num}: {error}.") from error
+    return columns, rows, delimiter
 
 
 def _read_table(table: Path, split_column: str) -> ClipTable:
-    rows, delimiter = _read_rows(table)
-    columns = list(rows[0]) if rows else []
+    columns, rows, delimiter = _read_rows(table)
     for needed in ("path", "label"):
         if needed not in columns:
             raise ClipTableError(
                 f"{table} needs columns path and label; it has {', '.join(columns) or 'none'}."
             )
+    if not rows:
+        raise ClipTableError(f"{table} names no clips: it has a header, but no rows.")
     if split_column not in columns and split_column != "split":
         hint = did_you_mean(split_column, columns)
         raise ClipTableError(f"{table} has no column {split_column!r}. {hint}")
-    clips = tuple(
-        LabelledClip(table.parent / row["path"], row["label"], row.get(split_column) or "") for row in rows
-    )
-    return ClipTable(clips, f"{table} (columns {', '.join(columns)}; delimiter {delimiter!r})")
+    clips = []
+    for row in rows:
+        path, label = row.cells["path"], row.cells["label"]
+        if not path or not label:
+            raise ClipTableError(f"{table}, line {row.line}: the path or the label is empty.")
+        clips.append(LabelledClip(table.parent / path, label, row.cells.get(split_column, "")))
+    return ClipTable(tuple(clips), f"{table} (columns {', '.join(columns)}; delimiter {delimiter!r})")
 
 
 def _read_kinetics(tables: Sequence[Path], root: Path) -> ClipTable:
@@ -121,16 +153,17 @@ def _read_kinetics(tables: Sequence[Path], root: Path) -> ClipTable:
     clips, delimiters, unlabelled = [], set(), []
     missing = 0
     for table in tables:
-        rows, delimiter = _read_rows(table)
+        columns, rows, delimiter = _read_rows(table)
         delimiters.add(repr(delimiter))
-        if rows and "label" not in rows[0]:  # the test set was first published without labels
+        if "label" not in columns:  # the test set was first published without labels
             unlabelled.append(table.name)
             continue
-        for number, row in enumerate(rows, start=2):
-            name, split = _kinetics_name(row, f"{table}, line {number}"), row.get("split") or table.stem
-            path = by_name.get(name) or by_name.get(row["youtube_id"])
+        for row in rows:
+            cells = row.cells
+            name, split = _kinetics_name(cells, f"{table}, line {row.line}"), cells.get("split") or table.stem
+            path = by_name.get(name) or by_name.get(cells["youtube_id"])
             missing += path is None
-            clips.append(LabelledClip(path or root / split / f"{name}.mp4", row["label"], split))
+            clips.append(LabelledClip(path or root / split / f"{name}.mp4", cells["label"], split))
     note = note_missing(clips, missing, root)
     if unlabelled:
         note += f"; {', '.join(unlabelled)} left out, without labels"
@@ -148,7 +181,13 @@ def _kinetics_name(row: dict[str, str], place: str) -> str:
 
 
 def _read_list(path: Path) -> ClipTable:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    """A list without header: `path label`, or mmaction2's `folder_of_frames number_of_frames label`.
+
+    Raises:
+        ClipTableError: it is none, or line 1 is a header, or fewer than half of its clips are there, or a
+            clip has several labels.
+    """
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not lines:
         raise ClipTableError(f"{path} is empty: give a path and a label per line.")
     # The label stands last, so a path may contain the delimiter; every line must have it.
@@ -158,8 +197,73 @@ def _read_list(path: Path) -> ClipTable:
             f"{path} is no list of clips: every line needs a path and a label with a comma, tab, semicolon "
             f"or space between; line 1 is {lines[0][:60]!r}."
         )
-    clips = []
+    entries = [tuple(part.strip().strip('"') for part in line.rsplit(delimiter, 1)) for line in lines]
+    there = [(path.parent / name).exists() for name, _ in entries]
+    kind = "no header"
+    if not there[0] and any(there):
+        _refuse_header(path, entries)
+    counted = None if all(there) else _with_frame_counts(path, lines, delimiter)
+    if counted is not None:
+        entries, kind = counted, "mmaction2's folder, number of frames, label"
+    elif sum(there) < len(lines) / 2:
+        raise ClipTableError(
+            f"{len(lines) - sum(there)} of {len(lines)} clips in {path} are not there; the first would be "
+            f"{path.parent / entries[there.index(False)][0]}. Paths are relative to the list. If line 1 is a "
+            "header, its columns must be path and label."
+        )
+    clips = tuple(LabelledClip(path.parent / name, label) for name, label in entries)
+    return ClipTable(clips, f"{path} ({kind}, delimiter {delimiter!r})")
+
+
+def _refuse_header(path: Path, entries: Sequence[tuple[str, ...]]) -> None:
+    """A first line that names neither a clip nor a class of other clips is taken for a header, not dropped.
+
+    Raises:
+        ClipTableError: it looks like one.
+    """
+    name, label = entries[0]
+    is_word = Path(name).suffix.lower() not in VIDEO_SUFFIXES and "/" not in name and not label.isdecimal()
+    if is_word and Counter(label for _, label in entries)[label] == 1:
+        raise ClipTableError(
+            f"{path}: line 1, {name!r} and {label!r}, looks like a header; its columns must be path and "
+            "label. (If it is a clip, it is not there.)"
+        )
+
+
+def _with_frame_counts(path: Path, lines: Sequence[str], delimiter: str) -> list[tuple[str, ...]] | None:
+    """Paths and labels of a list whose lines end with several numbers, or None where they do not.
+
+    Raises:
+        ClipTableError: a clip has several labels.
+    """
+    entries: list[tuple[str, ...]] = []
+    several = False
     for line in lines:
-        name, label = (part.strip().strip('"') for part in line.rsplit(delimiter, 1))
-        clips.append(LabelledClip(path.parent / name, label))
-    return ClipTable(tuple(clips), f"{path} (no header, delimiter {delimiter!r})")
+        name, numbers = _numbers_at_end(path.parent, line, delimiter)
+        if not numbers:
+            return None
+        clip = path.parent / name
+        if clip.exists():
+            if len(numbers) > (2 if clip.is_dir() else 1):
+                raise ClipTableError(
+                    f"{path} gives {name} several labels ({line!r}), and each clip needs one here. A list of "
+                    "folders of frames has the folder, the number of frames and one label."
+                )
+            several |= len(numbers) > 1
+        entries.append((name, numbers[-1]))
+    return entries if several else None
+
+
+def _numbers_at_end(folder: Path, line: str, delimiter: str) -> tuple[str, list[str]]:
+    """A line as the path of a clip, which may itself end with a number, and the numbers behind it."""
+    parts = line.split(delimiter)
+    count = 0
+    while count < len(parts) - 1 and parts[-1 - count].isdecimal():
+        count += 1
+    for numbers in range(1, count + 1):
+        name = delimiter.join(parts[:-numbers])
+        if (folder / name).exists():
+            return name, parts[-numbers:]
+    # It is not there. Where it may be a folder of frames, their number stands before the label.
+    numbers = min(count, 2)
+    return delimiter.join(parts[: len(parts) - numbers]), parts[len(parts) - numbers :]

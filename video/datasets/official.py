@@ -12,6 +12,7 @@ from fibo_robot.video.datasets.table import (
     LabelledClip,
     choose_protocol,
     note_missing,
+    read_text,
     refuse_protocol,
 )
 
@@ -135,12 +136,11 @@ def _ssv2_file(folder: Path, name: str) -> Path | None:
 
 
 def _lines(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8-sig")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise ClipTableError(f"{path} is no JSON ({error}); fetch it again.") from error

@@ -6,21 +6,20 @@ for. Each reader returns None where it does not recognise its own.
 
 from pathlib import Path
 
-from fibo_robot.video.datasets.files import clips_below, subfolders, video_files
+from fibo_robot.video.datasets.files import clips_below, split_folders, subfolders
 from fibo_robot.video.datasets.lists import read_list_file, read_split_lists, read_table_in
 from fibo_robot.video.datasets.named import read_named
 from fibo_robot.video.datasets.official import read_hmdb51, read_something_something, read_ucf101
 from fibo_robot.video.datasets.shards import read_shards
 from fibo_robot.video.datasets.table import (
-    SPLIT_NAMES,
     ClipTable,
     ClipTableError,
     LabelledClip,
     NoClipsFoundError,
+    UnreadableDataError,
+    canonical_split,
     refuse_protocol,
 )
-
-__all__ = ["ClipTable", "ClipTableError", "LabelledClip", "NoClipsFoundError", "read_clips", "video_files"]
 
 
 def read_clips(root: Path | str, split_column: str = "split", protocol: str | None = None) -> ClipTable:
@@ -31,12 +30,13 @@ def read_clips(root: Path | str, split_column: str = "split", protocol: str | No
     * a folder with `clips.csv`, or a csv whose header has `path` and `label`: one clip per row, paths
       relative to the table; `split_column` names the column that tells its split;
     * a file without header (Kinetics style): a path and a label per line, with any of comma, tab, semicolon
-      or space between; or the annotation csv of Kinetics;
+      or space between, or a folder of frames, their number and a label (mmaction2's lists); or the
+      annotation csv of Kinetics;
     * webdataset shards: see :func:`fibo_robot.video.datasets.shards.read_shards`;
     * Something-Something v2, UCF-101, HMDB51: see :mod:`fibo_robot.video.datasets.official`;
     * a folder with `train.csv`, `val.csv` and so on of either kind;
     * Toyota Smarthome, NTU RGB+D, NW-UCLA: see :func:`fibo_robot.video.datasets.named.read_named`;
-    * a folder `CLASS/clip.mp4`, or `train/CLASS/clip.mp4` and so on.
+    * a folder `CLASS/clip.mp4`, or `train/CLASS/clip.mp4` and so on; `Training` is a name for `train`, too.
 
     Wherever a clip is a file, it may also be a folder of its frames as numbered pictures.
 
@@ -47,10 +47,19 @@ def read_clips(root: Path | str, split_column: str = "split", protocol: str | No
 
     Raises:
         NoClipsFoundError: nothing of this kind is found; the message says what was looked for.
+        UnreadableDataError: a folder or list may not be read.
         ClipTableError: a table or list is damaged, or there is no such protocol; the message names those that
             exist.
     """
-    root = Path(root)
+    try:
+        return _read_clips(Path(root), split_column, protocol)
+    except OSError as error:
+        raise UnreadableDataError(
+            f"{error.filename or root} cannot be read ({error.strerror}): clips may be missing without it."
+        ) from error
+
+
+def _read_clips(root: Path, split_column: str, protocol: str | None) -> ClipTable:
     if not root.exists():
         raise ClipTableError(f"There are no clips at {root}: no such file or folder.")
     if root.is_file():
@@ -72,8 +81,8 @@ def read_clips(root: Path | str, split_column: str = "split", protocol: str | No
 
 
 def _read_class_folders(root: Path, protocol: str | None) -> ClipTable:
-    splits = [folder for folder in subfolders(root) if folder.name in SPLIT_NAMES]
-    parts = [(folder.name, folder) for folder in splits] or [("", root)]
+    splits = _splits_of_class_folders(root)
+    parts = [(folder.name.lower(), folder) for folder in splits] or [("", root)]
     clips = [
         LabelledClip(file, class_folder.name, split)
         for split, part in parts
@@ -86,5 +95,27 @@ def _read_class_folders(root: Path, protocol: str | None) -> ClipTable:
             "folders of clips named after their classes."
         )
     refuse_protocol(protocol, str(root))
-    kind = f"class folders in {', '.join(name for name, _ in parts)}" if splits else "class folders"
-    return ClipTable(tuple(clips), f"{root} ({kind})")
+    kind = f"class folders in {', '.join(folder.name for folder in splits)}" if splits else "class folders"
+    listed = {clip.path for clip in clips}
+    left_out = tuple(path for path in clips_below(root) if path not in listed)
+    note = f"; {len(left_out)} clips outside of class folders are left out" if left_out else ""
+    return ClipTable(tuple(clips), f"{root} ({kind}{note})", left_out)
+
+
+def _splits_of_class_folders(root: Path) -> list[Path]:
+    """The folders of a data set's parts; none where its classes lie on top.
+
+    Raises:
+        ClipTableError: some folders are named like parts and others not, and it cannot be told what they are.
+    """
+    splits = split_folders(root)
+    others = [folder for folder in subfolders(root) if canonical_split(folder.name) is None]
+    others = [folder for folder in others if clips_below(folder)]
+    if not splits or not others:
+        return splits
+    if all(clip.parent == folder for folder in splits for clip in clips_below(folder)):
+        return []  # a class may be named `train`: its clips lie in it as those of the others do
+    raise ClipTableError(
+        f"{root} holds {splits[0].name}, named like a part of the data, beside {others[0].name}, which is "
+        "not: give a folder of parts or one of classes, or list the clips in clips.csv."
+    )

@@ -9,12 +9,12 @@ import json
 import re
 from pathlib import Path, PurePosixPath
 
-from fibo_robot.video.datasets.files import VIDEO_SUFFIXES, subfolders
+from fibo_robot.video.datasets.files import VIDEO_SUFFIXES, split_folders
 from fibo_robot.video.datasets.table import (
-    SPLIT_NAMES,
     ClipTable,
     ClipTableError,
     LabelledClip,
+    canonical_split,
     refuse_protocol,
 )
 from fibo_robot.video.reading.errors import VideoDecodeError
@@ -39,7 +39,7 @@ def read_shards(root: Path, protocol: str | None) -> ClipTable | None:
     if root.is_file():
         parts = [("", root)]
     else:
-        parts = [(part.name, tar) for part in _split_folders(root) for tar in sorted(part.glob("*.tar"))]
+        parts = [(part.name, tar) for part in split_folders(root) for tar in sorted(part.glob("*.tar"))]
         parts = parts or [("", tar) for tar in sorted(root.glob("*.tar"))]
     if not parts:
         return None
@@ -50,13 +50,9 @@ def read_shards(root: Path, protocol: str | None) -> ClipTable | None:
     return ClipTable(tuple(clips), f"{root} (webdataset shards: {len(parts)} tar files)")
 
 
-def _split_folders(root: Path) -> list[Path]:
-    return [folder for folder in subfolders(root) if folder.name in SPLIT_NAMES]
-
-
 def _split_in_name(tar: Path) -> str:
     word = re.split(r"[-_.]", tar.stem)[0]
-    return word if word in SPLIT_NAMES else ""
+    return word if canonical_split(word) else ""
 
 
 def _read_shard(tar: Path, split: str) -> list[LabelledClip]:

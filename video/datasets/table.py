@@ -7,7 +7,13 @@ from pathlib import Path
 
 from fibo_robot.errors import FiboError, did_you_mean
 
-SPLIT_NAMES = ("train", "val", "valid", "validate", "validation", "test")
+# What folders, lists and columns call the three usual parts, in small letters.
+_SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validate", "validation"),
+    "test": ("test", "testing"),
+}
+_CANONICAL = {name: split for split, names in _SPLITS.items() for name in names}
 
 
 class ClipTableError(FiboError):
@@ -16,6 +22,15 @@ class ClipTableError(FiboError):
 
 class NoClipsFoundError(ClipTableError):
     """A folder holds nothing that is recognised as labelled clips."""
+
+
+class UnreadableDataError(ClipTableError):
+    """A folder or list of a data set may not be read."""
+
+
+def canonical_split(name: str) -> str | None:
+    """`train`, `val` or `test` for what people call them (`Training`, `validation` …); else None."""
+    return _CANONICAL.get(name.lower())
 
 
 @dataclass(frozen=True)
@@ -41,10 +56,12 @@ class ClipTable:
     Attributes:
         clips: in the order in which they were listed.
         description: one line: which format was recognised, and how it was read.
+        left_out: clips that lie there, too, but have no label.
     """
 
     clips: tuple[LabelledClip, ...]
     description: str
+    left_out: tuple[Path, ...] = ()
 
     @property
     def labels(self) -> list[str]:
@@ -57,20 +74,63 @@ class ClipTable:
     def part(self, split: str | int | None, exclude: str | int | None = None) -> list[LabelledClip]:
         """The clips of one split; with None, all clips but those of the split `exclude`.
 
-        A split may be given as the number that its name is: configs read `0` so.
+        A split may be given as the number that its name is: configs read `0` so. `val` is also what is
+        called `validation`, and so for the others that :func:`canonical_split` knows.
 
         Raises:
             ClipTableError: the part is empty; the message names the splits that exist.
         """
         if split is None:
-            chosen = [clip for clip in self.clips if exclude is None or clip.split != str(exclude)]
+            chosen = [clip for clip in self.clips if exclude is None or not _same(clip.split, exclude)]
         else:
-            chosen = [clip for clip in self.clips if clip.split == str(split)]
+            chosen = [clip for clip in self.clips if _same(clip.split, split)]
         if not chosen:
-            found = Counter(clip.split or "(none)" for clip in self.clips)
-            listed = ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
-            raise ClipTableError(f"No clips in split {split!r}. The splits of {self.description}: {listed}.")
+            raise ClipTableError(
+                f"No clips in split {split!r}. The splits of {self.description}: {self.splits}."
+            )
         return chosen
+
+    @property
+    def splits(self) -> str:
+        """The names of the splits with their numbers of clips, for messages."""
+        found = Counter(clip.split or "(none)" for clip in self.clips)
+        return ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
+
+    def test_part(self) -> list[LabelledClip]:
+        """The clips to test on where nobody says which: the test split, or all where nothing is split.
+
+        Raises:
+            ClipTableError: there are splits, but none for testing; the message names them.
+        """
+        names = {clip.split for clip in self.clips}
+        if names == {""}:
+            return list(self.clips)
+        if not any(_same(name, "test") for name in names):
+            raise ClipTableError(
+                f"{self.description} has no split for testing: say with --split which it shall be. Its "
+                f"splits: {self.splits}."
+            )
+        return self.part("test")
+
+
+def _same(name: str, split: str | int) -> bool:
+    other = str(split)
+    return name == other or canonical_split(name) == canonical_split(other) is not None
+
+
+def read_text(path: Path) -> str:
+    """The content of a list or table.
+
+    Raises:
+        ClipTableError: it is no text in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ClipTableError(
+            f"{path} is not text in UTF-8 (byte {error.object[error.start]:#04x} in line "
+            f"{error.object.count(10, 0, error.start) + 1}); save it as UTF-8."
+        ) from error
 
 
 def choose_protocol(given: str | None, known: Sequence[str], dataset: str) -> str:

@@ -1,6 +1,5 @@
 """Testing a classifier as papers do: several views and crops of each video, with intervals on the result."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,22 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import track
 from safetensors.numpy import save_file
 
 from fibo_robot.files import replace_atomically, write_json
+from fibo_robot.progress import track
+from fibo_robot.statistics import wilson_interval
 from fibo_robot.video.classifier import VideoClassifier
-from fibo_robot.video.datasets.recognise import LabelledClip
-from fibo_robot.video.inference.predict import read_views, view_scores
-from fibo_robot.video.reading.reader import VideoDecodeError
-from fibo_robot.video.training.confusion import confusion_image, per_class
-
-RESAMPLES = 2000  # the interval's ends then move by less than half a point from seed to seed
+from fibo_robot.video.datasets.table import LabelledClip
+from fibo_robot.video.inference.predict import view_scores
+from fibo_robot.video.inference.views import read_views
+from fibo_robot.video.reading.errors import VideoDecodeError
+from fibo_robot.video.training.confusion import confusion_image, per_class, per_class_json
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of videos with its 95 % interval, by bootstrap over videos (percentiles)."""
+    """A share of videos with its 95 % interval (Wilson's), as if videos were independent of each other."""
 
     value: float
     low: float
@@ -64,7 +63,8 @@ class VideoTest:
     def top(self, k: int) -> Rate:
         """Share of videos whose class is among the k most probable."""
         ranked = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
-        return bootstrap_rate((ranked == self.targets[:, None]).any(1))
+        hits = int((ranked == self.targets[:, None]).any(1).sum())
+        return Rate(hits / len(self.targets), *wilson_interval(hits, len(self.targets)))
 
     @property
     def confusion(self) -> np.ndarray:
@@ -81,7 +81,7 @@ class VideoTest:
             "crops": self.crops,
             "top1": self.top(1).to_dict(),
             "top5": self.top(5).to_dict() if len(self.labels) > 5 else None,
-            "per_class": per_class(self.confusion, self.labels),
+            "per_class": per_class_json(per_class(self.confusion, self.labels)),
             "failures": self.failures,
         }
 
@@ -95,15 +95,6 @@ class VideoTest:
             Image.fromarray(confusion_image(self.confusion, self.labels)).save(temporary)
 
 
-def bootstrap_rate(hits: np.ndarray, seed: int = 0) -> Rate:
-    """Mean of `(N,)` booleans and the 2.5 and 97.5 percentiles of its means over resampled videos."""
-    values = np.asarray(hits, dtype=np.float64)
-    # Resampling N booleans with replacement draws a binomial count of hits.
-    means = np.random.default_rng(seed).binomial(len(values), values.mean(), RESAMPLES) / len(values)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Rate(float(values.mean()), float(low), float(high))
-
-
 def evaluate_videos(
     classifier: VideoClassifier, clips: Sequence[LabelledClip], *, views: int = 1, crops: int = 1
 ) -> VideoTest:
@@ -113,10 +104,10 @@ def evaluate_videos(
         VideoDecodeError: not one of the videos could be read.
     """
     numbers = {label: number for number, label in enumerate(classifier.labels)}
-    size = classifier.encoder.image_size[0]
+    size = classifier.image_size
     result = VideoTest(classifier.labels, [], np.empty(0), np.empty(0), {}, views, crops)
     targets, scores = [], []
-    for clip in track(clips, "testing", disable=not sys.stdout.isatty(), transient=True):
+    for clip in track(clips, "testing"):
         try:
             batch = read_views(clip.path, classifier.sampling, classifier.cropping, size, views, crops)
         except VideoDecodeError as error:

@@ -7,7 +7,6 @@ linear-angular attention, which is normalised after its linear part, the linear 
 that are not linear in their values (TOST, AFNO), the map is the gradient at the values that they had.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -19,23 +18,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
-from rich.progress import track
 from torch import Tensor, nn
 
 from fibo_robot.attention.cores import AttentionCore
 from fibo_robot.encoders import VideoEncoder
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically
+from fibo_robot.progress import track
 from fibo_robot.video.classifier import VideoClassifier
-from fibo_robot.video.inference.predict import Score, best_scores
-from fibo_robot.video.inference.windows import SlidingWindow, frame_times
-from fibo_robot.video.training.clips import crop_and_resize, open_clip
+from fibo_robot.video.inference.predict import Score
+from fibo_robot.video.inference.windows import WindowScores, frame_times, turning_points, window_clips
+from fibo_robot.video.reading.clip import open_clip
 from fibo_robot.video.training.sampling import Box
 
 STRENGTH = 0.6  # how much of the colour covers the picture where attention is strongest
 STRONGEST = 0.02  # share of patches that are shown as equally strong
 MIN_HEIGHT = 360  # smaller videos are enlarged, so that the words can be read
-FRAMES_AT_ONCE = 32  # decoded together; bounds memory
+# x264's default preset takes half of the time of an overlay; this one writes a slightly larger file.
+_X264 = {"crf": "20", "preset": "veryfast"}
 
 
 class OverlayError(FiboError):
@@ -102,22 +102,35 @@ def received_attention(
     return gradient.mean(-1)
 
 
+def whole_video(path: Path | str, scores: Sequence[Score]) -> list[WindowScores]:
+    """What was found in a video as a whole, as the one window that :func:`write_overlay` takes.
+
+    Raises:
+        VideoDecodeError: the video cannot be read.
+    """
+    return [WindowScores(0.0, open_clip(Path(path), verify=False).duration, tuple(scores))]
+
+
 def write_overlay(
     classifier: VideoClassifier,
     path: Path | str,
     target: Path | str,
+    windows: Sequence[WindowScores],
     *,
-    window: SlidingWindow | None = None,
     top_k: int = 3,
     layer: int = -1,
 ) -> None:
     """Write `target`, an mp4 of the video with the most probable classes and the attention map on it.
 
+    The words are those of `windows`, whichever views and crops they were found with; the map is that of the
+    middle crop. The file is gone through twice side by side, once for the maps and once for the pictures, so
+    that its length does not matter to memory.
+
     Args:
         classifier: from `load_classifier`.
         path: a video file.
         target: the mp4 to write.
-        window: classify window by window, as `classify_windows` does; None classifies the video as a whole.
+        windows: what `classify_windows` found in it, or :func:`whole_video`.
         top_k: how many classes to write.
         layer: whose attention to show; see :func:`attention_map`.
 
@@ -125,54 +138,39 @@ def write_overlay(
         VideoDecodeError: the video cannot be read.
         OverlayError: the copy cannot be written.
     """
-    reader = open_clip(Path(path))
-    duration = float(reader.timestamps[-1] + 1 / reader.fps)
-    window = window or SlidingWindow(duration)
-    starts = window.starts(duration)
-    middles = np.array([start + min(window.length, duration - start) / 2 for start in starts])
-    # The window whose middle is nearest speaks for a frame, as in `merge_windows`.
-    speaker = np.abs(reader.timestamps[:, None] - middles).argmin(1)
+    reader, reader_of_clips = open_clip(Path(path)), open_clip(Path(path), verify=False)
+    spans = [(window.start, window.end) for window in windows]
+    clips = window_clips(classifier, reader_of_clips, spans)
+    # Halfway between two middles, the next window speaks for a frame.
+    speakers = np.searchsorted(turning_points(windows), reader.timestamps)
 
     def pictures() -> Iterator[np.ndarray]:
-        shown, scores, heat, times = -1, (), np.empty(0), np.empty(0)
-        blocks = range(0, len(reader), FRAMES_AT_ONCE)
-        for first in track(blocks, "drawing", disable=not sys.stdout.isatty(), transient=True):
-            numbers = np.arange(first, min(first + FRAMES_AT_ONCE, len(reader)))
-            for number, picture in zip(numbers, reader.read(numbers)):
-                if speaker[number] != shown:
-                    shown = int(speaker[number])
-                    length = min(window.length, duration - starts[shown])
-                    times = frame_times(classifier.sampling, starts[shown], length, reader.fps)
-                    chosen = np.searchsorted(reader.timestamps, times + 1e-6, side="right") - 1
-                    scores, heat = _look(classifier, reader.read(chosen.clip(0)), top_k, layer)
-                nearest = int(np.abs(times - reader.timestamps[number]).argmin())
-                slice_of_clip = heat[nearest * len(heat) // len(times)]
-                box = classifier.cropping.test(*picture.shape[:2])[0]
-                yield draw(picture, box, slice_of_clip, scores)
+        shown, heat, times = -1, np.empty(0), np.empty(0)
+        numbers = track(range(len(reader)), "drawing")
+        for number, picture in zip(numbers, reader.stream(range(len(reader)))):
+            while shown < speakers[number]:
+                shown += 1
+                (clip,) = next(clips)
+                if shown == speakers[number]:
+                    start, end = spans[shown]
+                    heat = attention_map(classifier.encoder, clip, layer)
+                    times = frame_times(classifier.sampling, start, end - start, reader.fps)
+            nearest = int(np.abs(times - reader.timestamps[number]).argmin())
+            slice_of_clip = heat[nearest * len(heat) // len(times)]
+            box = classifier.cropping.test(*picture.shape[:2])[0]
+            yield draw(picture, box, slice_of_clip, windows[shown].scores[:top_k])
 
     write_mp4(pictures(), Path(target), reader.fps)
 
 
-def _look(
-    classifier: VideoClassifier, frames: np.ndarray, top_k: int, layer: int
-) -> tuple[tuple[Score, ...], np.ndarray]:
-    """Labels and attention map of one clip, uint8 `(T, H, W, 3)`, cut as for testing."""
-    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    box = classifier.cropping.test(*pictures.shape[-2:])[0]
-    clip = crop_and_resize(pictures, box, classifier.encoder.image_size[0])
-    with torch.no_grad():
-        scores = classifier(clip[None].to(classifier.encoder.mean.device)).float().cpu()
-    return best_scores(classifier, scores, top_k), attention_map(classifier.encoder, clip, layer)
-
-
 def draw(picture: np.ndarray, box: Box, heat: np.ndarray, scores: Sequence[Score]) -> np.ndarray:
-    """Lay a map over the part of a picture that the classifier saw, and write its labels above.
+    """Lay a map over the part of a picture that the classifier saw, outline it, and write its labels above.
 
     Args:
         picture: uint8 `(H, W, 3)`.
         box: the part that was seen.
         heat: `(H', W')` in [0, 1].
-        scores: the labels, most probable first.
+        scores: the labels, most probable first; those that round to 0 % are not written.
 
     Returns:
         uint8, the picture enlarged to at least `MIN_HEIGHT` rows, its sides even.
@@ -189,11 +187,18 @@ def draw(picture: np.ndarray, box: Box, heat: np.ndarray, scores: Sequence[Score
     seen[:] = (1 - cover) * seen + cover * matplotlib.colormaps["inferno"](large)[..., :3]
     image = Image.fromarray((canvas.clip(0, 1) * 255).round().astype(np.uint8))
     pen, size = ImageDraw.Draw(image), max(14, height // 20)
+    if (side[0], side[1]) != (height, width):
+        corners = (left, top, left + side[1] - 1, top + side[0] - 1)
+        pen.rectangle(corners, outline="white", width=max(1, size // 10))
     font = ImageFont.load_default(size)
-    for line, score in enumerate(scores):
-        place = (size // 2, size // 2 + line * round(1.3 * size))
-        text = f"{score.probability:4.0%}  {score.label}"
-        pen.text(place, text, font=font, fill="white", stroke_width=max(1, size // 10), stroke_fill="black")
+    worth_saying = [(f"{score.probability:.0%}", score.label) for score in scores]
+    worth_saying = [(share, label) for share, label in worth_saying if share != "0%"]
+    column = size // 2 + max((pen.textlength(share, font) for share, _ in worth_saying), default=0)
+    style = {"font": font, "fill": "white", "stroke_width": max(1, size // 10), "stroke_fill": "black"}
+    for line, (share, label) in enumerate(worth_saying):
+        row = size // 2 + line * round(1.3 * size)
+        pen.text((column - pen.textlength(share, font), row), share, **style)
+        pen.text((column + size // 2, row), label, **style)
     return np.asarray(image)
 
 
@@ -211,7 +216,7 @@ def write_mp4(pictures: Iterator[np.ndarray], target: Path, fps: float) -> None:
             stream = None
             for picture in pictures:
                 if stream is None:
-                    stream = container.add_stream("libx264", rate=rate, options={"crf": "20"})
+                    stream = container.add_stream("libx264", rate=rate, options=_X264)
                     stream.height, stream.width = picture.shape[:2]
                     stream.pix_fmt = "yuv420p"
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

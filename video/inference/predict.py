@@ -1,8 +1,10 @@
 """From a checkpoint and a file to labels with probabilities."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -10,9 +12,9 @@ from torch import Tensor
 
 from fibo_robot.training.rebuild import load_model
 from fibo_robot.video.classifier import VideoClassifier
-from fibo_robot.video.reading.reader import VideoDecodeError
-from fibo_robot.video.training.clips import crop_and_resize, open_clip
-from fibo_robot.video.training.sampling import ClipSampling, Cropping, at_even_times
+from fibo_robot.video.inference.views import read_views
+from fibo_robot.video.reading.errors import VideoDecodeError
+from fibo_robot.video.training.sampling import ClipSampling, Cropping
 
 
 @dataclass(frozen=True)
@@ -60,37 +62,6 @@ def load_classifier(checkpoint_dir: str | Path, device: str | torch.device = "cp
     return classifier.to(device)
 
 
-def read_views(
-    path: Path | str,
-    sampling: ClipSampling,
-    cropping: Cropping,
-    image_size: int,
-    views: int = 1,
-    crops: int = 1,
-) -> Tensor:
-    """Clips for testing: uint8 `(views * crops, T, 3, S, S)`, all crops of the first view first.
-
-    Args:
-        path: a video file; it is checked as a whole.
-        sampling, cropping: which frames and which parts.
-        image_size: S.
-        views: clips spread over the video.
-        crops: squares spread along the longer side.
-
-    Raises:
-        VideoDecodeError: the file cannot be read.
-    """
-    reader = open_clip(Path(path))
-    clips = []
-    for numbers in sampling.views(len(reader), views):
-        if reader.variable_rate:
-            numbers = at_even_times(numbers, reader.timestamps)
-        frames = torch.from_numpy(reader.read(numbers)).permute(0, 3, 1, 2)
-        boxes = cropping.test(*frames.shape[-2:], crops)
-        clips += [crop_and_resize(frames, box, image_size) for box in boxes]
-    return torch.stack(clips)
-
-
 @torch.inference_mode()
 def view_scores(classifier: VideoClassifier, clips: Tensor) -> Tensor:
     """Scores `(V, classes)` before the softmax, on the CPU, of clips `(V, T, 3, S, S)`."""
@@ -106,7 +77,7 @@ def best_scores(classifier: VideoClassifier, scores: Tensor, top_k: int) -> tupl
 
 def predict(
     classifier: VideoClassifier,
-    paths: Sequence[Path | str],
+    paths: Path | str | Iterable[Path | str],
     *,
     top_k: int = 5,
     views: int = 1,
@@ -118,28 +89,30 @@ def predict(
 
     Args:
         classifier: from :func:`load_classifier`.
-        paths: video files.
+        paths: one clip, or any number of them.
         top_k: how many classes to name.
-        views, crops: see :func:`read_views`.
+        views, crops: see :func:`fibo_robot.video.inference.views.read_views`.
 
     Yields:
         One prediction per path, in their order.
     """
-    size = classifier.encoder.image_size[0]
 
     def read(path: Path | str) -> Tensor | VideoDecodeError:
         try:
-            return read_views(path, classifier.sampling, classifier.cropping, size, views, crops)
+            return read_views(
+                path, classifier.sampling, classifier.cropping, classifier.image_size, views, crops
+            )
         except VideoDecodeError as error:
             return error
 
+    waiting = iter([paths] if isinstance(paths, Path | str) else paths)
     # One thread reads the next file while the model looks at this one.
     with ThreadPoolExecutor(1) as reader:
-        ahead = [reader.submit(read, path) for path in paths[:2]]
-        for number, path in enumerate(paths):
-            clips = ahead.pop(0).result()
-            if number + 2 < len(paths):
-                ahead.append(reader.submit(read, paths[number + 2]))
+        ahead = deque((path, reader.submit(read, path)) for path in islice(waiting, 2))
+        while ahead:
+            path, clips = ahead[0][0], ahead[0][1].result()
+            ahead.popleft()
+            ahead.extend((path, reader.submit(read, path)) for path in islice(waiting, 1))
             if isinstance(clips, VideoDecodeError):
                 yield Prediction(str(path), (), str(clips))
                 continue

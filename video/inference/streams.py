@@ -15,10 +15,14 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 
 from fibo_robot.errors import FiboError
 from fibo_robot.video.classifier import VideoClassifier
-from fibo_robot.video.inference.windows import SlidingWindow, WindowScores, frame_times, score_frames
+from fibo_robot.video.inference.windows import SlidingWindow, WindowScores, frame_times, score_pictures
+from fibo_robot.video.reading.decoding import upright
+from fibo_robot.video.reading.errors import reason
+from fibo_robot.video.reading.frame_numbers import frames_on_screen
 
 _CAMERA = re.compile(r"camera:(\d+)")
 _STREAM = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt)://", re.IGNORECASE)
@@ -71,8 +75,8 @@ class FrameStream:
             options["options"] = {"rtsp_transport": "tcp"}  # UDP loses packets without a word
         try:
             self._container = av.open(name, **options)
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise StreamError(f"{source} cannot be opened ({_reason(error)}). {_hint(source)}") from error
+        except (FFmpegError, OSError, ValueError) as error:
+            raise StreamError(f"{source} cannot be opened ({reason(error)}). {_hint(source)}") from error
         stream = self._container.streams.best("video")
         if stream is None:
             self._container.close()
@@ -93,9 +97,9 @@ class FrameStream:
                 time = frame.time if frame.time is not None else number / self.fps
                 first = time if first is None else first
                 picture = frame.to_ndarray(format="rgb24")
-                yield TimedFrame(time - first, np.rot90(picture, k=round(frame.rotation / 90) % 4))
-        except (av.FFmpegError, OSError) as error:
-            raise StreamError(f"{self.source} breaks off ({_reason(error)}).") from error
+                yield TimedFrame(time - first, upright(picture, frame.rotation))
+        except (FFmpegError, OSError) as error:
+            raise StreamError(f"{self.source} breaks off ({reason(error)}).") from error
 
     def close(self) -> None:
         """Give the camera or connection back."""
@@ -170,12 +174,15 @@ class FrameBuffer:
                 raise self._error
             return self._newest
 
-    def at(self, times: np.ndarray) -> np.ndarray:
-        """The pictures on screen at these seconds, or the nearest kept ones; uint8 `(T, H, W, 3)`."""
+    def at(self, times: np.ndarray) -> list[np.ndarray]:
+        """The pictures on screen at these seconds, or the nearest kept ones, uint8 `(H, W, 3)`.
+
+        A sender may change their size on the way.
+        """
         with self._changed:
             frames = list(self._frames)
-        shown = np.searchsorted([frame.seconds for frame in frames], times + 1e-6, side="right") - 1
-        return np.stack([frames[number].picture for number in shown.clip(0)])
+        shown = frames_on_screen(np.array([frame.seconds for frame in frames]), times)
+        return [frames[number].picture for number in shown.tolist()]
 
     def release(self, seconds: float) -> None:
         """Say that nothing before this time will be asked for any more."""
@@ -200,7 +207,7 @@ def classify_stream(
     top_k: int = 5,
     crops: int = 1,
 ) -> Iterator[WindowScores]:
-    """Classify a camera or stream, one result per full window.
+    """Classify a camera or stream, one result per full window; the last one ends with the stream.
 
     A model slower than a live source leaves windows out: the next result is about the newest full window.
 
@@ -222,7 +229,7 @@ def classify_stream(
     # Times of frames jitter: half a frame apart still counts as the next frame.
     spacing = max(spacing, frame / 2)
     buffer = FrameBuffer(stream, 2 + int(np.ceil(window.length / spacing)), spacing, seconds)
-    start, results = 0.0, 0
+    start = covered = 0.0
     try:
         while True:
             newest = buffer.wait_until(start + window.length - 1.25 * frame)
@@ -230,22 +237,23 @@ def classify_stream(
                 break
             if stream.live:  # leave out what the buffer has lost
                 start += window.step * max(0, int((newest + frame - start - window.length) / window.step))
-            frames = buffer.at(start + times)
-            yield WindowScores(start, start + window.length, score_frames(classifier, frames, top_k, crops))
-            results += 1
+            covered = start + window.length
+            pictures = buffer.at(start + times)
+            yield WindowScores(start, covered, score_pictures(classifier, pictures, top_k, crops))
             start += window.step
             buffer.release(start)
+        end = newest + frame
+        if covered and end - covered > 1.5 * frame:
+            last = end - window.length  # the buffer holds a window up to the newest frame
+            pictures = buffer.at(last + times)
+            yield WindowScores(last, end, score_pictures(classifier, pictures, top_k, crops))
     finally:
         buffer.close()
-    if not results:
+    if not covered:
         raise StreamError(
-            f"{source} ended after {newest + frame:.1f} s, before the first window of {window.length:g} s "
+            f"{source} ended after {end:.1f} s, before the first window of {window.length:g} s "
             "was full: give a shorter --window, or more --seconds."
         )
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _hint(source: str) -> str:

@@ -1,17 +1,22 @@
 """What happens when: a window slides over a long video, and equal neighbours become one segment."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fibo_robot.errors import FiboError
 from fibo_robot.video.classifier import VideoClassifier
 from fibo_robot.video.inference.predict import Score, best_scores, view_scores
-from fibo_robot.video.training.clips import crop_and_resize, open_clip
+from fibo_robot.video.inference.views import square_crops
+from fibo_robot.video.reading.clip import open_clip
+from fibo_robot.video.reading.frame_numbers import frames_on_screen
+from fibo_robot.video.reading.interface import ClipReader
 from fibo_robot.video.training.sampling import ClipSampling
 
 
@@ -34,18 +39,31 @@ class SlidingWindow:
 
     def __post_init__(self) -> None:
         for name, value in (("window", self.length), ("stride", self.step)):
-            if not value > 0:
-                raise TimelineError(f"{name} must be more than 0 seconds, not {value:g}.")
+            if not (value > 0 and math.isfinite(value)):
+                raise TimelineError(f"{name} must be more than 0 seconds, and not endless; {value:g} is not.")
 
     @property
     def step(self) -> float:
         """Seconds from one window to the next."""
         return self.length if self.stride is None else self.stride
 
-    def starts(self, duration: float) -> list[float]:
-        """Where windows begin in a video of this many seconds; the last one reaches its end, or just not."""
-        count = 1 + max(0, int((duration - self.length) / self.step + 1e-6))
-        return [number * self.step for number in range(count)]
+    def spans(self, duration: float, tolerance: float = 1e-6) -> list[tuple[float, float]]:
+        """Begin and end of each window in a video of this many seconds.
+
+        The last window ends with the video, and is as long as the others: where the stride does not lead
+        there, it begins earlier than the stride says. A video shorter than the window is one window.
+
+        Args:
+            duration: seconds.
+            tolerance: seconds at the end that need not be seen.
+        """
+        if duration <= self.length:
+            return [(0.0, duration)]
+        count = 1 + int((duration - self.length) / self.step + 1e-6)
+        spans = [(number * self.step, number * self.step + self.length) for number in range(count)]
+        if duration - spans[-1][1] > tolerance:
+            spans.append((duration - self.length, duration))
+        return spans
 
 
 @dataclass(frozen=True)
@@ -94,37 +112,67 @@ def classify_windows(
         VideoDecodeError: the file cannot be read.
     """
     reader = open_clip(Path(path))
-    duration = float(reader.timestamps[-1] + 1 / reader.fps)
-    for start in window.starts(duration):
-        length = min(window.length, duration - start)
-        times = frame_times(classifier.sampling, start, length, reader.fps)
-        # The frame on screen at a time; a hair is added because times of frames are rounded.
-        numbers = np.searchsorted(reader.timestamps, times + 1e-6, side="right") - 1
-        frames = reader.read(numbers.clip(0))
-        yield WindowScores(start, start + length, score_frames(classifier, frames, top_k, crops))
+    # Less than half a frame at the end is rounding, not a part that nobody has looked at.
+    spans = window.spans(reader.duration, tolerance=0.5 / reader.fps)
+    for (start, end), clips in zip(spans, window_clips(classifier, reader, spans, crops), strict=True):
+        yield WindowScores(start, end, best_scores(classifier, view_scores(classifier, clips), top_k))
 
 
-def score_frames(
-    classifier: VideoClassifier, frames: np.ndarray, top_k: int, crops: int = 1
+def window_clips(
+    classifier: VideoClassifier, reader: ClipReader, spans: Sequence[tuple[float, float]], crops: int = 1
+) -> Iterator[Tensor]:
+    """The clips by which windows are tested, uint8 `(crops, T, 3, S, S)` for each span.
+
+    The file is read once from its beginning to its end, whatever container it is: windows share frames, and
+    some containers cannot be entered in the middle. Frames are kept, cut and scaled, while windows need them.
+
+    Args:
+        classifier: says which frames, which squares and how large.
+        reader: of the video.
+        spans: begin and end of the windows in seconds, none beginning or ending before the one before it.
+        crops: squares of each.
+    """
+    plans = [
+        frames_on_screen(
+            reader.timestamps, frame_times(classifier.sampling, start, end - start, reader.fps)
+        ).tolist()
+        for start, end in spans
+    ]
+    wanted = np.unique(np.concatenate(plans))
+    pictures = zip(wanted.tolist(), reader.stream(wanted), strict=True)
+    cut: dict[int, Tensor] = {}
+    for plan, following in zip(plans, [*plans[1:], None], strict=True):
+        while plan[-1] not in cut:
+            number, picture = next(pictures)
+            cut[number] = square_crops(picture, classifier.cropping, classifier.image_size, crops)
+        yield torch.stack([cut[number] for number in plan], dim=1)
+        if following is not None:
+            cut = {number: squares for number, squares in cut.items() if number >= following[0]}
+
+
+def score_pictures(
+    classifier: VideoClassifier, pictures: Iterable[np.ndarray], top_k: int, crops: int = 1
 ) -> tuple[Score, ...]:
-    """The most probable classes of one clip, uint8 `(T, H, W, 3)`."""
-    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    boxes = classifier.cropping.test(*pictures.shape[-2:], crops)
-    size = classifier.encoder.image_size[0]
-    clips = torch.stack([crop_and_resize(pictures, box, size) for box in boxes])
-    return best_scores(classifier, view_scores(classifier, clips), top_k)
+    """The most probable classes of one clip, given as pictures, uint8 `(H, W, 3)`, of any sizes."""
+    cut = [square_crops(picture, classifier.cropping, classifier.image_size, crops) for picture in pictures]
+    return best_scores(classifier, view_scores(classifier, torch.stack(cut, dim=1)), top_k)
 
 
-def merge_windows(windows: Sequence[WindowScores], stride: float) -> list[Segment]:
-    """Segments without gap or overlap: a window speaks for `stride` seconds around its middle.
+def turning_points(windows: Sequence[WindowScores]) -> np.ndarray:
+    """Seconds `(len - 1,)` at which the next window begins to speak: halfway between two middles."""
+    middles = np.array([(window.start + window.end) / 2 for window in windows])
+    return (middles[:-1] + middles[1:]) / 2
+
+
+def merge_windows(windows: Sequence[WindowScores]) -> list[Segment]:
+    """Segments without gap or overlap: each moment has the label of the window whose middle is nearest.
 
     The first and the last window also speak for what lies before and after. Windows that overlap vote
     nowhere twice.
     """
     if not windows:
         return []
-    middles = [(window.start + window.end) / 2 for window in windows]
-    ends = [min(middle + stride / 2, windows[-1].end) for middle in middles[:-1]] + [windows[-1].end]
+    ends = [*turning_points(windows).tolist(), windows[-1].end]
     segments = []
     start = windows[0].start
     for label, group in groupby(range(len(windows)), key=lambda number: windows[number].scores[0].label):

@@ -1,15 +1,16 @@
 """Clips that are stored as a folder of numbered pictures: `00001.jpg`, `img_00001.jpg`, `frame_0.png` …"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from fibo_robot.video.reading.errors import VideoDecodeError
-from fibo_robot.video.training.sampling import distinct_frames
+from fibo_robot.video.reading.errors import VideoDecodeError, may_not_read
+from fibo_robot.video.reading.frame_numbers import distinct_frames
+from fibo_robot.video.reading.interface import ClipReader
 
 DEFAULT_FRAME_RATE = 30.0  # pictures do not tell their rate
 _FRAME = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)\.(jpe?g|png)", re.IGNORECASE)
@@ -21,8 +22,8 @@ def is_frame(name: str) -> bool:
     return _FRAME.fullmatch(name) is not None
 
 
-class FrameFolder:
-    """Frames of a clip by number, with the interface of :class:`fibo_robot.video.reading.reader.VideoReader`.
+class FrameFolder(ClipReader):
+    """Frames of a clip by number; see :class:`fibo_robot.video.reading.interface.ClipReader`.
 
     Args:
         path: a folder of pictures whose names differ in their number alone.
@@ -31,16 +32,13 @@ class FrameFolder:
 
     Attributes:
         fps: as given.
-        timestamps: `(len,)` float64, seconds from 0.
         backend: `pictures`.
-        variable_rate: False.
 
     Raises:
         VideoDecodeError: there are no pictures, some are missing, damaged or of another size.
     """
 
     backend = "pictures"
-    variable_rate = False
 
     def __init__(self, path: Path | str, *, fps: float = DEFAULT_FRAME_RATE, verify: bool = True) -> None:
         self.path = Path(path)
@@ -61,15 +59,14 @@ class FrameFolder:
     def __len__(self) -> int:
         return len(self._files)
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Frames `(T, H, W, 3)`, uint8 RGB, in the order of `indices` (repeats allowed).
+    def read(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        distinct, inverse = distinct_frames(numbers, len(self), self.path)
+        return np.stack(list(self.stream(distinct)))[inverse]
 
-        Raises:
-            IndexError: an index is not in `0 … len - 1`.
-            VideoDecodeError: a picture among those asked for is damaged or of another size.
-        """
-        distinct, inverse = distinct_frames(indices, len(self), self.path)
-        return np.stack([np.asarray(self._open(self._files[number])) for number in distinct])[inverse]
+    def stream(self, numbers: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
+        distinct, _ = distinct_frames(numbers, len(self), self.path)
+        for number in distinct.tolist():
+            yield np.array(self._open(self._files[number]))
 
     def _open(self, file: Path) -> Image.Image:
         try:
@@ -77,7 +74,7 @@ class FrameFolder:
                 decoded = ImageOps.exif_transpose(picture).convert("RGB")
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             # Pillow raises SyntaxError for a broken PNG.
-            raise VideoDecodeError(
+            raise may_not_read(file, error) or VideoDecodeError(
                 f"{file}: the picture cannot be read; extract the frames again."
             ) from error
         if self._size is not None and decoded.size != self._size:
@@ -100,7 +97,13 @@ def _frame_files(folder: Path, modified_ns: int) -> tuple[Path, ...]:
     for file in folder.iterdir():
         match = _FRAME.fullmatch(file.name)
         if match and not _FLOW.match(match["prefix"]):
-            numbered.setdefault(match["prefix"], {})[int(match["number"])] = file
+            frames = numbered.setdefault(match["prefix"], {})
+            other = frames.setdefault(int(match["number"]), file)
+            if other != file:
+                first, second = sorted((other.name, file.name))
+                raise VideoDecodeError(
+                    f"{folder}: {first} and {second} are both frame {int(match['number'])}; keep one of them."
+                )
     if not numbered:
         raise VideoDecodeError(f"{folder}: the folder holds no pictures named by number, such as 00001.jpg.")
     if len(numbered) > 1:

@@ -9,19 +9,18 @@ that data workers do not compete for cores.
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import av
 import numpy as np
+from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
+from fibo_robot.video.reading.decoding import decode, index_frames, strict_stream, upright
 from fibo_robot.video.reading.errors import VideoDecodeError
+from fibo_robot.video.reading.frame_numbers import distinct_frames
+from fibo_robot.video.reading.interface import ClipReader
 from fibo_robot.video.reading.scan import VideoScan, open_container, require_stored, scan
-from fibo_robot.video.training.sampling import distinct_frames
-
-__all__ = ["VideoDecodeError", "VideoReader", "decord_refusal"]
 
 _DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9"}
 _DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuvj422p", "yuvj444p"}
@@ -48,8 +47,8 @@ def decord_refusal(content: VideoScan) -> str | None:
     return None
 
 
-class VideoReader:
-    """Frames of one video file by number.
+class VideoReader(ClipReader):
+    """Frames of one video file by number; see :class:`fibo_robot.video.reading.interface.ClipReader`.
 
     Args:
         path: a local file, or a video inside a tar file (`clips.tar/0001.mp4`); its content decides how it
@@ -62,7 +61,6 @@ class VideoReader:
 
     Attributes:
         fps: average frames per second of the shown frames.
-        timestamps: `(len,)` float64, seconds at which each frame is shown, from 0.
         backend: `decord` where decord is exact for this file and serves its runs of frames, else `av`.
 
     Raises:
@@ -75,17 +73,19 @@ class VideoReader:
         self.path = Path(path)
         self._scan = scan(self.path)
         self._stored = require_stored(self.path)
-        self.backend = backend or ("av" if decord_refusal(self._scan) else "decord")
+        self.backend: str = backend or ("av" if decord_refusal(self._scan) else "decord")
         self._forced = backend is not None
-        self._decord = None
+        self._decord: Any = None
+        self._pts: tuple[int | None, ...]
         if self.backend == "decord" and verify:
             self._open_decord()
         if self.backend == "av" or verify:
-            self._pts = _index_frames(self.path, self._stored.modified_ns)
+            self._pts = index_frames(self.path, self._stored.modified_ns)
             if self._decord is not None and len(self._decord) != len(self._pts):
                 self.backend, self._decord = "av", None
         else:
-            self._pts = tuple(sorted(self._scan.packet_pts))
+            # decord is exact only where every packet has its time, so none is left out here.
+            self._pts = tuple(sorted(pts for pts in self._scan.packet_pts if pts is not None))
         self.timestamps = _timestamps(self._pts, self._scan)
         span = self.timestamps[-1] - self.timestamps[0]
         self.fps = (len(self) - 1) / span if span > 0 else (self._scan.average_rate or 1.0)
@@ -105,19 +105,12 @@ class VideoReader:
         return len(self._pts)
 
     @property
-    def variable_rate(self) -> bool:
-        """Whether frames are shown at uneven times: some frame is off the even grid by over half a step."""
-        even = np.arange(len(self)) / self.fps
-        return bool(np.abs(self.timestamps - even).max() > 0.5 / self.fps)
+    def codec(self) -> str:
+        """FFmpeg's name of the codec, such as `h264`."""
+        return self._scan.codec
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Frames `(T, H, W, 3)`, uint8 RGB, in the order of `indices` (repeats allowed).
-
-        Raises:
-            IndexError: an index is not in `0 … len - 1`.
-            VideoDecodeError: a frame among those asked for is damaged.
-        """
-        distinct, inverse = distinct_frames(indices, len(self), self.path)
+    def read(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        distinct, inverse = distinct_frames(numbers, len(self), self.path)
         frames = self._read_decord(distinct) if self._forced or _is_run(distinct) else None
         if frames is None:
             frames = self._read_av(distinct)
@@ -140,64 +133,78 @@ class VideoReader:
             self.backend, self._decord = "av", None
             return None
 
+    def stream(self, numbers: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
+        distinct, _ = distinct_frames(numbers, len(self), self.path)
+        done = 0
+        try:
+            for picture in self._pictures(distinct, skip=self._scan.codec in _SKIPPABLE_CODECS):
+                yield picture
+                done += 1
+            return
+        except VideoDecodeError:
+            self._index()  # says where the damage is, if there is any
+        yield from self._pictures(distinct[done:], skip=False)
+
+    def _read_av(self, distinct: np.ndarray) -> np.ndarray:
+        pictures = self.stream(distinct)
+        first = next(pictures)
+        out = np.empty((len(distinct), *first.shape), dtype=np.uint8)
+        out[0] = first
+        for row, picture in enumerate(pictures, start=1):
+            out[row] = picture
+        return out
+
     def _index(self) -> None:
         """Decode the whole file, strictly, to know which frames there are."""
-        pts = _index_frames(self.path, self._stored.modified_ns)
+        pts = index_frames(self.path, self._stored.modified_ns)
         if len(pts) != len(self):
             raise VideoDecodeError(
                 f"{self.path}: {len(pts)} of {len(self)} frames decode; the file is damaged."
             )
         self._pts = pts
 
-    def _read_av(self, indices: np.ndarray) -> np.ndarray:
-        try:
-            return self._pictures(indices, skip=self._scan.codec in _SKIPPABLE_CODECS)
-        except VideoDecodeError:
-            self._index()  # says where the damage is, if there is any
-            return self._pictures(indices, skip=False)
-
-    def _pictures(self, indices: np.ndarray, skip: bool) -> np.ndarray:
+    def _pictures(self, distinct: np.ndarray, skip: bool) -> Iterator[np.ndarray]:
         height, width = self._scan.height, self._scan.width
         reformatter = VideoReformatter()  # one for all frames: it keeps its tables
-        out: np.ndarray | None = None
-        for row, frame in enumerate(self._frames_at(indices, skip)):
+        for frame in self._frames_at(distinct, skip):
             picture = reformatter.reformat(frame, width, height, format="rgb24", threads=1).to_ndarray()
-            picture = np.rot90(picture, k=_quarter_turns(frame.rotation))
-            if out is None:
-                out = np.empty((len(indices), *picture.shape), dtype=np.uint8)
-            out[row] = picture
-        return out
+            yield upright(picture, frame.rotation)
 
-    def _frames_at(self, indices: np.ndarray, skip: bool) -> Iterator[av.VideoFrame]:
+    def _frames_at(self, distinct: np.ndarray, skip: bool) -> Iterator[VideoFrame]:
         """Decode the frames with these ascending numbers, skipping to a keyframe where that is exact.
 
         Args:
-            indices: ascending.
+            distinct: ascending.
             skip: leave out pictures between them that no other picture needs.
         """
         with open_container(self.path) as container:
-            stream = _strict_stream(container, self._scan)
+            stream = strict_stream(container, self._scan)
             seekable = self._scan.seekable and None not in self._pts
-            pts_to_number = {pts: i for i, pts in enumerate(self._pts)} if seekable else {}
-            wanted = {self._pts[i] for i in indices.tolist()} if seekable and skip else None
-            frames = _decode(self.path, container, stream, wanted)
+            number_at = {pts: i for i, pts in enumerate(self._pts)} if seekable else {}
+            wanted = {self._pts[i] for i in distinct.tolist()} if seekable and skip else None
+            frames = decode(self.path, container, stream, wanted)
             # Some streams carry decoder settings in the first packet only, so it is decoded before any jump.
             frame = next(frames, None)
-            number = pts_to_number.get(frame.pts, -1) if seekable and frame is not None else 0
-            for target in indices.tolist():
-                if seekable:
-                    start = bisect_right(self._scan.start_pts, self._pts[target]) - 1
-                    if start >= 0 and pts_to_number.get(self._scan.start_pts[start], -1) > number + 1:
-                        container.seek(self._scan.start_pts[start], stream=stream, backward=True)
-                        frames, number = _decode(self.path, container, stream, wanted), -1
+            number = number_at.get(frame.pts, -1) if seekable and frame is not None else 0
+            for target in distinct.tolist():
+                keyframe = self._keyframe_before(target) if seekable else None
+                if keyframe is not None and number_at.get(keyframe, -1) > number + 1:
+                    container.seek(keyframe, stream=stream, backward=True)
+                    frames, number = decode(self.path, container, stream, wanted), -1
                 while number < target:
                     frame = next(frames, None)
                     if frame is None:
                         break
-                    number = pts_to_number.get(frame.pts, -1) if seekable else number + 1
+                    number = number_at.get(frame.pts, -1) if seekable else number + 1
                 if frame is None or number != target:
                     raise VideoDecodeError(f"{self.path}: frame {target} could not be decoded again.")
                 yield frame
+
+    def _keyframe_before(self, number: int) -> int | None:
+        """Time, in ticks, of the last keyframe from which decoding reaches a frame; None: from the start."""
+        pts = self._pts[number]
+        place = 0 if pts is None else bisect_right(self._scan.start_pts, pts)
+        return self._scan.start_pts[place - 1] if place else None
 
 
 def _is_run(indices: np.ndarray) -> bool:
@@ -205,64 +212,11 @@ def _is_run(indices: np.ndarray) -> bool:
     return len(indices) > 1 and 2 * len(indices) > indices[-1] - indices[0] + 1
 
 
-def _strict_stream(container: av.container.InputContainer, content: VideoScan) -> av.video.stream.VideoStream:
-    stream = container.streams[content.stream_index]
-    stream.codec_context.thread_count = 1
-    # By default FFmpeg hides damage by copying neighbouring blocks; here damage is an error.
-    stream.codec_context.options = {"err_detect": "explode"}
-    return stream
-
-
-def _decode(
-    path: Path,
-    container: av.container.InputContainer,
-    stream: av.video.stream.VideoStream,
-    wanted: set[int] | None = None,
-) -> Iterator[av.VideoFrame]:
-    """Frames as shown; with `wanted` (times in ticks), of all others only those that pictures refer to."""
-    context = stream.codec_context
-    try:
-        for packet in container.demux(stream):
-            if wanted is not None:
-                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    raise VideoDecodeError(
-                        f"{path}: the frame at {frame.time or 0:.2f} s is damaged; fetch the file again."
-                    )
-                yield frame
-    except av.FFmpegError as error:
-        raise VideoDecodeError(
-            f"{path}: decoding fails ({error.strerror}); the file is damaged, fetch it again."
-        ) from error
-
-
-@lru_cache(maxsize=1024)
-def _index_frames(path: Path, modified_ns: int) -> tuple[int | None, ...]:
-    """Decode all frames once, strictly: times in ticks (or None), as shown. `modified_ns` keys the memory."""
-    content = scan(path)
-    with open_container(path) as container:
-        stream = _strict_stream(container, content)
-        pts: list[int | None] = []
-        try:
-            for frame in _decode(path, container, stream):
-                pts.append(frame.pts)
-        except VideoDecodeError as error:
-            raise VideoDecodeError(f"{error} (after {len(pts)} good frames)") from error
-    if not pts:
-        raise VideoDecodeError(f"{path}: not one frame could be decoded; the file is damaged.")
-    return tuple(pts)
-
-
 def _timestamps(pts: tuple[int | None, ...], content: VideoScan) -> np.ndarray:
     """Seconds from the first frame; where a container's times are unusable, an even grid at its rate."""
-    if None not in pts:
-        seconds = (np.asarray(pts, dtype=np.float64) - pts[0]) * content.time_base
+    ticks = [tick for tick in pts if tick is not None]
+    if len(ticks) == len(pts):
+        seconds = (np.asarray(ticks, dtype=np.float64) - ticks[0]) * content.time_base
         if len(pts) == 1 or np.diff(seconds).min() > 0:
             return seconds
     return np.arange(len(pts), dtype=np.float64) / (content.average_rate or 1.0)
-
-
-def _quarter_turns(rotation: int) -> int:
-    """FFmpeg's rotation (degrees, counter-clockwise) as counter-clockwise quarter turns for numpy."""
-    return round(rotation / 90) % 4

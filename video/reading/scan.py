@@ -10,9 +10,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import av
+from av.codec.context import CodecContext
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
 from av.stream import Disposition
+from av.video.stream import VideoStream
 
-from fibo_robot.video.reading.errors import VideoDecodeError
+from fibo_robot.video.reading.errors import VideoDecodeError, may_not_read, reason
 from fibo_robot.video.reading.stored import StoredClip, stored_clip
 
 # FFmpeg would also "open" pictures, subtitles, playlists and text; those are refused by this list.
@@ -64,12 +69,12 @@ class VideoScan:
         return bool(self.containers & _SEEKABLE_CONTAINERS) and not self.has_gaps and len(self.start_pts) > 0
 
 
-def open_container(path: Path | str) -> av.container.InputContainer:
+def open_container(path: Path | str) -> InputContainer:
     """Open a local clip with PyAV; other protocols (playlists that fetch from a network) are off.
 
     Raises:
         VideoDecodeError: there is no such clip.
-        av.FFmpegError: it is no video.
+        FFmpegError: it is no video.
     """
     stored = require_stored(Path(path))
     return av.open(stored.url, options={"protocol_whitelist": stored.protocols}, metadata_errors="replace")
@@ -81,7 +86,10 @@ def require_stored(path: Path) -> StoredClip:
     Raises:
         VideoDecodeError: there is no such file, or it is a folder.
     """
-    stored = stored_clip(path)
+    try:
+        stored = stored_clip(path)
+    except OSError as error:  # a folder on the way may not be entered
+        raise may_not_read(path, error) or VideoDecodeError(f"{path}: {reason(error)}.") from error
     if stored is None:
         raise VideoDecodeError(f"{path}: {'not a file' if path.exists() else 'no such file'}.")
     return stored
@@ -110,21 +118,21 @@ def _scan(path: Path, size: int, modified_ns: int) -> VideoScan:
     try:
         with open_container(path) as container:
             return _scan_open(path, container)
-    except (av.FFmpegError, ValueError) as error:
-        raise VideoDecodeError(
-            f"{path}: no video could be read from it ({_reason(error)}); the file is damaged, cut off or "
+    except (FFmpegError, ValueError) as error:
+        raise may_not_read(path, error) or VideoDecodeError(
+            f"{path}: no video could be read from it ({reason(error)}); the file is damaged, cut off or "
             "not a video."
         ) from error
 
 
-def _scan_open(path: Path, container: av.container.InputContainer) -> VideoScan:
+def _scan_open(path: Path, container: InputContainer) -> VideoScan:
     containers = frozenset(container.format.name.split(","))
     if not containers & _VIDEO_CONTAINERS:
         raise VideoDecodeError(
             f"{path}: this is not a video file (it reads as {container.format.long_name})."
         )
     stream = container.streams.best("video")
-    if stream is None or stream.disposition & Disposition.attached_pic:
+    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
         raise VideoDecodeError(f"{path}: the file holds no video stream, only {' and '.join(kinds)}.")
     context = stream.codec_context
@@ -158,10 +166,10 @@ def _scan_open(path: Path, container: av.container.InputContainer) -> VideoScan:
                 starts.append(keyframe)
             else:
                 unsafe = True
-        elif starts and packet.pts is not None and packet.pts < keyframe:
+        elif keyframe is not None and packet.pts is not None and packet.pts < keyframe:
             # A frame that is stored after its keyframe and shown before it needs the previous group.
             unsafe = True
-            if starts[-1] == keyframe:
+            if starts and starts[-1] == keyframe:
                 starts.pop()
         packet_pts.append(packet.pts)
 
@@ -181,7 +189,7 @@ def _scan_open(path: Path, container: av.container.InputContainer) -> VideoScan:
         stream_index=stream.index,
         packet_pts=tuple(packet_pts),
         start_pts=tuple(sorted(starts)),
-        time_base=float(stream.time_base),
+        time_base=float(stream.time_base or 0),
         average_rate=float(stream.average_rate or stream.guessed_rate or 0),
         has_gaps=discarded or None in packet_pts or len(set(packet_pts)) < len(packet_pts),
         unsafe_keyframes=unsafe,
@@ -189,7 +197,7 @@ def _scan_open(path: Path, container: av.container.InputContainer) -> VideoScan:
 
 
 def _refuse_missing_end(
-    path: Path, container: av.container.InputContainer, containers: frozenset[str], last_end: float
+    path: Path, container: InputContainer, containers: frozenset[str], last_end: float
 ) -> None:
     """Matroska counts no frames, but its header keeps the duration that the whole file had."""
     if "matroska" not in containers or not container.duration:
@@ -201,7 +209,7 @@ def _refuse_missing_end(
         )
 
 
-def _restarts_decoder(context: av.codec.context.CodecContext, packet: av.Packet) -> bool:
+def _restarts_decoder(context: CodecContext, packet: Packet) -> bool:
     """Whether a keyframe packet is one from which decoding may start.
 
     For H.264 in length-prefixed form (mp4, mkv), a recovery point is flagged like a true restart (NAL
@@ -218,7 +226,3 @@ def _restarts_decoder(context: av.codec.context.CodecContext, packet: av.Packet)
             return nal_type == 5
         position += length_size + int.from_bytes(data[position : position + length_size], "big")
     return True
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -28,6 +29,7 @@ class BatchAugmentation(nn.Module):
         rand_augment_ops: changes of RandAugment (arXiv 1909.13719) per clip; 0 is off.
         rand_augment_magnitude: their strength, 0 to 30.
         brightness, contrast, saturation: largest relative change of colour jitter; 0 is off.
+        random_erasing: probability that a rectangle of a clip is filled with noise (arXiv 1708.04896).
         mixup_alpha, cutmix_alpha: of the Beta distribution; 0 is off. With both on, each batch gets one of
             them with equal chance.
         label_smoothing: share of a target that is spread over all classes.
@@ -41,6 +43,7 @@ class BatchAugmentation(nn.Module):
         brightness: float = 0.0,
         contrast: float = 0.0,
         saturation: float = 0.0,
+        random_erasing: float = 0.0,
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
         label_smoothing: float = 0.0,
@@ -54,6 +57,13 @@ class BatchAugmentation(nn.Module):
         if brightness or contrast or saturation:
             per_clip.append(v2.ColorJitter(brightness, contrast, saturation))
         self.per_clip = v2.Compose(per_clip) if per_clip else None
+        # Sizes and shapes of timm's RandomErasing, with which published recipes are trained.
+        self.erase = v2.RandomErasing(
+            random_erasing,
+            (0.02, 1 / 3),
+            (0.3, 1 / 0.3),
+            value="random",  # pyright: ignore[reportArgumentType]  # torchvision types it too narrowly
+        )
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
         self.label_smoothing = label_smoothing
 
@@ -62,6 +72,12 @@ class BatchAugmentation(nn.Module):
         if self.per_clip is not None:
             clips = torch.stack([self.per_clip(clip) for clip in clips])
         clips = clips.float() / 255
+        if self.erase.p:
+            # The noise is normal in the units that models see: standard deviations around the mean colour.
+            mean, std = (
+                clips.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+            )
+            clips = torch.stack([self.erase(clip) for clip in (clips - mean) / std]) * std + mean
         targets: Tensor = labels
         mixes = [
             mix for mix, alpha in ((v2.MixUp, self.mixup_alpha), (v2.CutMix, self.cutmix_alpha)) if alpha

@@ -13,9 +13,9 @@ from torchvision.transforms.v2 import functional as transforms
 
 from fibo_robot.training.sampler import derived_seed
 from fibo_robot.video.datasets.table import LabelledClip
-from fibo_robot.video.reading.frames import DEFAULT_FRAME_RATE, FrameFolder
-from fibo_robot.video.reading.reader import VideoDecodeError, VideoReader
-from fibo_robot.video.training.sampling import Box, ClipSampling, Cropping, at_even_times
+from fibo_robot.video.reading.clip import open_clip
+from fibo_robot.video.reading.errors import VideoDecodeError
+from fibo_robot.video.training.sampling import Box, ClipSampling, Cropping
 
 
 @dataclass(frozen=True)
@@ -98,66 +98,74 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
         )
         return crop_and_resize(frames, box, self.image_size), self.targets[index]
 
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[tuple[Tensor, int] | BrokenClip]:
+        """A whole batch, as data loaders ask for it.
+
+        A step of training needs a clip: where not one of the batch can be read, the next one that can stands
+        in for them. In evaluation each clip counts once, so nothing does.
+
+        Raises:
+            VideoDecodeError: not one clip of all can be read, in training.
+        """
+        found = [self[item] for item in items]
+        if self.training and all(isinstance(item, BrokenClip) for item in found):
+            index, draw = items[-1]
+            for ahead in range(1, len(self)):
+                found.append(self[(index + ahead) % len(self), draw])
+                if not isinstance(found[-1], BrokenClip):
+                    return found
+            reasons = [item.reason for item in found if isinstance(item, BrokenClip)]
+            raise VideoDecodeError(f"None of {len(self)} clips could be read; the first: {reasons[0]}")
+        return found
+
     def fill_cache(self, index: int) -> None:
         """Decode one clip into memory; call it before workers start, so that they share it.
 
         A clip that cannot be read is remembered as broken, and left out when it is asked for.
         """
-        self._cache[index] = self._decode_whole(self.clips[index].path)
+        if self.cache_side is not None:
+            self._cache[index] = _decode_whole(self.clips[index].path, self.cache_side)
 
     def _frames(self, index: int, generator: np.random.Generator) -> Tensor:
         """The sampled frames `(T, 3, H, W)`, uint8."""
         if self.cache_side is not None:
-            frames = self._cached(index)
+            frames = self._cached(index, self.cache_side)
             return frames[torch.from_numpy(self._choose(len(frames), generator))]
         # Files are checked once by `fibo data check`, not again at every use.
         reader = open_clip(self.clips[index].path, verify=False)
-        chosen = self._choose(len(reader), generator)
-        if reader.variable_rate:
-            chosen = at_even_times(chosen, reader.timestamps)
-        return torch.from_numpy(reader.read(chosen)).permute(0, 3, 1, 2)
+        return reader.clip(self._choose(len(reader), generator))
 
     def _choose(self, num_frames: int, generator: np.random.Generator) -> np.ndarray:
         if self.training:
             return self.sampling.random(num_frames, generator)
         return self.sampling.views(num_frames)[0]
 
-    def _cached(self, index: int) -> Tensor:
+    def _cached(self, index: int, side: int) -> Tensor:
         if index not in self._cache:
-            self._cache[index] = self._decode_whole(self.clips[index].path)
+            self._cache[index] = _decode_whole(self.clips[index].path, side)
         entry = self._cache[index]
         if isinstance(entry, BrokenClip):
             raise VideoDecodeError(entry.reason)
         return entry
 
-    def _decode_whole(self, path: Path) -> Tensor | BrokenClip:
-        try:
-            reader = open_clip(path)
-            numbers = np.arange(len(reader))
-            if reader.variable_rate:
-                numbers = at_even_times(numbers, reader.timestamps)
-            frames = torch.from_numpy(reader.read(numbers)).permute(0, 3, 1, 2)
-        except VideoDecodeError as error:
-            return BrokenClip(path, str(error))
-        return transforms.resize(frames, [self.cache_side], antialias=True).contiguous()
 
+def _decode_whole(path: Path, side: int) -> Tensor | BrokenClip:
+    """All frames `(N, 3, H, W)`, uint8, at an even rate, the shorter side scaled to `side` pixels.
 
-def open_clip(
-    path: Path, verify: bool = True, frame_rate: float = DEFAULT_FRAME_RATE
-) -> VideoReader | FrameFolder:
-    """Open a clip for reading: a video file, a video inside a tar file, or a folder of its frames.
-
-    Args:
-        path: as in :class:`fibo_robot.video.datasets.table.LabelledClip`.
-        verify: decode all of it once, so that hidden damage is found.
-        frame_rate: of a folder of pictures, which does not tell it.
-
-    Raises:
-        VideoDecodeError: it cannot be read.
+    Each is scaled as it is decoded: a long clip is never in memory at its full size.
     """
-    if path.is_dir():
-        return FrameFolder(path, fps=frame_rate, verify=verify)
-    return VideoReader(path, verify=verify)
+    try:
+        reader = open_clip(path)
+        numbers = reader.at_even_times(np.arange(len(reader)))
+        distinct, inverse = np.unique(numbers, return_inverse=True)
+        frames = [_scaled(picture, side) for picture in reader.stream(distinct)]
+    except VideoDecodeError as error:
+        return BrokenClip(path, str(error))
+    return torch.stack(frames)[torch.from_numpy(inverse)]
+
+
+def _scaled(picture: np.ndarray, side: int) -> Tensor:
+    return transforms.resize(torch.from_numpy(picture).permute(2, 0, 1), [side], antialias=True)
 
 
 def crop_and_resize(frames: Tensor, box: Box, size: int) -> Tensor:
@@ -172,25 +180,18 @@ def new_clips(*shape: int) -> Tensor:
     return torch.empty((*shape[:-3], *shape[-2:], shape[-3]), dtype=torch.uint8).movedim(-1, -3)
 
 
-def collate_clips(items: Sequence[tuple[Tensor, int] | BrokenClip], out: Tensor | None = None) -> ClipBatch:
+def collate_clips(items: Sequence[tuple[Tensor, int] | BrokenClip], out: Tensor) -> ClipBatch:
     """Stack items; broken clips are left out and listed.
 
     Args:
         items: of a :class:`ClipDataset`.
-        out: where to stack the clips, from :func:`new_clips`, with room for all; new memory when None.
-
-    Raises:
-        VideoDecodeError: not one clip of the batch could be read.
+        out: where to stack the clips, from :func:`new_clips`, with room for all that could be read.
     """
     read = [item for item in items if not isinstance(item, BrokenClip)]
-    broken = [item for item in items if isinstance(item, BrokenClip)]
-    if not read:
-        raise VideoDecodeError(f"None of {len(items)} clips could be read; the first: {broken[0].reason}")
-    clips = (new_clips(len(read), *read[0][0].shape) if out is None else out)[: len(read)]
-    for place, (clip, _) in zip(clips, read, strict=True):
+    for place, (clip, _) in zip(out, read):
         place.copy_(clip)
     return {
-        "clips": clips,
-        "labels": torch.tensor([label for _, label in read]),
-        "broken": broken,
+        "clips": out[: len(read)],
+        "labels": torch.tensor([label for _, label in read], dtype=torch.int64),
+        "broken": [item for item in items if isinstance(item, BrokenClip)],
     }

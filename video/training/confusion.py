@@ -1,6 +1,7 @@
 """Which classes are taken for which: counts as a picture and as tables by class name."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +16,57 @@ _FULL_NAMES_UP_TO = 40  # more class names than this cannot be read beside the p
 _DOTS_PER_INCH = 120
 
 
-def per_class(counts: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Of each class: its number of videos, the share that was recognised, and what they were taken for.
+@dataclass(frozen=True)
+class ClassResult:
+    """How one class was recognised.
+
+    Attributes:
+        label: its name.
+        videos: how many belong to it.
+        accuracy: share of them that was recognised; None where there are none.
+        predicted: what they were taken for: counts by class name, most frequent first.
+    """
+
+    label: str
+    videos: int
+    accuracy: float | None
+    predicted: dict[str, int]
+
+    @property
+    def mistaken_for(self) -> str:
+        """The most frequent wrong class and how often, as `name (count)`; empty where there is none."""
+        wrong = (f"{other} ({count})" for other, count in self.predicted.items() if other != self.label)
+        return next(wrong, "")
+
+
+def per_class(counts: np.ndarray, labels: Sequence[str]) -> list[ClassResult]:
+    """What became of each class.
 
     Args:
         counts: `(classes, classes)`: row the true class, column the predicted one.
         labels: names of the classes.
-
-    Returns:
-        By class name `videos`, `accuracy` (None for a class without videos) and `predicted`, a dict of counts
-        by class name, most frequent first.
     """
-    result = {}
+    results = []
     for number, (label, row) in enumerate(zip(labels, counts)):
         order = sorted(np.flatnonzero(row), key=lambda column: -row[column])
-        result[label] = {
-            "videos": int(row.sum()),
-            "accuracy": float(row[number] / row.sum()) if row.sum() else None,
-            "predicted": {labels[column]: int(row[column]) for column in order},
-        }
-    return result
+        accuracy = float(row[number] / row.sum()) if row.sum() else None
+        predicted = {labels[int(column)]: int(row[column]) for column in order}
+        results.append(ClassResult(label, int(row.sum()), accuracy, predicted))
+    return results
+
+
+def per_class_json(results: Sequence[ClassResult]) -> dict[str, Any]:
+    """JSON-ready: by class name `videos`, `accuracy` and `predicted`."""
+    rows = (asdict(result) for result in results)
+    return {row.pop("label"): row for row in rows}
 
 
 def class_table(counts: np.ndarray, labels: Sequence[str]) -> str:
     """:func:`per_class` as a Markdown table, the worst recognised class first."""
     rows = ["| class | videos | accuracy | most often mistaken for |", "|---|---|---|---|"]
-    found = [(label, row) for label, row in per_class(counts, labels).items() if row["videos"]]
-    for label, row in sorted(found, key=lambda item: item[1]["accuracy"]):
-        mistakes = [f"{other} ({count})" for other, count in row["predicted"].items() if other != label]
-        rows.append(f"| {label} | {row['videos']} | {row['accuracy']:.1%} | {(mistakes or [''])[0]} |")
+    found = [(result.accuracy, result) for result in per_class(counts, labels) if result.accuracy is not None]
+    for accuracy, result in sorted(found, key=lambda item: item[0]):
+        rows.append(f"| {result.label} | {result.videos} | {accuracy:.1%} | {result.mistaken_for} |")
     return "\n".join(rows)
 
 
@@ -75,7 +98,8 @@ def confusion_image(counts: np.ndarray, labels: Sequence[str]) -> np.ndarray:
 def save_confusion(counts: np.ndarray, labels: Sequence[str], folder: Path, **about: Any) -> np.ndarray:
     """Write confusion.png and per_class.json, with `about` in it, to `folder`; returns the picture."""
     picture = confusion_image(counts, labels)
-    write_json(folder / "per_class.json", {**about, "classes": per_class(counts, labels)})
+    classes = per_class_json(per_class(counts, labels))
+    write_json(folder / "per_class.json", {**about, "classes": classes})
     with replace_atomically(folder / "confusion.png") as temporary:
         Image.fromarray(picture).save(temporary)
     return picture

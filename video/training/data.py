@@ -1,21 +1,22 @@
 """The LightningDataModule for labelled clips."""
 
 import hashlib
-import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
-from rich.progress import track
 
 from fibo_robot.errors import FiboError
+from fibo_robot.progress import track
 from fibo_robot.training.sampler import StepSampler, evaluation_batches
-from fibo_robot.video.datasets.recognise import ClipTable, LabelledClip, read_clips
+from fibo_robot.video.datasets.recognise import read_clips
+from fibo_robot.video.datasets.table import ClipTable, LabelledClip
 from fibo_robot.video.training.clips import ClipBatch, ClipDataset
 from fibo_robot.video.training.loader import ClipLoader
-from fibo_robot.video.training.sampling import ClipSampling, Cropping
+from fibo_robot.video.training.sampling import ClipSampling, Cropping, square_side
 
 
 class TooManyBrokenClipsError(FiboError):
@@ -29,7 +30,7 @@ class VideoData(pl.LightningDataModule):
         root: what :func:`fibo_robot.video.datasets.recognise.read_clips` reads.
         sampling: which frames make a clip.
         cropping: which part of the picture.
-        image_size: pixels of the square frames.
+        image_size: pixels of the square frames; a pair of two equal numbers is one.
         batch_size: clips per step and process.
         steps_per_epoch: steps between two checkpoints.
         train_split, valid_split: names of the parts. `train_split` None means all clips outside
@@ -48,7 +49,7 @@ class VideoData(pl.LightningDataModule):
         root: str,
         sampling: ClipSampling,
         cropping: Cropping,
-        image_size: int,
+        image_size: int | Sequence[int],
         batch_size: int = 16,
         steps_per_epoch: int = 100,
         train_split: str | None = "train",
@@ -62,7 +63,8 @@ class VideoData(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.root, self.sampling, self.cropping, self.image_size = Path(root), sampling, cropping, image_size
+        self.root, self.sampling, self.cropping = Path(root), sampling, cropping
+        self.image_size = square_side(image_size)
         self.batch_size, self.steps_per_epoch, self.seed = batch_size, steps_per_epoch, seed
         self.train_split, self.valid_split = train_split, valid_split
         self.split_column, self.protocol = split_column, protocol
@@ -100,7 +102,7 @@ class VideoData(pl.LightningDataModule):
 
     def _fill_cache(self) -> None:
         jobs = [(data, index) for data in (self.train, self.valid) if data for index in range(len(data))]
-        for data, index in track(jobs, "decoding clips", disable=not sys.stdout.isatty(), transient=True):
+        for data, index in track(jobs, "decoding clips"):
             data.fill_cache(index)
 
     def model_inputs(self) -> dict[str, Any]:
@@ -161,4 +163,5 @@ class VideoData(pl.LightningDataModule):
                 f"{self.max_bad_fraction:g} allows. Mend or remove them, or raise data.max_bad_fraction:"
                 f"\n  {listed}"
             )
-        return batch
+        # They have been told; Lightning, which moves a batch to its device, knows tensors and plain values.
+        return {**batch, "broken": []}

@@ -7,6 +7,8 @@ slots that it fills in turn, and the main process copies a batch out of its slot
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from fibo_robot.video.training.clips import BrokenClip, ClipBatch, ClipDataset, 
 _PREFETCH = 2  # batches that a worker prepares ahead: DataLoader's own default
 
 
-class ClipLoader(DataLoader[ClipBatch]):
+class ClipLoader(DataLoader[Any]):
     """A DataLoader of :class:`fibo_robot.video.training.clips.ClipBatch`, with workers that outlive an epoch.
 
     Args:
@@ -41,26 +43,30 @@ class ClipLoader(DataLoader[ClipBatch]):
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        self._slots = None
-        if num_workers > 0:
-            clip = (data.sampling.frames, 3, data.image_size, data.image_size)
-            self._slots = _Slots(num_workers, (batch_size, *clip))
+        shape = (batch_size, data.sampling.frames, 3, data.image_size, data.image_size)
+        self._slots = _Slots(num_workers, shape) if num_workers > 0 else None
         self._pinned = pin_memory
         super().__init__(
             data,
             batch_sampler=batches,
-            collate_fn=self._slots.fill if self._slots else collate_clips,
+            collate_fn=self._slots.fill if self._slots else partial(_collate, shape=shape),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             prefetch_factor=_PREFETCH if num_workers > 0 else None,
             pin_memory=pin_memory and num_workers == 0,  # what lies in a slot is pinned as it is copied
         )
 
-    def __iter__(self) -> Iterator[ClipBatch]:
+    # DataLoader promises an iterator of its own kind, but asks for nothing more than to be iterated over.
+    def __iter__(self) -> Iterator[ClipBatch]:  # pyright: ignore[reportIncompatibleMethodOverride]
         for batch in super().__iter__():
             if self._slots is not None:
                 batch = self._slots.empty(batch, self._pinned)
             yield batch
+
+
+def _collate(items: Sequence[tuple[Tensor, int] | BrokenClip], shape: tuple[int, ...]) -> ClipBatch:
+    """Without workers: a batch in new memory."""
+    return collate_clips(items, new_clips(*shape))
 
 
 @dataclass(frozen=True)
@@ -99,12 +105,10 @@ class _Slots:
         self._turn = 0  # each worker counts its own
 
     def fill(self, items: Sequence[tuple[Tensor, int] | BrokenClip]) -> _Filled:
-        """In a worker: put a batch into the next slot; broken clips are left out and listed.
-
-        Raises:
-            VideoDecodeError: not one clip of the batch could be read.
-        """
-        worker = get_worker_info().id
+        """In a worker: put a batch into the next slot; broken clips are left out and listed."""
+        info = get_worker_info()
+        assert info is not None  # only workers fill slots
+        worker = info.id
         slot, self._turn = self._turn, (self._turn + 1) % self._clips.shape[1]
         batch = collate_clips(items, out=self._clips[worker, slot])
         return _Filled(worker, slot, batch["labels"].tolist(), batch["broken"])
@@ -115,6 +119,6 @@ class _Slots:
         return {
             # NumPy copies in this thread alone; PyTorch's threads would fight the workers for their cores.
             "clips": clips.pin_memory() if pinned else torch.from_numpy(clips.numpy().copy(order="K")),
-            "labels": torch.tensor(filled.labels),
+            "labels": torch.tensor(filled.labels, dtype=torch.int64),
             "broken": filled.broken,
         }

@@ -39,24 +39,28 @@ class VideoClassificationModule(ModelModule[VideoClassifier]):
         labels: Sequence[str],
         seed: int = 0,
     ) -> None:
-        super().__init__(classifier(labels=labels), optimizer, seed)
+        model = classifier(labels=labels)
+        super().__init__(model, optimizer, seed)
         self.augmentation = augmentation
-        classes = len(self.model.labels)
+        self.labels = model.labels
+        classes = len(self.labels)
         self.valid_loss = MeanMetric()
         self.accuracy_top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
         self.confusion = MulticlassConfusionMatrix(classes)
 
     def checkpoint_meta(self) -> dict[str, Any]:
-        return {"kind": "classifier", "labels": self.model.labels}
+        return {"kind": "classifier", "labels": self.labels}
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        clips, targets = self.augmentation(batch["clips"], batch["labels"], len(self.model.labels))
+        clips, targets = self.augmentation(batch["clips"], batch["labels"], len(self.labels))
         loss = F.cross_entropy(self.model(clips), targets)
         # Every step and process counts alike, as in the gradient.
         self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        if not len(batch["labels"]):  # not one of its clips could be read
+            return
         scores, labels = self.model(batch["clips"]), batch["labels"]
         # Not `log(sync_dist=True)`: it halves an odd number of clips to a whole one over two processes.
         self.valid_loss.update(F.cross_entropy(scores, labels, reduction="none"))
@@ -70,7 +74,7 @@ class VideoClassificationModule(ModelModule[VideoClassifier]):
         self.log("valid/loss", self.valid_loss.compute())
         self.log("valid/accuracy", recognised.sum() / counts.sum())
         self.log("valid/accuracy_class_mean", (recognised / of_class)[of_class > 0].mean())
-        if len(self.model.labels) > 10:
+        if len(self.labels) > 10:
             self.log("valid/accuracy_top5", self.accuracy_top5.compute())
         for metric in (self.valid_loss, self.accuracy_top5, self.confusion):
             metric.reset()
@@ -79,7 +83,7 @@ class VideoClassificationModule(ModelModule[VideoClassifier]):
 
     def _show_classes(self, counts: np.ndarray) -> None:
         """Confusion matrix and accuracy of each class: into the run directory and to TensorBoard."""
-        labels, step = self.model.labels, self.global_step
+        labels, step = self.labels, self.global_step
         folder = Path(self.trainer.default_root_dir) / VALIDATION
         picture = save_confusion(counts, labels, folder, epoch=self.current_epoch + 1, step=step)
         for logger in self.loggers:

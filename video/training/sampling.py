@@ -10,7 +10,6 @@ A video with fewer frames than asked for gives some of them more than once.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +19,20 @@ from fibo_robot.errors import FiboError
 
 class SamplingError(FiboError, ValueError):
     """A way to sample clips was described in numbers that do not fit; the message names the one."""
+
+
+def square_side(image_size: int | Sequence[int]) -> int:
+    """The side, in pixels, of the square frames that clips are cut into.
+
+    Raises:
+        SamplingError: height and width differ.
+    """
+    sides = {image_size} if isinstance(image_size, int) else set(image_size)
+    if len(sides) != 1:
+        raise SamplingError(
+            f"Clips are cut into squares, so image_size must be one number of pixels, not {list(sides)}."
+        )
+    return int(sides.pop())
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class ClipSampling:
         """Frame numbers `(T,)` for training, ascending, all below `num_frames`."""
         if self.kind == "uniform":
             return self._uniform(num_frames, generator.random(self.frames))
-        return self._dense(num_frames, generator.random())
+        return self._dense(num_frames, int(generator.integers(self._latest_start(num_frames) + 1)))
 
     def views(self, num_frames: int, count: int = 1) -> list[np.ndarray]:
         """Frame numbers of `count` clips for testing, spread evenly; one view is the middle one."""
@@ -57,56 +70,22 @@ class ClipSampling:
             return [self._uniform(num_frames, np.full(self.frames, place)) for place in places]
         if count > 1:
             places = np.arange(count) / (count - 1)
-        return [self._dense(num_frames, place) for place in places]
+        return [self._dense(num_frames, round(place * self._latest_start(num_frames))) for place in places]
 
     def _uniform(self, num_frames: int, place_in_segment: np.ndarray) -> np.ndarray:
         positions = (np.arange(self.frames) + place_in_segment) * (num_frames / self.frames)
         return np.minimum(positions.astype(np.int64), num_frames - 1)
 
-    def _dense(self, num_frames: int, place: float) -> np.ndarray:
-        span = (self.frames - 1) * self.rate + 1
-        start = round(place * max(num_frames - span, 0))
+    def _latest_start(self, num_frames: int) -> int:
+        """The last frame at which a dense clip may begin."""
+        return max(num_frames - (self.frames - 1) * self.rate - 1, 0)
+
+    def _dense(self, num_frames: int, start: int) -> np.ndarray:
         return np.minimum(start + np.arange(self.frames) * self.rate, num_frames - 1)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict: the constructor's arguments."""
         return asdict(self)
-
-
-def distinct_frames(
-    indices: Sequence[int] | np.ndarray, num_frames: int, path: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """The frames that a reader of `path` has to decode, ascending, and where each index stands among them.
-
-    Raises:
-        IndexError: there are none, or one is not in `0 … num_frames - 1`.
-    """
-    wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
-    if wanted.size == 0:
-        raise IndexError("read() needs at least one frame index")
-    if wanted.min() < 0 or wanted.max() >= num_frames:
-        raise IndexError(
-            f"{path}: frames are numbered 0..{num_frames - 1}, got {wanted.min()}..{wanted.max()}"
-        )
-    distinct, inverse = np.unique(wanted, return_inverse=True)
-    return distinct, inverse
-
-
-def at_even_times(indices: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
-    """Frame numbers counted on an even time grid, as frame numbers of a file with uneven times.
-
-    Number i on the grid of `len(timestamps)` steps from the first to the last frame becomes the frame that
-    is on screen at that time.
-
-    Args:
-        indices: numbers in `0 … len(timestamps) - 1`.
-        timestamps: `(N,)` seconds, ascending.
-    """
-    if len(timestamps) == 1:
-        return np.zeros_like(indices)
-    times = timestamps[0] + indices * (timestamps[-1] - timestamps[0]) / (len(timestamps) - 1)
-    # A hair is added because a time and its grid point may differ by rounding.
-    return np.searchsorted(timestamps, times + 1e-6, side="right") - 1
 
 
 @dataclass(frozen=True)

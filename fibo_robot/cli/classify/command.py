@@ -1,22 +1,23 @@
 """`fibo classify`: labels for video files, cameras and streams."""
 
 import glob
-import sys
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fibo_robot.cli.classify.output import Output, Timeline
+from fibo_robot.cli.classify.options import SOME_FILES_FAILED, Device, DeviceOption
+from fibo_robot.cli.classify.output import ClassTimeline, Output
 from fibo_robot.errors import FiboError
+from fibo_robot.progress import track
 
 if TYPE_CHECKING:
     from fibo_robot.video.classifier import VideoClassifier
+    from fibo_robot.video.inference.predict import Prediction
     from fibo_robot.video.inference.windows import SlidingWindow
 
-# 1 is an error that stops the work and 2 a mistyped command; so a file that fails is 3.
-SOME_FILES_FAILED = 3
 STREAM_WINDOW = 2.0  # seconds, where none is asked for: long enough for a short action
 
 
@@ -46,85 +47,102 @@ def classify(
     ] = None,
     json_file: Annotated[
         str | None,
-        typer.Option("--json", metavar="FILE", help="Write one JSON object per line; - for stdout."),
+        typer.Option("--json", metavar="FILE|-", help="Write one JSON object per line; - for stdout."),
     ] = None,
     csv_file: Annotated[
-        str | None, typer.Option("--csv", metavar="FILE", help="Write one row per label; - for stdout.")
+        str | None, typer.Option("--csv", metavar="FILE|-", help="Write one row per label; - for stdout.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = Device.AUTO,
 ) -> None:
     """Say what happens in videos, and with --window or in a stream, when.
+
+    With --json FILE, an interrupted command goes on where it was: files whose results are in FILE are not
+    classified again.
 
     Exit status: 0 if every file was classified, 3 if some could not be read (the reason is printed for each,
     and the others are classified), 1 for any other error.
     """
-    import torch
-
     from fibo_robot.video.inference.predict import load_classifier
     from fibo_robot.video.inference.streams import is_stream
     from fibo_robot.video.inference.windows import SlidingWindow
 
+    streams = [given for given in inputs if is_stream(given)]
+    if streams:
+        _check_stream(inputs, overlay)
+        window = STREAM_WINDOW if window is None else window
+    _check_times(bool(streams), window, stride, seconds, views)
     if json_file == "-" and csv_file == "-":
         raise FiboError("Only one of --json and --csv can go to stdout.")
-    streams = [given for given in inputs if is_stream(given)]
-    if streams and len(inputs) > 1:
-        raise FiboError("A camera or stream is classified alone: start another fibo classify for the rest.")
-    if streams and overlay is not None:
-        raise FiboError("--overlay copies a file: record the stream first, e.g. with ffmpeg.")
-    if streams and window is None:
-        window = STREAM_WINDOW
-    if window is None and stride is not None:
-        raise FiboError("--stride needs --window: the seconds that are looked at together.")
-    if seconds is not None and not streams:
-        raise FiboError("--seconds limits a camera or stream; files are read to their end.")
-    if window is not None and views > 1:
-        raise FiboError("--views cannot be combined with windows: each window is one view. Use --crops.")
     files = [] if streams else find_files(inputs)
     if overlay is not None and len(files) != 1:
         raise FiboError(f"--overlay copies one file, not {len(files)}: name a single video.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    classifier = load_classifier(checkpoint, device)
     sliding = None if window is None else SlidingWindow(window, stride)
-    with Output(json_file, csv_file, as_timeline=sliding is not None) as output:
+    classifier = load_classifier(checkpoint, device.name_for_torch())
+    how = f"views={views}" if sliding is None else f"window={sliding.length:g} stride={sliding.step:g}"
+    made_by = f"{_identity(checkpoint)} top_k={top_k} crops={crops} {how}"
+    with Output(
+        json_file, csv_file, as_timeline=sliding is not None, made_by=made_by, goes_on=not streams
+    ) as output:
         if streams:
             assert sliding is not None
             _classify_stream(classifier, streams[0], sliding, seconds, top_k, crops, output)
             return
+        # What an overlay shows is found anew.
+        waiting = [file for file in files if str(file) not in output.finished or overlay is not None]
+        if len(waiting) < len(files):
+            done = f"{len(files) - len(waiting)} of {len(files)} files"
+            typer.echo(f"{done} have their results in {json_file} already", err=True)
         if sliding is not None:
-            errors = _classify_windows(classifier, files, sliding, top_k, crops, output)
+            results = _classify_windows(classifier, waiting, sliding, top_k, crops, output)
         else:
-            errors = _classify_whole(classifier, files, top_k, views, crops, output)
+            results = _classify_whole(classifier, waiting, top_k, views, crops, output)
+    errors = [result.error for result in results if result.error is not None]
     for error in errors:
         typer.echo(f"fibo: {error}", err=True)
     if errors:
         typer.echo(f"fibo: {len(errors)} of {len(files)} files could not be classified", err=True)
         raise typer.Exit(SOME_FILES_FAILED)
     if overlay is not None:
-        from fibo_robot.video.inference.overlay import write_overlay
-
-        write_overlay(classifier, files[0], overlay, window=sliding, top_k=min(top_k, 3))
+        _write_overlay(classifier, files[0], overlay, results[0], top_k)
         typer.echo(f"overlay: {overlay}", err=True)
+
+
+def _check_stream(inputs: Sequence[str], overlay: Path | None) -> None:
+    if len(inputs) > 1:
+        raise FiboError("A camera or stream is classified alone: start another fibo classify for the rest.")
+    if overlay is not None:
+        raise FiboError("--overlay copies a file: record the stream first, e.g. with ffmpeg.")
+
+
+def _check_times(
+    is_stream: bool, window: float | None, stride: float | None, seconds: float | None, views: int
+) -> None:
+    if window is None and stride is not None:
+        raise FiboError("--stride needs --window: the seconds that are looked at together.")
+    if seconds is not None and not is_stream:
+        raise FiboError("--seconds limits a camera or stream; files are read to their end.")
+    if window is not None and views > 1:
+        raise FiboError("--views cannot be combined with windows: each window is one view. Use --crops.")
+
+
+def _identity(checkpoint: Path) -> str:
+    """A name for a classifier that another one cannot have: its folder, and a part of its weights' hash."""
+    with (checkpoint / "model.safetensors").open("rb") as stream:
+        return f"{checkpoint.resolve().name}@{hashlib.file_digest(stream, 'sha256').hexdigest()[:8]}"
 
 
 def _classify_whole(
     classifier: "VideoClassifier", files: list[Path], top_k: int, views: int, crops: int, output: Output
-) -> list[str]:
-    """One result per file; returns the reasons of those that could not be read."""
-    from rich.progress import track
-
+) -> "list[Prediction]":
+    """One result per file."""
     from fibo_robot.video.inference.predict import predict
 
+    results = []
     predictions = predict(classifier, files, top_k=top_k, views=views, crops=crops)
-    on_terminal = sys.stdout.isatty()
-    errors = []
-    for prediction in track(
-        predictions, "classifying", total=len(files), disable=not on_terminal, transient=True
-    ):
+    for prediction in track(predictions, "classifying", total=len(files)):
         output.prediction(prediction)
-        if prediction.error is not None:
-            errors.append(prediction.error)
-    return errors
+        results.append(prediction)
+    return results
 
 
 def _classify_windows(
@@ -134,23 +152,35 @@ def _classify_windows(
     top_k: int,
     crops: int,
     output: Output,
-) -> list[str]:
-    """One timeline per file; returns the reasons of those that could not be read."""
-    from rich.progress import track
-
+) -> list[ClassTimeline]:
+    """One timeline per file."""
     from fibo_robot.video.inference.windows import classify_windows, merge_windows
-    from fibo_robot.video.reading.reader import VideoDecodeError
+    from fibo_robot.video.reading.errors import VideoDecodeError
 
-    errors = []
-    for path in track(files, "classifying", disable=not sys.stdout.isatty(), transient=True):
+    results = []
+    for path in track(files, "classifying"):
         try:
             windows = list(classify_windows(classifier, path, window, top_k=top_k, crops=crops))
+            timeline = ClassTimeline(str(path), windows, merge_windows(windows))
         except VideoDecodeError as error:
-            errors.append(str(error))
-            output.timeline(Timeline(str(path), error=str(error)))
-            continue
-        output.timeline(Timeline(str(path), windows, merge_windows(windows, window.step)))
-    return errors
+            timeline = ClassTimeline(str(path), error=str(error))
+        output.timeline(timeline)
+        results.append(timeline)
+    return results
+
+
+def _write_overlay(
+    classifier: "VideoClassifier",
+    file: Path,
+    target: Path,
+    found: "Prediction | ClassTimeline",
+    top_k: int,
+) -> None:
+    from fibo_robot.video.inference.overlay import whole_video, write_overlay
+
+    is_timeline = isinstance(found, ClassTimeline)
+    windows = found.windows if is_timeline else whole_video(file, found.scores)
+    write_overlay(classifier, file, target, windows, top_k=min(top_k, 3))
 
 
 def _classify_stream(
@@ -174,18 +204,19 @@ def _classify_stream(
     except KeyboardInterrupt:  # the usual way to stop watching a camera
         typer.echo("stopped", err=True)
     if windows:
-        output.segments(source, merge_windows(windows, window.step))
+        output.segments(source, merge_windows(windows))
 
 
 def find_files(inputs: Iterable[str]) -> list[Path]:
     """Clips that the arguments name: files as they are, clips in folders, matches of patterns.
 
-    A folder of numbered pictures is one clip; any other folder stands for all clips below it.
+    A folder of numbered pictures is one clip; any other folder stands for all clips below it. A folder that
+    may not be read stands in the list itself, so that it is said with the files that cannot be read.
 
     Raises:
         FiboError: an argument names nothing.
     """
-    from fibo_robot.video.datasets.files import clips_below, is_frame_folder
+    from fibo_robot.video.datasets.files import clips_below, is_frame_folder, walk
 
     files: list[Path] = []
     for given in inputs:
@@ -193,12 +224,14 @@ def find_files(inputs: Iterable[str]) -> list[Path]:
         if path.is_dir() and is_frame_folder(path):
             found = [path]
         elif path.is_dir():
-            found = clips_below(path)
+            refused: list[Path] = []
+            found = clips_below(path, refused)
             clips = set(found)
-            files_below = [file for file in path.rglob("*") if file.is_file()]
+            files_below = [place / name for place, _, names in walk(path, []) for name in names]
             others = sum(clips.isdisjoint((file, file.parent)) for file in files_below)
             if others:
                 typer.echo(f"{path}: {others} files are not named like videos and are left out", err=True)
+            found += refused
         elif path.exists():
             found = [path]
         else:

@@ -1,30 +1,32 @@
-"""What `fibo classify` writes: JSON lines and CSV as results come in, a table at the end."""
+"""What `fibo classify` writes: JSON lines as results come in, a CSV and a table at the end."""
 
 import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from fibo_robot.cli.classify.lines import Row, finished_rows
+from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically
 
 if TYPE_CHECKING:
-    from fibo_robot.video.inference.predict import Prediction, Score
+    from fibo_robot.video.inference.predict import Prediction
     from fibo_robot.video.inference.windows import Segment, WindowScores
 
 FILE_COLUMNS = ("path", "rank", "label", "probability", "error")
 TIMELINE_COLUMNS = ("path", "kind", "start", "end", "rank", "label", "probability", "error")
 
 
-@dataclass
-class Timeline:
-    """What was found in one file, window by window and merged; or why it could not be read."""
+@dataclass(frozen=True)
+class ClassTimeline:
+    """Which classes were found in one file, window by window and merged; or why it could not be read."""
 
     path: str
     windows: "Sequence[WindowScores]" = ()
@@ -33,55 +35,87 @@ class Timeline:
 
 
 class Output:
-    """Takes results one by one; files are complete, and take their place, when the block ends.
+    """Takes results one by one. JSON lines are in their file at once; a CSV is written when all are known.
+
+    A JSON file that is there already is gone on with, if it was made by the same classifier with the same
+    options: its results are shown and written to the CSV as if they were new.
 
     Args:
         json_file, csv_file: where to write, `-` for stdout; None does not write.
         as_timeline: results have times; decides the columns.
+        made_by: the classifier and the options that decide results; stands in every JSON line.
+        goes_on: whether a JSON file that is there is gone on with; else it is written anew.
+
+    Attributes:
+        finished: paths of the files whose results were there already.
     """
 
-    def __init__(self, json_file: str | None, csv_file: str | None, *, as_timeline: bool) -> None:
-        self._targets = json_file, csv_file
+    def __init__(
+        self, json_file: str | None, csv_file: str | None, *, as_timeline: bool, made_by: str, goes_on: bool
+    ) -> None:
+        self._json_file, self._csv_file = json_file, csv_file
         self._columns = TIMELINE_COLUMNS if as_timeline else FILE_COLUMNS
         self._show = "-" not in (json_file, csv_file)
-        self._as_timeline = as_timeline
+        self._as_timeline, self._made_by, self._goes_on = as_timeline, made_by, goes_on
         self._table: list[tuple[str, ...]] = []
-        self._stack = ExitStack()
+        self._csv_rows: list[dict[str, Any]] = []
         self._json: TextIO | None = None
-        self._csv: Any = None
+        self.finished: set[str] = set()
 
     def __enter__(self) -> "Output":
-        json_file, csv_file = self._targets
-        if json_file is not None:
-            self._json = self._stack.enter_context(_opened(json_file))
-        if csv_file is not None:
-            self._csv = csv.DictWriter(self._stack.enter_context(_opened(csv_file)), self._columns)
-            self._csv.writeheader()
+        if self._csv_file == "-":
+            csv.DictWriter(sys.stdout, self._columns).writeheader()
+        if self._json_file == "-":
+            self._json = sys.stdout
+        elif self._json_file is not None:
+            self._open_json(Path(self._json_file))
         return self
+
+    def _open_json(self, file: Path) -> None:
+        with _writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            goes_on = self._goes_on and file.is_file()  # a pipe or device has nothing to go on with
+            rows = finished_rows(file, self._made_by) if goes_on else []
+            self._json = file.open("a" if goes_on else "w", encoding="utf-8")
+        self.finished = {row["path"] for row in rows}
+        for row in rows:
+            self._show_row(row)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.__exit__(kind, error, trace)
-        if error is None and self._show and self._table:
+        if self._json is not None and self._json is not sys.stdout:
+            with suppress(OSError):  # each line was flushed, so what is wrong has been said
+                self._json.close()
+        if isinstance(error, KeyboardInterrupt) and self._goes_on and self._json_file not in (None, "-"):
+            typer.echo(
+                f"{self._json_file} keeps the results of {len(self.finished)} files; the same command goes "
+                "on with the rest",
+                err=True,
+            )
+        if error is not None:
+            return
+        if self._csv_file not in (None, "-"):
+            self._write_csv(Path(str(self._csv_file)))
+        if self._show and self._table:
             self._print_table()
 
     def prediction(self, prediction: "Prediction") -> None:
-        """A file that was classified as a whole."""
-        if prediction.error is not None:
-            self._failure(prediction.path, prediction.error)
+        """A file that was classified as a whole; ignored where its results were there already."""
+        if prediction.path in self.finished:
             return
-        scores = prediction.scores
-        self._line({"path": prediction.path, "predictions": _as_json(scores)})
-        for rank, score in enumerate(scores):
-            name = Path(prediction.path).name if rank == 0 else ""
-            self._table.append((name, score.label, f"{score.probability:.1%}"))
-        self._rows({"path": prediction.path}, scores)
+        if prediction.error is not None:
+            self._add({"path": prediction.path, "error": prediction.error})
+            return
+        self._add({"path": prediction.path, "predictions": [asdict(score) for score in prediction.scores]})
+        self.finished.add(prediction.path)
 
-    def timeline(self, timeline: Timeline) -> None:
-        """A file that was classified window by window."""
+    def timeline(self, timeline: ClassTimeline) -> None:
+        """A file that was classified window by window; ignored where its results were there already."""
+        if timeline.path in self.finished:
+            return
         if timeline.error is not None:
-            self._failure(timeline.path, timeline.error)
+            self._add({"path": timeline.path, "error": timeline.error})
             return
         for window in timeline.windows:
             self._window(timeline.path, window)
@@ -96,38 +130,56 @@ class Output:
 
     def segments(self, path: str, segments: "Sequence[Segment]") -> None:
         """The merged timeline of a file or stream, after its windows."""
-        rows = [
-            {"start": s.start, "end": s.end, "label": s.label, "probability": s.probability} for s in segments
-        ]
-        self._line({"path": path, "segments": rows})
-        for number, row in enumerate(rows):
-            if self._csv is not None:
-                self._csv.writerow({"path": path, "kind": "segment", "rank": 1, **_rounded(row)})
-            name = Path(path).name if number == 0 else ""
-            times = f"{row['start']:.1f}", f"{row['end']:.1f}"
-            self._table.append((name, *times, row["label"], f"{row['probability']:.1%}"))
+        self._add({"path": path, "segments": [asdict(segment) for segment in segments]})
+        self.finished.add(path)
 
     def _window(self, path: str, window: "WindowScores") -> None:
-        times = {"start": window.start, "end": window.end}
-        self._line({"path": path, **times, "predictions": _as_json(window.scores)})
-        self._rows({"path": path, "kind": "window", **_rounded(times)}, window.scores)
+        scores = [asdict(score) for score in window.scores]
+        self._add({"path": path, "start": window.start, "end": window.end, "predictions": scores})
 
-    def _failure(self, path: str, error: str) -> None:
-        self._line({"path": path, "error": error})
-        if self._csv is not None:
-            self._csv.writerow({"path": path, "error": error})
-
-    def _line(self, row: dict[str, Any]) -> None:
+    def _add(self, row: Row) -> None:
         if self._json is not None:
-            self._json.write(json.dumps(row) + "\n")
-            self._json.flush()  # a reader behind a pipe sees each result as it comes
+            with _writing(self._json_file):
+                self._json.write(json.dumps({**row, "made_by": self._made_by}) + "\n")
+                self._json.flush()  # kept whatever happens next, and seen at once by a reader behind a pipe
+        self._show_row(row)
 
-    def _rows(self, place: dict[str, Any], scores: "Sequence[Score]") -> None:
-        if self._csv is None:
-            return
-        for rank, score in enumerate(scores, start=1):
-            found = {"rank": rank, "label": score.label, "probability": f"{score.probability:.6f}"}
-            self._csv.writerow({**place, **found})
+    def _show_row(self, row: Row) -> None:
+        """Add a JSON row to the CSV and the table."""
+        path = row["path"]
+        name = Path(path).name
+        if "error" in row:
+            self._csv({"path": path, "error": row["error"]})
+        elif "segments" in row:
+            for number, segment in enumerate(row["segments"]):
+                self._csv({"path": path, "kind": "segment", "rank": 1, **_rounded(segment)})
+                times = f"{segment['start']:.1f}", f"{segment['end']:.1f}"
+                shown = (segment["label"], f"{segment['probability']:.1%}")
+                self._table.append(("" if number else name, *times, *shown))
+        else:
+            is_window = "start" in row
+            times = {"kind": "window", "start": row["start"], "end": row["end"]} if is_window else {}
+            for rank, score in enumerate(row["predictions"], start=1):
+                self._csv({"path": path, **_rounded(times), "rank": rank, **_rounded(score)})
+                if not is_window:
+                    shown = (score["label"], f"{score['probability']:.1%}")
+                    self._table.append((name if rank == 1 else "", *shown))
+
+    def _csv(self, row: dict[str, Any]) -> None:
+        if self._csv_file == "-":
+            csv.DictWriter(sys.stdout, self._columns).writerow(row)
+        elif self._csv_file is not None:
+            self._csv_rows.append(row)
+
+    def _write_csv(self, file: Path) -> None:
+        with (
+            _writing(file),
+            replace_atomically(file) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as stream,
+        ):
+            writer = csv.DictWriter(stream, self._columns)
+            writer.writeheader()
+            writer.writerows(self._csv_rows)
 
     def _print_table(self) -> None:
         from rich.console import Console
@@ -140,10 +192,6 @@ class Output:
         Console().print(table)
 
 
-def _as_json(scores: "Sequence[Score]") -> list[dict[str, Any]]:
-    return [{"label": score.label, "probability": score.probability} for score in scores]
-
-
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:
     """Seconds to the millisecond and probabilities to six digits, as CSV has them."""
     digits = {"start": 3, "end": 3, "probability": 6}
@@ -151,9 +199,10 @@ def _rounded(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(target: str) -> Iterator[TextIO]:
-    if target == "-":
-        yield sys.stdout
-        return
-    with replace_atomically(target) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        yield stream
+def _writing(target: Path | str | None) -> Iterator[None]:
+    """Say which file cannot be written: the system's own error does not always name it."""
+    try:
+        yield
+    except OSError as error:
+        name = "stdout" if target == "-" else target
+        raise FiboError(f"{name} cannot be written: {error.strerror or error}.") from error

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fibo_robot.cli.classify.options import SOME_FILES_FAILED, Device, DeviceOption
 from fibo_robot.errors import FiboError
 
 
@@ -16,9 +17,7 @@ def register(app: typer.Typer) -> None:
 def video_test(
     checkpoint: Annotated[Path, typer.Argument(help="Run directory of a trained classifier.")],
     data: Annotated[Path, typer.Option("--data", help="Data set, table of clips or folder of classes.")],
-    split: Annotated[
-        str | None, typer.Option("--split", help="Part to test on; all clips by default.")
-    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Part to test on [the test split].")] = None,
     split_column: Annotated[
         str, typer.Option("--split-column", help="Column that tells the part.")
     ] = "split",
@@ -28,18 +27,19 @@ def video_test(
     views: Annotated[int, typer.Option("--views", min=1, help="Clips per video.")] = 1,
     crops: Annotated[int, typer.Option("--crops", min=1, help="Crops per clip.")] = 1,
     output: Annotated[Path | None, typer.Option("--output", help="Folder [CHECKPOINT/test].")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = Device.AUTO,
 ) -> None:
-    """Test on labelled videos: top-1 and top-5 with intervals, confusion matrix, each video's scores."""
-    import torch
+    """Test on labelled videos: top-1 and top-5 with intervals, confusion matrix, each video's scores.
 
+    Without --split it tests on the split named test, or on all videos where nothing is split.
+
+    Exit status: 0 if every video was tested, 3 if some could not be read, 1 for any other error.
+    """
     from fibo_robot.video.datasets.recognise import read_clips
     from fibo_robot.video.inference.evaluation import evaluate_videos
     from fibo_robot.video.inference.predict import load_classifier
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    classifier = load_classifier(checkpoint, device)
+    classifier = load_classifier(checkpoint, device.name_for_torch())
     table = read_clips(data, split_column, protocol)
     unknown = sorted(set(table.labels) - set(classifier.labels))
     if unknown:
@@ -47,11 +47,18 @@ def video_test(
             f"{data} has classes that the classifier does not know: {', '.join(unknown[:5])}. "
             f"It knows {', '.join(classifier.labels[:10])}."
         )
-    result = evaluate_videos(classifier, table.part(split), views=views, crops=crops)
+    clips = table.test_part() if split is None else table.part(split)
+    result = evaluate_videos(classifier, clips, views=views, crops=crops)
     output = output or checkpoint / "test"
-    output.mkdir(parents=True, exist_ok=True)
-    result.save(output)
-    typer.echo(f"{len(result.paths)} videos, {views} views x {crops} crops, from {table.description}")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        result.save(output)
+    except OSError as error:
+        raise FiboError(f"The results cannot be written to {output}: {error.strerror or error}.") from error
+    tested = f"split {clips[0].split}" if clips[0].split else "all"
+    typer.echo(
+        f"{len(result.paths)} videos ({tested}), {views} views x {crops} crops, from {table.description}"
+    )
     for k in (1, 5):
         if k < len(classifier.labels):
             rate = result.top(k)
@@ -59,3 +66,5 @@ def video_test(
     for reason in result.failures.values():
         typer.echo(f"left out: {reason}", err=True)
     typer.echo(f"results: {output}")
+    if result.failures:
+        raise typer.Exit(SOME_FILES_FAILED)

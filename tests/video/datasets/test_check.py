@@ -6,7 +6,7 @@ import pytest
 
 from fibo_robot.video.datasets import check
 from fibo_robot.video.datasets.check import check_clip, check_clips, find_clips
-from fibo_robot.video.datasets.recognise import ClipTableError
+from fibo_robot.video.datasets.table import ClipTableError
 from tests.video.odd_clips import BROKEN, READABLE
 
 

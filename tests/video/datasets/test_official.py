@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fibo_robot.video.datasets.recognise import ClipTable, ClipTableError, read_clips
+from fibo_robot.video.datasets.recognise import read_clips
+from fibo_robot.video.datasets.table import ClipTable, ClipTableError
 
 
 def write(path: Path, text: str = "") -> Path:
@@ -175,6 +176,8 @@ def test_one_kinetics_annotation_file_looks_beside_itself(tmp_path: Path) -> Non
 def test_a_list_per_split_gives_the_split(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", "videos/1.mp4 3\nvideos/2.mp4 0\n")
     write(tmp_path / "val.csv", "videos/3.mp4 3\n")
+    for number in (1, 2, 3):
+        write(tmp_path / "videos" / f"{number}.mp4")
     table = read_clips(tmp_path)
     assert rows(table, tmp_path) == [
         ("videos/1.mp4", "3", "train"),

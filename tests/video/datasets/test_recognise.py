@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fibo_robot.video.datasets.recognise import ClipTableError, read_clips
+from fibo_robot.video.datasets.recognise import read_clips
+from fibo_robot.video.datasets.table import ClipTableError
 
 
 def write(path: Path, text: str) -> Path:
@@ -26,6 +27,8 @@ def test_table_with_header_is_read_by_column_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", " "])
 def test_list_without_header_may_use_any_delimiter_and_says_which(tmp_path: Path, delimiter: str) -> None:
     path = write(tmp_path / "train.txt", f"clips/one.mp4{delimiter}10\nclips/two.mp4{delimiter}9\n")
+    for name in ("one", "two"):
+        write(tmp_path / "clips" / f"{name}.mp4", "")
     table = read_clips(path)
     assert [clip.path for clip in table.clips] == [tmp_path / "clips/one.mp4", tmp_path / "clips/two.mp4"]
     assert table.labels == ["9", "10"]
@@ -34,6 +37,8 @@ def test_list_without_header_may_use_any_delimiter_and_says_which(tmp_path: Path
 
 def test_list_allows_spaces_in_paths(tmp_path: Path) -> None:
     path = write(tmp_path / "list.csv", "my clips/a b.mp4,cook\nmy clips/c,d.mp4,eat\n")
+    for name in ("a b", "c,d"):
+        write(tmp_path / "my clips" / f"{name}.mp4", "")
     assert [(c.path.name, c.label) for c in read_clips(path).clips] == [
         ("a b.mp4", "cook"),
         ("c,d.mp4", "eat"),

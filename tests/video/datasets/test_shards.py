@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from fibo_robot.video.datasets.check import check_clip, check_clips, find_clips
-from fibo_robot.video.datasets.recognise import ClipTableError, read_clips
-from fibo_robot.video.inference.predict import read_views
+from fibo_robot.video.datasets.recognise import read_clips
+from fibo_robot.video.datasets.table import ClipTableError
+from fibo_robot.video.decode import VideoDecodeError, VideoReader
+from fibo_robot.video.inference.views import read_views
+from fibo_robot.video.reading.clip import open_clip
 from fibo_robot.video.reading.frames import FrameFolder
-from fibo_robot.video.reading.reader import VideoDecodeError, VideoReader
-from fibo_robot.video.training.clips import ClipDataset, open_clip
+from fibo_robot.video.training.clips import ClipDataset
 from fibo_robot.video.training.sampling import ClipSampling, Cropping
 from tests.video import clips
 

@@ -1,13 +1,16 @@
-"""A classifier with fresh weights, for the tests beside it."""
+"""Classifiers and a video for the tests beside it."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fibo_robot.encoders import create_video_encoder
 from fibo_robot.training.checkpoint import save_checkpoint
 from fibo_robot.video.classifier import VideoClassifier
+from tests.video import clips
 from tests.video.command_line import ENCODER, LABELS
+from tests.video.inference.stand_ins import RATE, Brightness
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +31,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     meta = {"kind": "classifier", "labels": LABELS, "sampling": {"frames": 4}, "cropping": {}}
     save_checkpoint(folder, model.state_dict(), config, meta)
     return folder
+
+
+@pytest.fixture
+def classifier() -> VideoClassifier:
+    """Says `falling` or `rising`, which it knows from the pictures alone."""
+    model = VideoClassifier(
+        lambda: create_video_encoder("vit_micro", mode="frames", frames=4, image_size=16, patch_size=8),
+        ["falling", "rising"],
+    ).eval()
+    stand_in = Brightness()
+    model.forward = stand_in.forward
+    return model
+
+
+@pytest.fixture(scope="module")
+def rise_and_fall(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six seconds that get brighter for three seconds and darker for three."""
+    levels = np.concatenate([np.linspace(40, 200, 30), np.linspace(200, 40, 30)])
+    frames = np.broadcast_to(levels[:, None, None, None], (60, 64, 96, 3)).astype(np.uint8)
+    return clips.write_video(
+        tmp_path_factory.mktemp("long") / "long.mp4", frames, rate=RATE, options={"g": "10"}
+    )

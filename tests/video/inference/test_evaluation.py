@@ -9,9 +9,10 @@ from safetensors.numpy import load_file
 
 from fibo_robot.encoders import create_video_encoder
 from fibo_robot.video.classifier import VideoClassifier
-from fibo_robot.video.datasets.recognise import LabelledClip, read_clips
-from fibo_robot.video.inference.evaluation import VideoTest, bootstrap_rate, evaluate_videos
-from fibo_robot.video.reading.reader import VideoDecodeError
+from fibo_robot.video.datasets.recognise import read_clips
+from fibo_robot.video.datasets.table import LabelledClip
+from fibo_robot.video.decode import VideoDecodeError
+from fibo_robot.video.inference.evaluation import VideoTest, evaluate_videos
 
 
 def example() -> VideoTest:
@@ -41,15 +42,14 @@ def test_views_are_averaged_before_the_decision() -> None:
     assert test.to_dict()["per_class"]["c"] == {"videos": 0, "accuracy": None, "predicted": {}}
 
 
-def test_bootstrap_interval_agrees_with_the_normal_approximation() -> None:
-    hits = np.arange(400) < 280
-    rate = bootstrap_rate(hits)
-    error = 1.96 * (0.7 * 0.3 / 400) ** 0.5
-    assert rate.value == 0.7
-    assert rate.low == pytest.approx(0.7 - error, abs=0.01) and rate.high == pytest.approx(
-        0.7 + error, abs=0.01
-    )
-    assert bootstrap_rate(np.ones(5, bool)).low == 1
+def test_interval_of_a_perfect_test_is_not_a_point() -> None:
+    # Wilson's lower end for n of n is n / (n + z^2), by hand.
+    scores = np.zeros((36, 1, 2), np.float32)
+    scores[..., 0] = 1
+    perfect = VideoTest(["a", "b"], [Path(str(n)) for n in range(36)], np.zeros(36, int), scores)
+    rate = perfect.top(1)
+    assert (rate.value, rate.high) == (1, 1)
+    assert rate.low == pytest.approx(36 / (36 + 1.96**2), abs=1e-4)
 
 
 def test_results_are_saved_with_every_view(motion_clips: Path, tmp_path: Path) -> None:

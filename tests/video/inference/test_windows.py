@@ -1,4 +1,4 @@
-"""Windows over long videos, streams and the overlay: times, order, bounds, and what is drawn."""
+"""Windows over long videos and streams: times, order and bounds."""
 
 import csv
 import functools
@@ -12,17 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from fibo_robot.attention import create_attention
-from fibo_robot.attention.reference import dense_mask
-from fibo_robot.encoders import create_video_encoder
 from fibo_robot.errors import FiboError
 from fibo_robot.video import VideoReader
 from fibo_robot.video.classifier import VideoClassifier
-from fibo_robot.video.inference.overlay import OverlayError, attention_map, received_attention
 from fibo_robot.video.inference.predict import Score
 from fibo_robot.video.inference.streams import FrameBuffer, FrameStream, StreamError, classify_stream
+from fibo_robot.video.inference.views import square_crops
 from fibo_robot.video.inference.windows import (
     Segment,
     SlidingWindow,
@@ -30,43 +26,14 @@ from fibo_robot.video.inference.windows import (
     WindowScores,
     classify_windows,
     merge_windows,
+    score_pictures,
+    window_clips,
 )
+from fibo_robot.video.reading import reader
+from fibo_robot.video.reading.clip import open_clip
 from tests.video import clips
 from tests.video.command_line import run
-
-RATE = 10
-
-
-class Brightness(nn.Module):
-    """Stands in for an encoder: whether the first or the last frame of a clip is brighter, and how bright."""
-
-    frames, image_size = 4, (16, 16)
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        level = pictures.float().mean((2, 3, 4))
-        return torch.stack([level[:, 0] - level[:, -1], level[:, -1] - level[:, 0]], 1)
-
-
-@pytest.fixture
-def classifier() -> VideoClassifier:
-    """Says `falling` or `rising`, which it knows from the pictures alone."""
-    model = VideoClassifier(
-        lambda: create_video_encoder("vit_micro", mode="frames", frames=4, image_size=16, patch_size=8),
-        ["falling", "rising"],
-    ).eval()
-    stand_in = Brightness()
-    model.forward = stand_in.forward
-    return model
-
-
-@pytest.fixture(scope="module")
-def rise_and_fall(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six seconds that get brighter for three seconds and darker for three."""
-    levels = np.concatenate([np.linspace(40, 200, 30), np.linspace(200, 40, 30)])
-    frames = np.broadcast_to(levels[:, None, None, None], (60, 64, 96, 3)).astype(np.uint8)
-    return clips.write_video(
-        tmp_path_factory.mktemp("long") / "long.mp4", frames, rate=RATE, options={"g": "10"}
-    )
+from tests.video.inference.stand_ins import RATE
 
 
 def labels(windows: list[WindowScores]) -> list[str]:
@@ -77,7 +44,7 @@ def test_windows_name_what_happens_in_each(classifier: VideoClassifier, rise_and
     windows = list(classify_windows(classifier, rise_and_fall, SlidingWindow(1.0)))
     assert [(w.start, w.end) for w in windows] == [(float(s), float(s + 1)) for s in range(6)]
     assert labels(windows) == ["rising"] * 3 + ["falling"] * 3
-    segments = merge_windows(windows, 1.0)
+    segments = merge_windows(windows)
     assert [(s.start, s.end, s.label) for s in segments] == [(0, 3, "rising"), (3, 6, "falling")]
 
 
@@ -91,17 +58,75 @@ def test_a_video_shorter_than_the_window_is_one_window(
 def test_overlapping_windows_tile_the_time_without_gap_or_overlap() -> None:
     scores = {"a": (Score("a", 0.6),), "b": (Score("b", 0.9),)}
     windows = [WindowScores(s, s + 2, scores[label]) for s, label in ((0, "a"), (1, "a"), (2, "b"), (3, "a"))]
-    assert merge_windows(windows, 1.0) == [
+    assert merge_windows(windows) == [
         Segment(0, 2.5, "a", 0.6),
         Segment(2.5, 3.5, "b", 0.9),
         Segment(3.5, 5, "a", 0.6),
     ]
 
 
-@pytest.mark.parametrize("given", [(0,), (-1,), (1, 0)])
-def test_lengths_of_time_are_positive(given: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("given", [(0,), (-1,), (1, 0), (np.inf,), (np.nan,), (1, np.inf)])
+def test_lengths_of_time_are_positive_and_finite(given: tuple[float, ...]) -> None:
     with pytest.raises(TimelineError, match="more than 0"):
         SlidingWindow(*given)
+
+
+@pytest.mark.parametrize(
+    ("window", "duration", "spans"),
+    [
+        ((4,), 10, [(0, 4), (4, 8), (6, 10)]),
+        ((4, 1), 5.5, [(0, 4), (1, 5), (1.5, 5.5)]),
+        ((2,), 6, [(0, 2), (2, 4), (4, 6)]),
+        ((1, 3), 5, [(0, 1), (3, 4), (4, 5)]),
+        ((4,), 3, [(0, 3)]),
+    ],
+)
+def test_the_last_window_ends_with_the_video(
+    window: tuple[float, ...], duration: float, spans: list[tuple[float, float]]
+) -> None:
+    assert SlidingWindow(*window).spans(duration) == spans
+
+
+def test_the_end_of_a_video_is_classified(classifier: VideoClassifier, rise_and_fall: Path) -> None:
+    windows = list(classify_windows(classifier, rise_and_fall, SlidingWindow(2.5)))
+    assert [(w.start, w.end) for w in windows] == [(0, 2.5), (2.5, 5), (3.5, pytest.approx(6))]
+    # Halfway between the middles 3.75 and 4.75 the last window begins to speak.
+    assert merge_windows(windows)[-1].end == pytest.approx(6)
+    scores = {"a": (Score("a", 0.6),), "b": (Score("b", 0.9),)}
+    tail = [WindowScores(s, s + 4, scores[label]) for s, label in ((0, "a"), (4, "a"), (6, "b"))]
+    assert merge_windows(tail) == [Segment(0, 7, "a", 0.6), Segment(7, 10, "b", 0.9)]
+
+
+@pytest.mark.parametrize("name", ["long.avi", "long.ts", "long.mpg", "long.mp4"])
+def test_windows_decode_no_frame_twice_whatever_the_container(
+    classifier: VideoClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    codec, rate = ("mpeg2video", 25) if name.endswith("mpg") else ("libx264", RATE)
+    frames = clips.numbered_frames(40, 64, 64)
+    path = clips.write_video(tmp_path / name, frames, codec=codec, rate=rate, options={"g": "5", "bf": "0"})
+    decoded = []
+    plain = reader.decode
+    monkeypatch.setattr(reader, "decode", lambda *a: (decoded.append(0) or f for f in plain(*a)))
+    windows = list(classify_windows(classifier, path, SlidingWindow(0.4, 0.2)))
+    assert len(windows) > 5 and len(decoded) <= 40
+
+
+def test_windows_see_the_frames_that_reading_by_number_gives(
+    classifier: VideoClassifier, rise_and_fall: Path
+) -> None:
+    clip = open_clip(rise_and_fall)
+    spans = SlidingWindow(1.5, 0.7).spans(6.0)
+    for (start, end), found in zip(spans, window_clips(classifier, clip, spans, crops=2), strict=True):
+        numbers = np.floor((np.arange(4) + 0.5) * 15 / 4) + round(start * RATE)  # 15 frames a window
+        pictures = clip.read(numbers.astype(int))
+        expected = [square_crops(picture, classifier.cropping, 16, 2) for picture in pictures]
+        assert torch.equal(found, torch.stack(expected, 1)) and end - start == pytest.approx(1.5)
+
+
+def test_a_stream_may_change_its_size(classifier: VideoClassifier) -> None:
+    pictures = [np.full((48, 64, 3), 40, np.uint8)] * 2 + [np.full((96, 128, 3), 200, np.uint8)] * 2
+    best, _ = score_pictures(classifier, pictures, top_k=2)
+    assert best.label == "rising"
 
 
 @pytest.fixture
@@ -127,7 +152,7 @@ def test_a_stream_gives_the_windows_of_its_file(
     from_file = list(classify_windows(classifier, rise_and_fall, window))
     assert [(w.start, labels([w])) for w in streamed] == [(w.start, labels([w])) for w in from_file]
     limited = list(classify_stream(classifier, str(rise_and_fall), SlidingWindow(1.0), seconds=2.5))
-    assert [w.end for w in limited] == [1, 2]
+    assert [w.end for w in limited] == [1, 2, 2.5]  # the last one ends with the stream
 
 
 def test_a_stream_that_ends_too_early_or_is_absent_is_said(
@@ -149,7 +174,7 @@ def test_a_live_source_pushes_out_old_frames_and_a_patient_one_waits(rise_and_fa
     assert buffer.wait_until(100.0) == pytest.approx(5.9)  # it has run to its end, whoever reads
     assert len(buffer) == 5
     newest = VideoReader(rise_and_fall).read([55, 59])
-    np.testing.assert_allclose(buffer.at(np.array([5.5, 5.9])), newest, atol=2)
+    np.testing.assert_allclose(np.stack(buffer.at(np.array([5.5, 5.9]))), newest, atol=2)
     buffer.close()
 
     buffer = FrameBuffer(patient, capacity=5, spacing=0.0)
@@ -200,50 +225,3 @@ def test_options_that_do_not_go_together_are_named(
 ) -> None:
     with pytest.raises(FiboError, match=named):
         run("classify", checkpoint, rise_and_fall, *more)
-
-
-@pytest.mark.parametrize("name", ["softmax", "fibottention", "castling"])
-def test_received_attention_is_the_column_sums_of_the_attention_matrix(name: str) -> None:
-    core = create_attention(name, 32, 4, layer_index=1, num_prefix_tokens=1, grid=(2, 3, 3)).core.eval()
-    q, k, v = torch.randn(3, 2, 4, 19, 8)
-    if name == "softmax":
-        matrix = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1)
-    elif name == "castling":
-        cosines = nn.functional.normalize(q, dim=-1) @ nn.functional.normalize(k, dim=-1).transpose(-1, -2)
-        matrix = cosines / torch.pi + torch.eye(19) / 2
-    else:
-        mask = dense_mask(core.offsets(19), 19, num_prefix_tokens=1)
-        matrix = (q @ k.transpose(-1, -2) / 8**0.5).masked_fill(~mask, -torch.inf).softmax(-1)
-    received = received_attention(core, q, k, v, num_prefix_tokens=1)
-    torch.testing.assert_close(received, matrix[:, :, 1:].sum(2), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("mode", ["joint", "divided", "frames"])
-def test_the_map_has_a_value_for_every_patch_and_frame(mode: str) -> None:
-    encoder = create_video_encoder("vit_micro", mode=mode, frames=4, tubelet=2, image_size=32, patch_size=8)
-    heat = attention_map(encoder.eval(), torch.rand(4, 3, 32, 32))
-    assert heat.shape == (2, 4, 4) and heat.min() == 0 and heat.max() == 1
-    with pytest.raises(OverlayError, match="layer 9"):
-        attention_map(encoder, torch.rand(4, 3, 32, 32), layer=9)
-
-
-def test_the_overlay_is_the_video_with_something_on_it(
-    checkpoint: Path,
-    rise_and_fall: Path,
-    tmp_path: Path,
-) -> None:
-    target = tmp_path / "out.mp4"
-    status, _, _ = run(
-        "classify", checkpoint, rise_and_fall, "--window", 3, "--stride", 2, "--overlay", target
-    )
-    assert status == 0
-    plain, drawn = VideoReader(rise_and_fall), VideoReader(target)
-    assert len(drawn) == len(plain) and drawn.fps == pytest.approx(plain.fps)
-    numbers = [5, 20, 40, 55]
-    pictures = drawn.read(numbers).astype(int)
-    assert pictures.shape == (4, 384, 576, 3)
-    change = np.abs(pictures - plain.read(numbers).mean((1, 2, 3), keepdims=True))
-    assert change[:, 200:, 5:60].mean() < 5  # left of the square that the classifier saw, below the words
-    assert change[:, 200:, 96:-96].max() > 30
-    with pytest.raises(OverlayError, match=r"out\.mp4"):
-        run("classify", checkpoint, rise_and_fall, "--overlay", tmp_path / "out.gif")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fibo_robot.errors import FiboError
-from fibo_robot.video.reading import reader as decode
-from fibo_robot.video.reading.reader import VideoDecodeError, VideoReader
+from fibo_robot.video.decode import VideoDecodeError, VideoReader
+from fibo_robot.video.reading import reader
 from tests.video import clips
 from tests.video.odd_clips import BROKEN, READABLE
 
@@ -84,8 +84,8 @@ def test_skipping_pictures_nobody_needs_changes_no_frame(
         tmp_path / "clip.mp4", moving, options={"g": "15", "bf": bframes, "sc_threshold": "0"}
     )
     decoded = []
-    plain = decode._decode
-    monkeypatch.setattr(decode, "_decode", lambda *a: (decoded.append(f) or f for f in plain(*a)))
+    plain = reader.decode
+    monkeypatch.setattr(reader, "decode", lambda *a: (decoded.append(f) or f for f in plain(*a)))
     wanted = [2, 7, 12, 22, 37]
     frames = VideoReader(path, verify=False).read(wanted)
     # From the keyframes 0, 15 and 30; without B-frames every picture on the way is a reference.

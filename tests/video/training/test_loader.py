@@ -7,6 +7,7 @@ import torch
 
 from fibo_robot.errors import FiboError
 from fibo_robot.video.datasets.table import LabelledClip
+from fibo_robot.video.decode import VideoDecodeError
 from fibo_robot.video.training.clips import ClipDataset
 from fibo_robot.video.training.loader import ClipLoader
 from fibo_robot.video.training.sampling import ClipSampling, Cropping
@@ -15,6 +16,8 @@ BATCHES = [
     [(index, draw) for index in range(start, min(start + 4, 26))]
     for draw, start in enumerate(range(0, 26, 4))
 ]
+
+LABELS = ["broken", "left", "right"]
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +28,7 @@ def clips(motion_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipD
     files = sorted(motion_clips.glob("*.mp4"))
     files = [*files[:5], broken, *files[5:], files[0]]
     listed = [LabelledClip(file, file.stem.split("_")[0]) for file in files]
-    labels = ["broken", "left", "right"]
-    return ClipDataset(listed, labels, ClipSampling(frames=5), Cropping(), 24, training=True, seed=3)
+    return ClipDataset(listed, LABELS, ClipSampling(frames=5), Cropping(), 24, training=True, seed=3)
 
 
 def loader(clips: ClipDataset, workers: int) -> ClipLoader:
@@ -59,9 +61,28 @@ def test_an_epoch_left_early_does_not_disturb_the_next(clips: ClipDataset) -> No
     assert all(torch.equal(a["clips"], b["clips"]) for a, b in zip(several, expected, strict=True))
 
 
-def test_a_batch_of_broken_clips_is_an_error(clips: ClipDataset) -> None:
-    with pytest.raises(Exception, match="None of 1 clips could be read"):
-        list(ClipLoader(clips, [[(5, 0)]], batch_size=4, num_workers=1))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_of_broken_clips_trains_on_the_next_one(clips: ClipDataset, workers: int) -> None:
+    (batch,) = ClipLoader(clips, [[(5, 0)]], batch_size=4, num_workers=workers)
+    assert [clip.path.name for clip in batch["broken"]] == ["broken.mp4"]
+    stand_in = clips[6, 0]
+    assert isinstance(stand_in, tuple)
+    assert torch.equal(batch["clips"], stand_in[0][None]) and batch["labels"].tolist() == [stand_in[1]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_in_evaluation_nothing_stands_in_for_broken_clips(clips: ClipDataset, workers: int) -> None:
+    held_out = ClipDataset(clips.clips, LABELS, clips.sampling, clips.cropping, 24, training=False)
+    (batch,) = ClipLoader(held_out, [[(5, 5)]], batch_size=4, num_workers=workers)
+    assert len(batch["clips"]) == len(batch["labels"]) == 0 and len(batch["broken"]) == 1
+
+
+def test_clips_of_which_none_can_be_read_are_an_error(clips: ClipDataset) -> None:
+    broken = ClipDataset(
+        [clips.clips[5]] * 3, LABELS, clips.sampling, clips.cropping, 24, training=True, seed=3
+    )
+    with pytest.raises(VideoDecodeError, match=r"None of 3 clips could be read.*no video"):
+        list(ClipLoader(broken, [[(0, 0)]], batch_size=4))
 
 
 def test_too_little_shared_memory_is_said(clips: ClipDataset, monkeypatch: pytest.MonkeyPatch) -> None:

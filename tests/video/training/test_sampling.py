@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fibo_robot.video.training.sampling import ClipSampling, Cropping, SamplingError, at_even_times
+from fibo_robot.video.reading.frame_numbers import at_even_times
+from fibo_robot.video.training.sampling import ClipSampling, Cropping, SamplingError
 from tests.properties import given, st
 
 counts = st.integers(1, 300)
@@ -34,6 +35,13 @@ def test_dense_keeps_its_rate_and_its_views_reach_both_ends():
     first, middle, last = sampling.views(100, 3)
     assert first[0] == 0 and last[-1] == 99
     np.testing.assert_array_equal(middle, sampling.views(100)[0])
+
+
+def test_every_dense_start_is_equally_likely():
+    generator = np.random.default_rng(0)
+    starts = [ClipSampling("dense", 4, 2).random(9, generator)[0] for _ in range(3000)]
+    counts = np.bincount(starts, minlength=3)  # 9 frames leave a clip of 7 three places to begin
+    assert len(counts) == 3 and np.abs(counts - 1000).max() < 110  # four standard deviations
 
 
 def test_short_videos_repeat_frames():

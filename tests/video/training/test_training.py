@@ -4,18 +4,22 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torchvision.transforms.v2.functional import resize
 
 from fibo_robot.training.checkpoint import CheckpointError
 from fibo_robot.training.run import train_from_overrides
-from fibo_robot.video import load_classifier, predict
+from fibo_robot.video import VideoReader, load_classifier, predict
 from fibo_robot.video.datasets.recognise import read_clips
+from fibo_robot.video.datasets.table import LabelledClip
 from fibo_robot.video.training.augmentation import BatchAugmentation
-from fibo_robot.video.training.clips import ClipDataset, collate_clips
+from fibo_robot.video.training.clips import ClipDataset, collate_clips, new_clips
 from fibo_robot.video.training.data import TooManyBrokenClipsError, VideoData
-from fibo_robot.video.training.sampling import ClipSampling, Cropping
+from fibo_robot.video.training.sampling import ClipSampling, Cropping, SamplingError
+from tests.video import clips
 
 TINY = [
     "experiment=video_skills",
@@ -130,13 +134,55 @@ def test_broken_clips_are_left_out_and_named(half_broken: Path, cache_side: int 
         str(half_broken), ClipSampling(), Cropping(), 32, cache_side=cache_side, max_bad_fraction=0.1
     )
     data.setup("fit")
-    batch = collate_clips([data.train[index, index] for index in range(4)])
+    assert data.train is not None
+    batch = collate_clips([data.train[index, index] for index in range(4)], new_clips(4, 8, 3, 32, 32))
     assert batch["clips"].shape[0] == len(batch["labels"]) == 2
     with pytest.warns(UserWarning, match=r"left_8\.mp4"):
         data.on_before_batch_transfer(batch, 0)
     data.max_bad_fraction = 0.05
     with pytest.raises(TooManyBrokenClipsError, match=r"2 of 24[\s\S]*right_9\.mp4"):
         data.on_before_batch_transfer(batch, 0)
+
+
+@pytest.mark.parametrize("accumulate", ["1", "2"])
+def test_training_goes_on_past_a_batch_of_broken_clips(
+    half_broken: Path, tmp_path: Path, accumulate: str
+) -> None:
+    alone = ["data.batch_size=1", "data.steps_per_epoch=32", f"trainer.accumulate_grad_batches={accumulate}"]
+    (half_broken / "left_0.mp4").write_bytes(b"no video")  # in validation, too
+    with pytest.warns(UserWarning, match="left out"):
+        run = tiny_run(
+            half_broken, tmp_path / "run", *alone, "trainer.max_epochs=1", "data.max_bad_fraction=0.2"
+        )
+    (row,) = json.loads((run / "history.json").read_text())
+    assert row["step"] == 32 // int(accumulate)
+    classes = json.loads((run / "validation" / "per_class.json").read_text())["classes"]
+    assert {name: found["videos"] for name, found in classes.items()} == {"left": 3, "right": 4}
+
+
+def test_whole_clips_are_scaled_frame_by_frame(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (9, 48, 64, 3)).astype(np.uint8)
+    path = clips.write_video(tmp_path / "clip.mp4", frames)
+    data = ClipDataset(
+        [LabelledClip(path, "a")],
+        ["a"],
+        ClipSampling(frames=9),
+        Cropping(),
+        24,
+        training=False,
+        cache_side=24,
+    )
+    item = data[0, 0]
+    assert isinstance(item, tuple)
+    whole = torch.from_numpy(VideoReader(path).read(range(9))).permute(0, 3, 1, 2)
+    expected = resize(whole, [24], antialias=True)[..., 4:28]
+    assert torch.equal(item[0], expected)
+
+
+def test_frames_that_are_not_square_are_refused(motion_clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(SamplingError, match="squares"):
+        tiny_run(motion_clips, tmp_path / "run", "encoder.image_size=[32,48]")
+    assert VideoData(str(motion_clips), ClipSampling(), Cropping(), [32, 32]).image_size == 32
 
 
 def test_prediction_of_a_broken_file_is_an_error_for_that_file_only(
@@ -150,9 +196,11 @@ def test_prediction_of_a_broken_file_is_an_error_for_that_file_only(
         ["a", "b"],
     ).eval()
     paths = [motion_clips / "left_0.mp4", half_broken / "left_8.mp4", motion_clips / "right_1.mp4"]
-    good, bad, last = predict(classifier, paths)
+    good, bad, last = predict(classifier, (path for path in paths))
     assert good.error is None and last.error is None and len(good.scores) == 2
-    assert bad.scores == () and "left_8.mp4" in bad.error
+    assert bad.scores == () and bad.error is not None and "left_8.mp4" in bad.error
+    for one in (paths[0], str(paths[0])):
+        assert list(predict(classifier, one)) == [good]
 
 
 def test_policy_checkpoint_is_no_classifier(tmp_path: Path) -> None:
@@ -170,6 +218,17 @@ def test_soft_targets_are_distributions_and_mixing_mixes_both() -> None:
     plain = BatchAugmentation()(clips, labels, 3)
     assert torch.equal(plain.clips, clips.float() / 255)
     assert plain.targets.argmax(1).tolist() == labels.tolist()
+
+
+def test_random_erasing_puts_noise_into_a_part_of_a_clip() -> None:
+    grey = torch.full((64, 2, 3, 32, 32), 128, dtype=torch.uint8)
+    changed = BatchAugmentation(random_erasing=0.25)(grey, torch.zeros(64, dtype=torch.int64), 2).clips
+    erased = (changed - 128 / 255).abs() > 1e-5
+    share = erased.float().mean((1, 2, 3, 4))
+    assert 4 <= (share > 0).sum() <= 28  # a quarter of 64, within 3.5 standard deviations
+    assert share[share > 0].min() > 0.01 and share.max() < 0.36
+    noise = changed[erased]  # normal around the mean colour, its deviation about a quarter
+    assert 0.3 < noise.mean() < 0.6 and 0.18 < noise.std() < 0.28
 
 
 def test_every_frame_of_a_clip_is_changed_alike() -> None:

@@ -1,0 +1,54 @@
+"""Which frames of a file are meant by numbers and times: pure functions, no file is opened."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+# Times of frames are rounded to ticks, and a time is computed in another way than theirs: a hair is added.
+_HAIR = 1e-6  # seconds
+
+
+def distinct_frames(
+    numbers: Sequence[int] | np.ndarray, num_frames: int, path: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames that a reader of `path` has to decode, ascending, and where each number stands among them.
+
+    Raises:
+        IndexError: there are none, or one is not in `0 … num_frames - 1`.
+    """
+    wanted = np.asarray(numbers, dtype=np.int64).reshape(-1)
+    if wanted.size == 0:
+        raise IndexError("a clip is read by at least one frame number")
+    if wanted.min() < 0 or wanted.max() >= num_frames:
+        raise IndexError(
+            f"{path}: frames are numbered 0..{num_frames - 1}, got {wanted.min()}..{wanted.max()}"
+        )
+    distinct, inverse = np.unique(wanted, return_inverse=True)
+    return distinct, inverse
+
+
+def frames_on_screen(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """The number of the frame that is on screen at each of `times`; before the first frame, the first.
+
+    Args:
+        timestamps: `(N,)` seconds at which frames are shown, ascending.
+        times: seconds.
+    """
+    return (np.searchsorted(timestamps, times + _HAIR, side="right") - 1).clip(0)
+
+
+def at_even_times(numbers: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
+    """Frame numbers counted on an even time grid, as frame numbers of a file with uneven times.
+
+    Number i on the grid of `len(timestamps)` steps from the first to the last frame becomes the frame that
+    is on screen at that time.
+
+    Args:
+        numbers: in `0 … len(timestamps) - 1`.
+        timestamps: `(N,)` seconds, ascending.
+    """
+    if len(timestamps) == 1:
+        return np.zeros_like(numbers)
+    step = (timestamps[-1] - timestamps[0]) / (len(timestamps) - 1)
+    return frames_on_screen(timestamps, timestamps[0] + numbers * step)
