@@ -5,6 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 
 def numbered_frames(count: int, height: int, width: int) -> np.ndarray:
@@ -32,6 +33,7 @@ def write_video(
     """Encode `(T, H, W, 3)` uint8 frames; `pts` (in 1/rate seconds) gives a variable frame rate."""
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
+        assert isinstance(stream, VideoStream)
         stream.codec_context.time_base = Fraction(1, rate)
         stream.bit_rate = 4_000_000
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format

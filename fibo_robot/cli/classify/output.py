@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from fibo_robot.video.inference.predict import Prediction
     from fibo_robot.video.inference.windows import Segment, WindowScores
 
-FILE_COLUMNS = ("path", "rank", "label", "probability", "error")
-TIMELINE_COLUMNS = ("path", "kind", "start", "end", "rank", "label", "probability", "error")
+FILE_COLUMNS: tuple[str, ...] = ("path", "rank", "label", "probability", "error")
+TIMELINE_COLUMNS: tuple[str, ...] = ("path", "kind", "start", "end", "rank", "label", "probability", "error")
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ def test_class_folders_may_hold_folders_of_pictures(tmp_path: Path) -> None:
         ("clip_2.mp4", "run"),
     ]
     data = ClipDataset(table.clips, table.labels, ClipSampling(frames=3), Cropping(), 16, training=False)
-    pictures, label = data[1, 0]
+    item = data[1, 0]
+    assert isinstance(item, tuple)
+    pictures, label = item
     assert pictures.shape == (3, 3, 16, 16) and table.labels[label] == "run"
     assert clips.frame_numbers(pictures.numpy()) == [1, 3, 5]
     assert read_views(table.clips[0].path, ClipSampling(frames=2), Cropping(), 16, views=2).shape[0] == 2

@@ -1,5 +1,8 @@
 """Classifiers and a video for the tests beside it."""
 
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +37,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def classifier() -> VideoClassifier:
+def classifier() -> Iterator[VideoClassifier]:
     """Says `falling` or `rising`, which it knows from the pictures alone."""
     model = VideoClassifier(
         lambda: create_video_encoder("vit_micro", mode="frames", frames=4, image_size=16, patch_size=8),
         ["falling", "rising"],
     ).eval()
-    stand_in = Brightness()
-    model.forward = stand_in.forward
-    return model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "forward", Brightness().forward)
+        yield model
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +56,19 @@ def rise_and_fall(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clips.write_video(
         tmp_path_factory.mktemp("long") / "long.mp4", frames, rate=RATE, options={"g": "10"}
     )
+
+
+@pytest.fixture
+def small_files() -> Callable[[int], AbstractContextManager[None]]:
+    """`with small_files(n)`: no file may grow beyond n bytes, as on a disk that is full."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

@@ -132,27 +132,3 @@ def test_nothing_to_classify_is_an_error(checkpoint: Path, motion_clips: Path, t
         run("classify", checkpoint, tmp_path / "absent.mp4")
     with pytest.raises(FiboError, match="No checkpoint"):
         run("classify", tmp_path / "absent", motion_clips)
-
-
-def test_video_test_writes_rates_and_pictures(checkpoint: Path, motion_clips: Path, tmp_path: Path) -> None:
-    status, out, _ = run(
-        "video-test",
-        checkpoint,
-        "--data",
-        motion_clips,
-        "--split",
-        "test",
-        "--views",
-        2,
-        "--output",
-        tmp_path / "t",
-    )
-    assert status == 0 and "top-1" in out and "8 videos" in out
-    result = json.loads((tmp_path / "t" / "test.json").read_text())
-    assert result["top1"]["low"] <= result["top1"]["value"] <= result["top1"]["high"]
-
-
-def test_video_test_refuses_classes_it_does_not_know(checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "clips.csv").write_text("path,label\na.mp4,jump\n")
-    with pytest.raises(FiboError, match="jump"):
-        run("video-test", checkpoint, "--data", tmp_path)

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from fibo_robot.attention import create_attention
+from fibo_robot.attention.cores import DiagonalCore
 from fibo_robot.attention.reference import dense_mask
 from fibo_robot.encoders import create_video_encoder
+from fibo_robot.encoders.video import VideoMode
 from fibo_robot.video import VideoReader
 from fibo_robot.video.classifier import VideoClassifier
 from fibo_robot.video.inference.overlay import (
@@ -36,6 +38,7 @@ def test_received_attention_is_the_column_sums_of_the_attention_matrix(name: str
         cosines = nn.functional.normalize(q, dim=-1) @ nn.functional.normalize(k, dim=-1).transpose(-1, -2)
         matrix = cosines / torch.pi + torch.eye(19) / 2
     else:
+        assert isinstance(core, DiagonalCore)
         mask = dense_mask(core.offsets(19), 19, num_prefix_tokens=1)
         matrix = (q @ k.transpose(-1, -2) / 8**0.5).masked_fill(~mask, -torch.inf).softmax(-1)
     received = received_attention(core, q, k, v, num_prefix_tokens=1)
@@ -43,7 +46,7 @@ def test_received_attention_is_the_column_sums_of_the_attention_matrix(name: str
 
 
 @pytest.mark.parametrize("mode", ["joint", "divided", "frames"])
-def test_the_map_has_a_value_for_every_patch_and_frame(mode: str) -> None:
+def test_the_map_has_a_value_for_every_patch_and_frame(mode: VideoMode) -> None:
     encoder = create_video_encoder("vit_micro", mode=mode, frames=4, tubelet=2, image_size=32, patch_size=8)
     heat = attention_map(encoder.eval(), torch.rand(4, 3, 32, 32))
     assert heat.shape == (2, 4, 4) and heat.min() == 0 and heat.max() == 1
@@ -95,7 +98,7 @@ def black(height: int = 400, width: int = 600) -> np.ndarray:
 
 def test_the_square_that_was_seen_is_outlined() -> None:
     drawn = draw(black(), Box(0, 100, 400, 400), np.zeros((2, 2)), ()).astype(int)
-    lit = (drawn > 200).all(-1)
+    lit = np.all(drawn > 200, axis=-1)
     assert lit[200, 100] and lit[200, 499] and lit[0, 300] and lit[399, 300]
     assert not lit[:, :98].any() and not lit[:, 502:].any() and not lit[20:380, 110:490].any()
     whole = draw(black(400, 400), Box(0, 0, 400, 400), np.zeros((2, 2)), ())
@@ -105,7 +108,7 @@ def test_the_square_that_was_seen_is_outlined() -> None:
 def text_columns(scores: tuple[Score, ...]) -> list[np.ndarray]:
     """Which columns of each line of words are lit, for lines 26 pixels apart."""
     drawn = draw(black(), Box(0, 100, 400, 400), np.zeros((2, 2)), scores)
-    outside = (drawn[:, :98] > 200).all(-1)
+    outside = np.all(drawn[:, :98] > 200, axis=-1)
     return [np.flatnonzero(outside[10 + 26 * line : 34 + 26 * line].any(0)) for line in range(3)]
 
 

@@ -134,7 +134,7 @@ def address(rise_and_fall: Path) -> Iterator[str]:
     """The video behind Python's http server on the loopback."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     handler = functools.partial(Quiet, directory=str(rise_and_fall.parent))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from fibo_robot.training.checkpoint import CheckpointError
@@ -62,22 +63,18 @@ def test_resumed_run_equals_an_uninterrupted_one(motion_clips: Path, tmp_path: P
     class KilledError(Exception):
         pass
 
-    class Killer(torch.nn.Module):
-        steps = 0
+    plain, steps = BatchAugmentation.forward, []
 
-        def forward(self, *inputs):
-            Killer.steps += 1
-            if Killer.steps == 5:  # in the middle of the second epoch
-                raise KilledError
-            return plain(self, *inputs)
+    def dies_in_the_second_epoch(self: BatchAugmentation, *inputs):
+        steps.append(0)
+        if len(steps) == 5:
+            raise KilledError
+        return plain(self, *inputs)
 
-    plain = BatchAugmentation.forward
-    BatchAugmentation.forward = Killer.forward
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchAugmentation, "forward", dies_in_the_second_epoch)
         with pytest.raises(KilledError):
             tiny_run(motion_clips, tmp_path / "killed", *schedule, "trainer.max_epochs=2")
-    finally:
-        BatchAugmentation.forward = plain
     killed = tiny_run(motion_clips, tmp_path / "killed", *schedule, "trainer.max_epochs=2")
     first, second = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
     assert first.keys() == second.keys()
@@ -98,22 +95,31 @@ def dataset(clips: Path, training: bool, **options) -> ClipDataset:
     )
 
 
+def read(data: ClipDataset, index: int, draw: int) -> tuple[Tensor, int]:
+    """A sample of a clip that is not broken."""
+    item = data[index, draw]
+    assert isinstance(item, tuple)
+    return item
+
+
 def test_samples_follow_from_seed_and_draw_alone(motion_clips: Path) -> None:
     data = dataset(motion_clips, training=True)
-    first, label = data[0, 7]
+    first, label = read(data, 0, 7)
     assert first.shape == (4, 3, 32, 32) and first.dtype == torch.uint8
-    assert torch.equal(first, dataset(motion_clips, training=True)[0, 7][0])
-    assert not torch.equal(first, data[0, 8][0])
+    assert torch.equal(first, read(dataset(motion_clips, training=True), 0, 7)[0])
+    assert not torch.equal(first, read(data, 0, 8)[0])
     assert label == data.targets[0]
 
 
 def test_cached_and_decoded_clips_are_the_same(motion_clips: Path) -> None:
     decoded, cached = (dataset(motion_clips, training=True, cache_side=side) for side in (None, 32))
-    assert torch.equal(decoded[3, 5][0], cached[3, 5][0])
+    assert torch.equal(read(decoded, 3, 5)[0], read(cached, 3, 5)[0])
 
 
 def test_shuffled_control_has_the_same_frames_in_another_order(motion_clips: Path) -> None:
-    kept, shuffled = (dataset(motion_clips, training=False, shuffle_frames=s)[0, 0][0] for s in (False, True))
+    kept, shuffled = (
+        read(dataset(motion_clips, training=False, shuffle_frames=s), 0, 0)[0] for s in (False, True)
+    )
     assert not torch.equal(kept, shuffled)
     assert sorted(f.float().mean().item() for f in kept) == sorted(f.float().mean().item() for f in shuffled)
     assert {f.numpy().tobytes() for f in kept} == {f.numpy().tobytes() for f in shuffled}
@@ -172,11 +178,10 @@ def test_whole_clips_are_scaled_frame_by_frame(tmp_path: Path) -> None:
         training=False,
         cache_side=24,
     )
-    item = data[0, 0]
-    assert isinstance(item, tuple)
+    cut, _ = read(data, 0, 0)
     whole = torch.from_numpy(VideoReader(path).read(range(9))).permute(0, 3, 1, 2)
     expected = resize(whole, [24], antialias=True)[..., 4:28]
-    assert torch.equal(item[0], expected)
+    assert torch.equal(cut, expected)
 
 
 def test_frames_that_are_not_square_are_refused(motion_clips: Path, tmp_path: Path) -> None:
