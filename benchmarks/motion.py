@@ -4,8 +4,9 @@ Broadcast cameras follow the player, so plain frame differences mostly show the 
 the earlier frame is first moved by the shift that phase correlation finds between the two.
 """
 
-import cv2
 import numpy as np
+from PIL import Image
+from scipy import fft, ndimage
 
 from fibo_robot.video.training.sampling import SamplingError
 
@@ -36,10 +37,7 @@ def motion_energy(frames: np.ndarray, steps: int, grid: int = 4, gap: int = 2) -
         raise SamplingError(f"motion between frames {gap} apart needs {gap + 1} frames, not {len(frames)}.")
     pictures = [_grey(frame) for frame in frames]
     pairs = zip(pictures[:-gap], pictures[gap:], strict=True)
-    size = (grid, grid)
-    energies = np.stack(
-        [cv2.resize(_difference(*pair), size, interpolation=cv2.INTER_AREA) for pair in pairs]
-    )
+    energies = np.stack([_cell_means(_difference(*pair), grid) for pair in pairs])
     edges = np.linspace(0, len(energies), steps + 1).round().astype(int)
     starts = np.minimum(edges[:-1], len(energies) - 1)
     spans = zip(starts, np.maximum(edges[1:], starts + 1), strict=True)
@@ -47,15 +45,42 @@ def motion_energy(frames: np.ndarray, steps: int, grid: int = 4, gap: int = 2) -
     return np.log(energy / max(energy.mean(), 1e-6) + _FLOOR)
 
 
+def camera_shift(earlier: np.ndarray, later: np.ndarray) -> tuple[float, float]:
+    """By how many pixels (down, right) the later picture has moved, by phase correlation.
+
+    The normalised cross-power spectrum of two shifted pictures is a wave whose transform peaks at the shift
+    (Kuglin and Hines, "The phase correlation image alignment method", 1975); the centroid of the 5 x 5 values
+    around the peak tells parts of a pixel.
+
+    Args:
+        earlier, later: `(H, W)`, of equal size.
+    """
+    cross = fft.rfft2(later) * np.conj(fft.rfft2(earlier))
+    peaks = fft.fftshift(fft.irfft2(cross / (np.abs(cross) + np.finfo(np.float32).eps), earlier.shape))
+    top = np.unravel_index(peaks.argmax(), peaks.shape)
+    rows, columns = (
+        np.arange(max(place - 2, 0), min(place + 3, side))
+        for place, side in zip(top, peaks.shape, strict=True)
+    )
+    weights = peaks[np.ix_(rows, columns)]
+    total = weights.sum() + np.finfo(np.float32).eps
+    down, right = (weights.sum(1) @ rows / total, weights.sum(0) @ columns / total)
+    return down - peaks.shape[0] // 2, right - peaks.shape[1] // 2
+
+
 def _grey(frame: np.ndarray) -> np.ndarray:
-    small = cv2.resize(frame, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    """`(_SIDE, _SIDE)`, float32 in [0, 1]: brightness as ITU-R BT.601 weighs the colours."""
+    small = Image.fromarray(frame).resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    return (np.asarray(small) @ np.array([0.299, 0.587, 0.114]) / 255).astype(np.float32)
 
 
 def _difference(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
-    (right, down), _ = cv2.phaseCorrelate(earlier, later)
-    if max(abs(right), abs(down)) > _LARGEST_SHIFT:
-        right = down = 0.0
-    shift = np.array([[1, 0, right], [0, 1, down]], np.float32)
-    moved = cv2.warpAffine(earlier, shift, (_SIDE, _SIDE), borderMode=cv2.BORDER_REPLICATE)
-    return np.abs(moved - later)
+    shift = camera_shift(earlier, later)
+    if max(abs(part) for part in shift) > _LARGEST_SHIFT:
+        shift = (0.0, 0.0)
+    return np.abs(ndimage.shift(earlier, shift, order=1, mode="nearest") - later)
+
+
+def _cell_means(picture: np.ndarray, grid: int) -> np.ndarray:
+    """The means of `grid` x `grid` equal cells of a float picture."""
+    return np.asarray(Image.fromarray(picture).resize((grid, grid), Image.Resampling.BOX))

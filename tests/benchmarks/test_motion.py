@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fibo_robot.benchmarks.motion import motion_energy
+from fibo_robot.benchmarks.motion import camera_shift, motion_energy
 from fibo_robot.video.training.sampling import SamplingError
 
 
@@ -26,6 +26,18 @@ def test_player_is_seen_and_the_camera_is_not(pan):
     energy = np.exp(motion_energy(panned(24, lambda t: (104, 8), pan), steps=6))
     share = energy[:, 0, 3] / energy.sum((1, 2))  # the player is in the upper right of 16 cells
     assert energy.shape == (6, 4, 4) and (share > 0.4).all()
+
+
+@pytest.mark.parametrize(
+    ("shift", "within"), [((0.0, 0.0), 0.01), ((3.0, -7.0), 0.01), ((-1.5, 4.0), 0.35), ((0.25, 10.5), 0.35)]
+)
+def test_camera_shift_is_found(shift, within):
+    # A picture that is shifted by its phases, whole pixels or not, comes around at the borders.
+    noise = np.random.default_rng(0).normal(size=(128, 128))
+    down, right = (move * np.fft.fftfreq(128) for move in shift)
+    wave = np.exp(-2j * np.pi * np.add.outer(down, right))
+    moved = np.fft.ifft2(np.fft.fft2(noise) * wave).real
+    np.testing.assert_allclose(camera_shift(noise, moved), shift, atol=within)
 
 
 def test_time_and_place_are_kept():
