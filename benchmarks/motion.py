@@ -6,7 +6,7 @@ the earlier frame is first moved by the shift that phase correlation finds betwe
 
 import numpy as np
 from PIL import Image
-from scipy import fft, ndimage
+from scipy import ndimage
 
 from fibo_robot.video.training.sampling import SamplingError
 
@@ -55,8 +55,8 @@ def camera_shift(earlier: np.ndarray, later: np.ndarray) -> tuple[float, float]:
     Args:
         earlier, later: `(H, W)`, of equal size.
     """
-    cross = fft.rfft2(later) * np.conj(fft.rfft2(earlier))
-    peaks = fft.fftshift(fft.irfft2(cross / (np.abs(cross) + np.finfo(np.float32).eps), earlier.shape))
+    cross = np.fft.rfft2(later) * np.conj(np.fft.rfft2(earlier))
+    peaks = np.fft.fftshift(np.fft.irfft2(cross / (np.abs(cross) + np.finfo(np.float32).eps), earlier.shape))
     top = np.unravel_index(peaks.argmax(), peaks.shape)
     rows, columns = (
         np.arange(max(place - 2, 0), min(place + 3, side))

@@ -79,3 +79,14 @@ def test_expected_folder_is_read_with_the_command_that_is_shown(
     assert "missing" not in table.description
     train = table.part(data.train_split, exclude=data.valid_split)
     assert train and not set(train) & set(table.part(data.valid_split))
+
+
+def test_check_tells_clips_that_have_no_class_and_its_status(tmp_path: Path) -> None:
+    for name in ("run/1.mp4", "top.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no video")
+    checked = tmp_path / "out" / "checked.csv"
+    shown = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--output", str(checked)])
+    assert shown.exit_code == 3
+    assert "2 clips" in shown.output and "1 clips outside of class folders" in shown.output
+    assert "top.mp4" in checked.read_text()

@@ -127,3 +127,25 @@ def test_training_on_no_clips_is_refused(capsys: pytest.CaptureFixture[str], roo
     result = run(capsys, "train", "experiment=video_skills", f"data.root={root}", "run_dir=run")
     assert root in refusal(result)
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("command", [["classify", "run", "clip.mp4"], ["video-test", "run", "--data", "."]])
+def test_devices_are_chosen_from_a_list(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    status, _, err = run(capsys, *command, "--device", "gpu")
+    assert status == 2
+    assert all(name in err for name in ("'gpu'", "auto", "cpu", "cuda"))
+
+
+@pytest.mark.parametrize("window", ["inf", "nan", "0"])
+def test_a_window_without_a_length_is_named(
+    capsys: pytest.CaptureFixture[str], classifier: Path, clips: Path, window: str
+) -> None:
+    clip = str(clips / "dark_0.mp4")
+    assert "window" in refusal(run(capsys, "classify", str(classifier), clip, "--window", window))
+
+
+def test_damaged_tables_are_one_sentence(capsys: pytest.CaptureFixture[str], clips: Path) -> None:
+    Path("clips.csv").write_text("path,label\na.mp4\n")
+    assert "line 2" in refusal(run(capsys, "train", "experiment=video_skills", "data.root=.", "run_dir=run"))
+    Path("clips.csv").write_bytes("path,label\na.mp4,fußball\n".encode("latin-1"))
+    assert "UTF-8" in refusal(run(capsys, "data", "check", "."))
