@@ -79,7 +79,7 @@ def classify(
     sliding = None if window is None else SlidingWindow(window, stride)
     classifier = load_classifier(checkpoint, device.name_for_torch())
     how = f"views={views}" if sliding is None else f"window={sliding.length:g} stride={sliding.step:g}"
-    made_by = f"{_identity(checkpoint)} top_k={top_k} crops={crops} {how}"
+    made_by = f"{_identity(classifier, checkpoint)} top_k={top_k} crops={crops} {how}"
     with Output(
         json_file, csv_file, as_timeline=sliding is not None, made_by=made_by, goes_on=not streams
     ) as output:
@@ -125,10 +125,15 @@ def _check_times(
         raise FiboError("--views cannot be combined with windows: each window is one view. Use --crops.")
 
 
-def _identity(checkpoint: Path) -> str:
+def _identity(classifier: "VideoClassifier", checkpoint: Path) -> str:
     """A name for a classifier that another one cannot have: its folder, and a part of its weights' hash."""
-    with (checkpoint / "model.safetensors").open("rb") as stream:
-        return f"{checkpoint.resolve().name}@{hashlib.file_digest(stream, 'sha256').hexdigest()[:8]}"
+    import torch
+
+    weights = hashlib.sha256()
+    for name, value in classifier.state_dict().items():
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return f"{checkpoint.name}@{weights.hexdigest()[:8]}"
 
 
 def _classify_whole(
