@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from unittest import mock
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -59,8 +58,13 @@ def sweep(overrides: Sequence[str]) -> Path:
 @contextmanager
 def _as_hydras_command_line(arguments: list[str]) -> Iterator[None]:
     """`hydra.main` reads sys.argv, and turns errors into exits unless told to raise them."""
-    with (
-        mock.patch.object(sys, "argv", ["fibo train", *arguments]),
-        mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"),
-    ):
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["fibo train", *arguments], "1"
+    try:
         yield
+    finally:
+        sys.argv = argv
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
