@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fibo_robot.envs.demonstrations.expert import get_expert
+from fibo_robot.envs.demonstrations.experts import get_expert
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
 from fibo_robot.envs.demonstrations.pool import map_with_environment
 from fibo_robot.envs.demonstrations.writer import Demonstration, DemonstrationWriter, split_masks, write_part
@@ -155,7 +155,7 @@ def run_expert(env: "SimulationEnv", seed: int, noise: float) -> Demonstration |
     while since_success <= _STEPS_AFTER_SUCCESS:
         if len(rows["actions"]) == _STEP_LIMIT:
             return None
-        intended = expert.act(observation)
+        intended = expert.act(env)
         action = intended.copy()
         action[:6] = np.clip(action[:6] + noise * generator.standard_normal(6), -1.0, 1.0)
         rows["obs"].append(observation)
