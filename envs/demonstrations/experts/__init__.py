@@ -1,8 +1,8 @@
 """Scripted experts that solve a task from the true poses of its objects, to record demonstrations with.
 
 An expert is a phase machine: each phase is a pose of the gripper, servoed to in proportion to the error, and
-the next one begins when the pose is reached. A phase is decided from what is seen, so that the expert recovers
-when noise or a slipped grasp throws it back: the demonstrations then show how to recover, too.
+the next one begins when the pose is reached. A phase is decided from what is seen, so that the expert
+recovers when noise or a slipped grasp throws it back: the demonstrations then show how to recover, too.
 """
 
 from collections.abc import Callable

@@ -13,9 +13,9 @@ from fibo_robot.envs.tasks import ARM_LOW_DIM
 POSITION_SCALE = 0.05
 ROTATION_SCALE = 0.5
 OPEN, CLOSE = -1.0, 1.0
-# A Panda's wrist can turn a downward gripper from about -1.9 to 3.6 rad; this is the middle of that, for an arm
-# whose base looks along x. Headings are counted half a turn to either side of it, so that no way between two of
-# them leads through the wrist's stop.
+# A Panda's wrist can turn a downward gripper from about -1.9 to 3.6 rad; this is the middle of that, for an
+# arm whose base looks along x. Headings are counted half a turn to either side of it, so that no way between
+# two of them leads through the wrist's stop.
 _WRIST_MIDDLE = 0.85
 # No further turn is asked for at once: near half a turn, the shorter way could be through the stop.
 _LARGEST_TURN = 1.0

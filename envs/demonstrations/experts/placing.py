@@ -87,8 +87,8 @@ class PlacingExpert(GraspingExpert):
             target[2] += self.carry_height
         if self.phase == "raise":
             target[:2], yaw = thing.position[:2], heading(arm.rotation)
-        # Where the gripper is above the object once both have turned: aiming from where it is now could stretch
-        # the arm out straight on the way, and it would not come back from there.
+        # Where the gripper is above the object once both have turned: aiming from where it is now could
+        # stretch the arm out straight on the way, and it would not come back from there.
         turn = wrist_angle(yaw) - wrist_angle(heading(arm.rotation))
         offset = Rotation.from_rotvec([0.0, 0.0, turn]).apply(arm.position - thing.position)
         return servo(arm, target + offset, yaw, CLOSE, self.gain)

@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from fibo_robot.envs.demonstrations.experts.arm import ArmState, Pose, World, heading, turn_between, wrist_angle
+from fibo_robot.envs.demonstrations.experts.arm import (
+    ArmState,
+    Pose,
+    World,
+    heading,
+    turn_between,
+    wrist_angle,
+)
 from fibo_robot.envs.demonstrations.experts.grasping import Grip
 from fibo_robot.envs.demonstrations.experts.placing import Place, PlacingExpert
 
@@ -25,7 +32,7 @@ class SquareExpert(PlacingExpert):
     place_turn = 0.06
 
     def grip(self, world: World, arm: ArmState) -> Grip:
-        """The handle, with the fingers to its sides, the way round with less to turn until the nut is placed."""
+        """The handle, fingers to its sides; the way round with less to turn until the nut is placed."""
         nut = Pose.of(world, self.body)
         handle = nut.position + nut.rotation.apply(_HANDLE) + np.array([0.0, 0.0, 0.005])
         yaws = [heading(nut.rotation), heading(nut.rotation) + np.pi]
@@ -44,8 +51,8 @@ class SquareExpert(PlacingExpert):
 
 
 def _final_yaw(yaw: float, nut: Pose) -> float:
-    # Of the four ways round the peg, the one in which the handle points to the robot: the peg stands so far out
-    # that the arm could not hold the handle on the other sides.
+    # Of the four ways round the peg, the one in which the handle points to the robot: the peg stands so far
+    # out that the arm could not hold the handle on the other sides.
     return yaw + np.pi - heading(nut.rotation)
 
 
