@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fibo_robot.envs.demonstrations.expert import get_expert
+from fibo_robot.envs.demonstrations.experts import get_expert
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
 from fibo_robot.envs.demonstrations.pool import map_with_environment
 from fibo_robot.envs.demonstrations.writer import Demonstration, DemonstrationWriter, split_masks, write_part
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A demonstration goes on for a moment after success, so that a policy learns to hold what it has reached.
 _STEPS_AFTER_SUCCESS = 5
-# Experts need 30 to 120 steps; one that needs this many is stuck.
+# Experts need 30 to 170 steps; one that needs this many is stuck.
 _STEP_LIMIT = 250
 
 
@@ -50,13 +50,13 @@ class RecordedFile:
         path: the HDF5 file.
         episodes: demonstrations in it.
         steps: control steps in it.
-        failures: episodes in which the expert failed; they are left out.
+        tries: episodes that were played for them; those in which the expert failed are left out.
     """
 
     path: Path
     episodes: int
     steps: int
-    failures: int
+    tries: int
 
 
 def record_demonstrations(
@@ -86,7 +86,8 @@ def record_demonstrations(
     env_args = task.env_args()
     env_args["fibo_robot"]["recording"] = settings["recording"]
     if output.exists():
-        return _finished(output, settings)
+        _check_same(output, settings)
+        return _recorded(output, recording)
     writer = DemonstrationWriter(output, settings)
     succeeded: set[int] = set()
     failed: set[int] = set()
@@ -105,10 +106,10 @@ def record_demonstrations(
             raise DatasetError(f"The expert fails more often than it succeeds with noise {recording.noise}.")
     parts = {f"demo_{index}": seed for index, seed in enumerate(sorted(succeeded))}
     writer.finish(parts, env_args, split_masks(list(parts)))
-    return RecordedFile(output, recording.episodes, _count_steps(output), len(failed))
+    return _recorded(output, recording)
 
 
-def _finished(output: Path, settings: dict[str, Any]) -> RecordedFile:
+def _check_same(output: Path, settings: dict[str, Any]) -> None:
     with DemonstrationFile(output) as file:
         ours = file.env_args.get("fibo_robot", {})
         differing = [
@@ -122,12 +123,14 @@ def _finished(output: Path, settings: dict[str, Any]) -> RecordedFile:
                 f"{output} exists and was recorded with another {', '.join(differing)}; delete it or choose "
                 "another output."
             )
-        return RecordedFile(output, len(file.demos), sum(file.length(demo) for demo in file.demos), 0)
 
 
-def _count_steps(path: Path) -> int:
-    with DemonstrationFile(path) as file:
-        return sum(file.length(demo) for demo in file.demos)
+def _recorded(output: Path, recording: Recording) -> RecordedFile:
+    with DemonstrationFile(output) as file:
+        steps = sum(file.length(demo) for demo in file.demos)
+        # Seeds are tried one after another until enough have succeeded: the last one tried is in the file.
+        last = max(int(file.attributes(demo)["seed"]) for demo in file.demos)
+        return RecordedFile(output, len(file.demos), steps, last - recording.seed + 1)
 
 
 def _record_episode(
@@ -155,7 +158,7 @@ def run_expert(env: "SimulationEnv", seed: int, noise: float) -> Demonstration |
     while since_success <= _STEPS_AFTER_SUCCESS:
         if len(rows["actions"]) == _STEP_LIMIT:
             return None
-        intended = expert.act(observation)
+        intended = expert.act(env)
         action = intended.copy()
         action[:6] = np.clip(action[:6] + noise * generator.standard_normal(6), -1.0, 1.0)
         rows["obs"].append(observation)

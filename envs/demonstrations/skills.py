@@ -7,7 +7,7 @@ one, have the same distribution, and a classifier of single frames stays at chan
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,24 +15,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fibo_robot.envs.demonstrations.expert import CLOSE, OPEN, ArmState, LiftExpert, heading, servo
+from fibo_robot.envs.demonstrations.experts.arm import CLOSE, OPEN, ArmState, Pose, heading, servo
+from fibo_robot.envs.demonstrations.experts.lift import LiftExpert
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError
 from fibo_robot.envs.demonstrations.pool import map_with_environment
 from fibo_robot.envs.rollouts.videos import encode_mp4, write_video
-from fibo_robot.envs.tasks import ARM_LOW_DIM, get_task
+from fibo_robot.envs.tasks import get_task
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically, write_json
 
 if TYPE_CHECKING:
     from fibo_robot.envs.simulation.environment import SimulationEnv
 
-Observation = Mapping[str, np.ndarray]
-
 FRAMES = 16
 _STEPS_PER_FRAME = 2
 FPS = 10  # control frequency / steps per frame: clips play in real time
 _CAMERA = "agentview"
-_OBS_KEYS = (*ARM_LOW_DIM, "object")
 # One clip in four is for testing; an episode gives one clip, so no episode is in both parts.
 _TEST_EVERY = 4
 
@@ -120,7 +118,7 @@ def record_skills(
     done = len(jobs) - len(todo)
     progress(done, len(jobs))
     record = partial(_record_clip, folder=folder)
-    for _ in map_with_environment(record, todo, task, _OBS_KEYS, workers) if todo else ():
+    for _ in map_with_environment(record, todo, task, (), workers) if todo else ():
         done += 1
         progress(done, len(jobs))
     table = folder / "clips.csv"
@@ -168,22 +166,18 @@ def perform_skill(env: "SimulationEnv", label: str, seed: int) -> list[np.ndarra
     raise SkillError(f"The skill {label} failed five times from seed {seed}.")
 
 
-def _arm(env: "SimulationEnv") -> ArmState:
-    return ArmState.from_observation(env.observe(tuple(ARM_LOW_DIM)))
-
-
 def _glide(env: "SimulationEnv", goal: np.ndarray, yaw: float, gripper: float, steps: int) -> Iterator[None]:
     # A straight line at constant speed, `steps` control steps long: aim a little ahead on it each time.
-    start = _arm(env).position
+    start = ArmState.of(env).position
     for step in range(1, steps + 1):
         yield
-        arm = _arm(env)
+        arm = ArmState.of(env)
         env.advance(servo(arm, start + (goal - start) * step / steps, yaw, gripper, gain=2.0))
 
 
 def _go(env: "SimulationEnv", goal: np.ndarray, yaw: float, gripper: float) -> None:
     for _ in range(60):
-        arm = _arm(env)
+        arm = ArmState.of(env)
         if np.linalg.norm(goal - arm.position) < 0.015:
             return
         env.advance(servo(arm, goal, yaw, gripper))
@@ -191,27 +185,27 @@ def _go(env: "SimulationEnv", goal: np.ndarray, yaw: float, gripper: float) -> N
 
 def _pose_above_table(env: "SimulationEnv", generator: np.random.Generator) -> tuple[np.ndarray, float]:
     low, high = (-0.10, -0.15, 0.92), (0.08, 0.15, 1.02)
-    yaw = heading(_arm(env).rotation)
+    yaw = heading(ArmState.of(env).rotation)
     return generator.uniform(low, high), yaw + generator.uniform(-0.5, 0.5)
 
 
 def _lift(env: "SimulationEnv", generator: np.random.Generator) -> Iterator[None]:
     expert = LiftExpert()
     for _ in range(80):
-        action = expert.act(env.observe(_OBS_KEYS))
+        action = expert.act(env)
         if expert.phase == "lift":
             break
         env.advance(action)
     else:
         return
-    arm = _arm(env)
+    arm = ArmState.of(env)
     rise = np.array([0.0, 0.0, generator.uniform(0.16, 0.22)])
     yield from _glide(env, arm.position + rise, heading(arm.rotation), CLOSE, FRAMES * _STEPS_PER_FRAME)
 
 
 def _approach(env: "SimulationEnv", generator: np.random.Generator) -> Iterator[None]:
     _, yaw = _pose_above_table(env, generator)
-    cube = env.observe(["object"])["object"][:3].astype(np.float64)
+    cube = Pose.of(env, "cube_main").position
     height = np.array([0.0, 0.0, generator.uniform(0.16, 0.22)])
     _go(env, cube + height, yaw, OPEN)
     yield from _glide(env, cube, yaw, OPEN, FRAMES * _STEPS_PER_FRAME)

@@ -261,6 +261,15 @@ class SimulationEnv(gymnasium.Env):
                 observation[key] = np.ascontiguousarray(image.transpose(2, 0, 1))
         return observation
 
+    def body_pose(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Position, metres `(3,)`, and quaternion, x, y, z, w `(4,)`, of a body of the scene, at present.
+
+        Raises:
+            ValueError: if the scene has no body of that name.
+        """
+        data = self._robosuite.sim.data
+        return data.get_body_xpos(name).copy(), np.roll(data.get_body_xquat(name), -1)
+
     def render_image(self, camera: str, height: int, width: int) -> np.ndarray:
         """A picture by `camera`, uint8 `(height, width, 3)`, right side up; the first starts the renderer."""
         sim = self._robosuite.sim

@@ -8,7 +8,8 @@ present state.
 Names are robosuite's. Positions are metres, quaternions `(x, y, z, w)`:
     `X_pos`, `X_quat`                       the pose of X in the world
     `X_to_robot0_eef_pos`, `…_quat`         its pose in the frame of the gripper; the quaternion's w is >= 0
-    `gripper_to_cube_pos`                   position of the cube minus that of the gripper, world axes
+    `gripper_to_cube_pos`, `gripper_to_X`   position of the cube minus that of the gripper, world axes
+    `cubeA_to_cubeB`                        position of cube B minus that of cube A, world axes
 What Transport observes, and ToolHang's two flags, are robosuite's own.
 """
 
@@ -58,6 +59,8 @@ class Entry:
 
 
 _CUBE = SceneObject("cube", ("body", "cube_main"))
+_CUBE_A = SceneObject("cubeA", ("body", "cubeA_main"))
+_CUBE_B = SceneObject("cubeB", ("body", "cubeB_main"))
 _CAN = SceneObject("Can", ("body", "Can_main"))
 _NUT = SceneObject("SquareNut", ("body", "SquareNut_main"))
 _STAND = SceneObject("base", ("geom", "stand_base"), nonnegative_w=True)
@@ -69,6 +72,7 @@ SCENE_OBJECTS: dict[str, tuple[SceneObject, ...]] = {
     "Lift": (_CUBE,),
     "PickPlaceCan": (_CAN,),
     "NutAssemblySquare": (_NUT,),
+    "Stack": (_CUBE_A, _CUBE_B),
     "ToolHang": (_FRAME, _TOOL, _STAND),
     "TwoArmTransport": (
         SceneObject("payload", ("body", "payload_root")),
@@ -99,6 +103,13 @@ OBJECT_STATES: dict[str, tuple[Entry, ...]] = {
     "Lift": (*_poses(_CUBE)[:2], Entry("gripper_to_cube_pos", 3, "difference", _CUBE)),
     "PickPlaceCan": _poses(_CAN),
     "NutAssemblySquare": _poses(_NUT),
+    "Stack": (
+        *_poses(_CUBE_A)[:2],
+        *_poses(_CUBE_B)[:2],
+        Entry("gripper_to_cubeA", 3, "difference", _CUBE_A),
+        Entry("gripper_to_cubeB", 3, "difference", _CUBE_B),
+        Entry("cubeA_to_cubeB", 3),
+    ),
     "ToolHang": (*_poses(_STAND, _FRAME, _TOOL), Entry("frame_is_assembled", 1), Entry("tool_on_frame", 1)),
     "TwoArmTransport": (
         Entry("payload_pos", 3),
@@ -236,8 +247,14 @@ def stored_object_state(values: np.ndarray, env_args: Mapping[str, Any], source:
 
 
 def _from_gripper_first(values: np.ndarray, here: Mapping[str, slice]) -> np.ndarray:
-    """robosuite 1.5 names an object's pose in the gripper's frame before its pose in the world."""
+    """robosuite 1.5 names an object's pose in the gripper's frame before its pose in the world.
+
+    In Stack it names the way between the cubes before the ways from the gripper to them.
+    """
     ordered = values.copy()
+    if "cubeA_to_cubeB" in here:
+        ways = slice(here["gripper_to_cubeA"].start, here["cubeA_to_cubeB"].stop)
+        ordered[..., ways] = np.roll(values[..., ways], -3, axis=-1)
     for name, relative in here.items():
         if not name.endswith("_to_robot0_eef_pos"):
             continue

@@ -1,4 +1,4 @@
-"""`fibo demos`: record, convert and replay demonstrations, and record clips of robot skills."""
+"""`fibo demos`: record, convert, replay and look at demonstrations, and record clips of robot skills."""
 
 import json
 from pathlib import Path
@@ -19,13 +19,13 @@ ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels of a
 def register(app: typer.Typer) -> None:
     """Add `demos` to the command."""
     demos = typer.Typer(help="Record, convert and replay demonstrations.", no_args_is_help=True)
-    for command in (record, convert, replay, skills):
+    for command in (record, convert, replay, skills, info):
         demos.command()(command)
     app.add_typer(demos, name="demos")
 
 
 def record(
-    task: Annotated[str, typer.Argument(help="A task with a scripted expert: lift.")],
+    task: Annotated[str, typer.Argument(help="A task with a scripted expert: lift, can, square or stack.")],
     output: Output,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Successful demonstrations.")] = 100,
     workers: Workers = 2,
@@ -43,8 +43,7 @@ def record(
         done = record_demonstrations(
             get_task(task, **overrides), output, Recording(episodes, seed, noise), workers, progress
         )
-    left_out = f" ({done.failures} failed ones left out)" if done.failures else ""
-    typer.echo(f"{done.path}: {done.episodes} demonstrations{left_out}, {done.steps} steps.")
+    typer.echo(f"{done.path}: {done.episodes} demonstrations of {done.tries} tries, {done.steps} steps.")
 
 
 def convert(
@@ -100,3 +99,17 @@ def skills(
         table = record_skills(output, clips_per_class, seed, image_size, renderer, workers, progress)
     labels = ", ".join(skill.label for skill in SKILLS)
     typer.echo(f"{table}: {clips_per_class * len(SKILLS)} clips of {labels}.")
+
+
+def info(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="robomimic file.")],
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Also draw frames into this PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Say what a file of demonstrations holds; nothing is simulated."""
+    from fibo_robot.envs.demonstrations.info import describe_demonstrations, draw_contact_sheet
+
+    described = describe_demonstrations(path)
+    typer.echo(json.dumps(described.to_dict()) if as_json else described.to_text())
+    if sheet is not None:
+        draw_contact_sheet(path, sheet)

@@ -13,6 +13,8 @@ from fibo_robot.envs.demonstrations.convert import convert_demonstrations
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
 from fibo_robot.envs.demonstrations.record import Recording, record_demonstrations
 from fibo_robot.envs.demonstrations.replay import replay_demonstrations
+from fibo_robot.envs.demonstrations.writer import Demonstration
+from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.errors import FiboError
 
@@ -88,6 +90,31 @@ def test_a_finished_file_is_kept_and_another_recording_is_refused(recorded: Path
     smoother = replace(TASK, quality=RenderQuality(multisamples=8))
     with pytest.raises(DatasetError, match="another quality"):
         record_demonstrations(smoother, recorded, Recording(2, 40, 0.1))
+
+
+def test_failed_episodes_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_expert = recording.run_expert
+
+    def failing(env: SimulationEnv, seed: int, noise: float) -> Demonstration | None:
+        return None if seed in (41, 42) else run_expert(env, seed, noise)
+
+    monkeypatch.setattr(recording, "run_expert", failing)
+    target = tmp_path / "lift.hdf5"
+    done = record_demonstrations(TASK, target, Recording(2, 40, 0.1))
+    assert (done.episodes, done.tries) == (2, 4)
+    with DemonstrationFile(target) as file:
+        assert [file.attributes(demo)["seed"] for demo in file.demos] == [40, 43]
+        assert all(file.attributes(demo)["success"] for demo in file.demos)
+    assert record_demonstrations(TASK, target, Recording(2, 40, 0.1)).tries == 4  # told again, not played
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["can", "square", "stack"])
+def test_every_experts_recording_replays_to_the_recorded_states(name: str, tmp_path: Path) -> None:
+    task = get_task(name, cameras=("agentview",), image_size=16)
+    record_demonstrations(task, tmp_path / "demos.hdf5", Recording(episodes=1, seed=60))
+    replay = replay_demonstrations(tmp_path / "demos.hdf5", by="actions")
+    assert (replay.successes, replay.to_dict()["max_state_error"]) == (1, 0.0)
 
 
 def test_a_task_without_expert_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from fibo_robot.envs import TASKS, get_task
-from fibo_robot.envs.demonstrations.expert import get_expert
+from fibo_robot.envs.demonstrations.experts import get_expert
 from fibo_robot.envs.demonstrations.skills import perform_skill
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.simulation.rendering import RenderQuality
@@ -168,7 +168,7 @@ def test_the_lift_expert_succeeds(lift: SimulationEnv, noise: float) -> None:
         lift.start(seed)
         success = False
         for _ in range(150):
-            action = expert.act(lift.observe(list(lift.task.low_dim)))
+            action = expert.act(lift)
             action[:6] += noise * generator.standard_normal(6)
             success = lift.advance(action).success
             if success:
