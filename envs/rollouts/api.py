@@ -31,11 +31,11 @@ from fibo_robot.envs.rollouts.episode_runner import Setup
 from fibo_robot.envs.rollouts.episodes import Episode, Session
 from fibo_robot.envs.rollouts.log import EpisodeLog
 from fibo_robot.envs.rollouts.processes import LocalWorkers, Workers
-from fibo_robot.envs.rollouts.progress import RolloutProgress
 from fibo_robot.envs.rollouts.scheduler import RolloutError, Scheduler, Timeouts
 from fibo_robot.envs.rollouts.videos import VideoSpec
 from fibo_robot.envs.tasks import simulator_versions
 from fibo_robot.interfaces import Policy
+from fibo_robot.progress import trials_bar
 
 if TYPE_CHECKING:
     from fibo_robot.envs.tasks import Task
@@ -113,18 +113,21 @@ def rollout(
     if pending:
         film = film or VideoSpec(task.cameras[0]) if videos else None
         films = {seed: film for seed in seeds[:videos] if film is not None}
-        bar = RolloutProgress(len(seeds), list(finished.values()), progress)
+        counted = [episode.success_once for episode in finished.values()]
+        bar = trials_bar(
+            "Rolling out", len(seeds), len(counted), sum(counted), done=len(finished), enabled=progress
+        )
 
         def keep(episode: Episode) -> None:
             finished[episode.seed] = episode
             if log is not None:
                 log.add(episode)
-            bar.update(episode)
+            show(episode.success_once if episode.counts else None)
 
         pool = _workers(engine, Setup.of(task, policy.shape_meta, success_hold), workers)
         scheduler = Scheduler(policy, pool, batch_size, timeouts or Timeouts(), films, output, keep)
         try:
-            with bar, _one_thread():
+            with bar as show, _one_thread():
                 scheduler.run(pending, workers)
         finally:
             pool.close()

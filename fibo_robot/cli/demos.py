@@ -1,12 +1,12 @@
 """`fibo demos`: record, convert and replay demonstrations, and record clips of robot skills."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fibo_robot.progress import progress_bar
 
 Output = Annotated[Path, typer.Option("--output", help="HDF5 file to make.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes, one simulator in each.")]
@@ -96,20 +96,3 @@ def skills(
         table = record_skills(output, clips_per_class, seed, image_size, renderer, workers, progress)
     labels = ", ".join(skill.label for skill in SKILLS)
     typer.echo(f"{table}: {clips_per_class * len(SKILLS)} clips of {labels}.")
-
-
-@contextmanager
-def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A function that shows `(done, total)` as a bar on stderr; it shows nothing if that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(description)
-
-        def update(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        yield update
