@@ -8,18 +8,17 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import gymnasium
 
 from fibo_robot import __version__
+from fibo_robot.envs.simulation.environment import SimulationEnv
+from fibo_robot.envs.simulation.object_state import OBJECT_STATES
 from fibo_robot.envs.simulation.rendering import RenderQuality, resolve_renderer
 from fibo_robot.errors import FiboError, did_you_mean
 from fibo_robot.extras import installed_version
 from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
-
-if TYPE_CHECKING:
-    from fibo_robot.envs.simulation.environment import SimulationEnv
 
 ARM_LOW_DIM = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
 SECOND_ARM_LOW_DIM = {key.replace("robot0", "robot1"): size for key, size in ARM_LOW_DIM.items()}
@@ -82,6 +81,7 @@ class Task:
         image_size: pixels of a square observation picture's side.
         control_freq: actions per second.
         controller: robosuite's composite controller configuration, one for all robots.
+        options: further arguments of `robosuite.make` that change the scene, such as `gripper_types`.
         renderer: `auto`, `egl`, `osmesa` or `warp`.
         quality: what the pictures include; recording, training and evaluation must agree on it.
     """
@@ -96,6 +96,7 @@ class Task:
     image_size: int = 84
     control_freq: int = 20
     controller: Mapping[str, Any] = field(default_factory=osc_pose_controller)
+    options: Mapping[str, Any] = field(default_factory=dict)
     renderer: str = "auto"
     quality: RenderQuality = field(default_factory=RenderQuality)
 
@@ -143,18 +144,19 @@ class Task:
         n_action_steps: int = 1,
     ) -> ShapeMeta:
         """Shapes and horizons for a policy that sees `obs_keys` (default: :attr:`policy_keys`)."""
-        obs = {}
-        for key in self.check_keys(self.policy_keys if obs_keys is None else obs_keys):
-            if key in self.low_dim:
-                obs[key] = ObservationSpec((self.low_dim[key],), "low_dim")
-            else:
-                obs[key] = ObservationSpec((3, self.image_size, self.image_size), "rgb")
+        keys = self.check_keys(self.policy_keys if obs_keys is None else obs_keys)
+        obs = {key: self.observation_spec(key) for key in keys}
         return ShapeMeta(obs, self.action, n_obs_steps, action_horizon, n_action_steps)
 
-    def make_env(self, obs_keys: Sequence[str] | None = None) -> "SimulationEnv":
-        """Start the simulator; only the cameras named in `obs_keys` (default: all keys) are rendered."""
-        from fibo_robot.envs.simulation.environment import SimulationEnv
+    def observation_spec(self, key: str) -> ObservationSpec:
+        """Shape and kind of one observation; raises FiboError for one that the task lacks."""
+        self.check_keys([key])
+        if key in self.low_dim:
+            return ObservationSpec((self.low_dim[key],), "low_dim")
+        return ObservationSpec((3, self.image_size, self.image_size), "rgb")
 
+    def make_env(self, obs_keys: Sequence[str] | None = None) -> SimulationEnv:
+        """Start the simulator; only the cameras named in `obs_keys` (default: all keys) are rendered."""
         return SimulationEnv(self, obs_keys)
 
     def to_dict(self) -> dict[str, Any]:
@@ -203,6 +205,7 @@ class Task:
             "reward_shaping": False,
             "control_freq": self.control_freq,
             "hard_reset": False,
+            **self.options,
         }
 
     def env_args(self) -> dict[str, Any]:
@@ -218,7 +221,12 @@ class Task:
             "env_version": installed_version("robosuite", extra="sim", purpose="The simulator"),
             "type": 1,  # robomimic.envs.env_base.EnvType.ROBOSUITE_TYPE
             "env_kwargs": {**task.robosuite_kwargs(), **images},
-            "fibo_robot": {"task": task.to_dict(), "versions": simulator_versions()},
+            "fibo_robot": {
+                "task": task.to_dict(),
+                "versions": simulator_versions(),
+                # So that a reader knows the order of these files' `object`, whatever robosuite's is.
+                "object_state": [entry.name for entry in OBJECT_STATES[task.env_name]],
+            },
         }
 
 
@@ -278,6 +286,21 @@ def register_environments() -> None:
         if env_id not in gymnasium.registry:
             gymnasium.register(
                 env_id,
-                entry_point="fibo_robot.envs.simulation.environment:SimulationEnv",
+                entry_point="fibo_robot.envs.tasks:make_registered",
                 kwargs={"task": name},
             )
+
+
+def make_registered(
+    task: Task | str,
+    obs_keys: Sequence[str] | None = None,
+    render_mode: Literal["rgb_array"] | None = "rgb_array",
+) -> SimulationEnv:
+    """What `gymnasium.make` calls: the environment of a task, or of the task so called.
+
+    Raises:
+        FiboError: for an unknown task, observation or render mode.
+    """
+    if render_mode not in (None, "rgb_array"):
+        raise FiboError(f"The tasks draw pictures (render_mode='rgb_array'), they have no {render_mode!r}.")
+    return SimulationEnv(get_task(task) if isinstance(task, str) else task, obs_keys, render_mode)

@@ -1,7 +1,8 @@
 """What datasets, environments and policies agree on, and the only thing they know about each other.
 
 A task publishes a :class:`ShapeMeta`; a dataset reads the observation keys it names; a policy is built
-from it; the rollout engine drives anything that follows the :class:`Policy` protocol.
+from it; the rollout engines drive anything that follows the protocols :class:`Policy`, :class:`Task` and
+:class:`Env`. Workers import this too, so nothing heavy is imported for it.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from fibo_robot.errors import FiboError
 
 if TYPE_CHECKING:  # torch is slow to import, and a task needs none of it
+    import numpy as np
     from torch import Tensor
 
 # Which observations a training sample holds beside the actions of t ... t+H-1: those that a policy sees when
@@ -178,3 +180,96 @@ class Policy(Protocol):
 
     def forget(self, episodes: Sequence[int]) -> None:
         """Free what these episodes held: they are over."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one control step led to.
+
+    Attributes:
+        reward: 1.0 while the task is solved, else 0.0, where the task has no reward of its own.
+        success: whether the task is solved in the state reached.
+    """
+
+    reward: float
+    success: bool
+
+
+class Env(Protocol):
+    """One running world, as a rollout's worker drives it. What it gives lies on the host."""
+
+    def reset(self, *, seed: int) -> "tuple[dict[str, np.ndarray], dict[str, Any]]":
+        """Begin the episode that `seed` names, whatever was played before; its observation, and remarks."""
+        ...
+
+    def advance(self, action: "np.ndarray") -> StepResult:
+        """Execute one action `(A,)`; nothing is observed."""
+        ...
+
+    def observe(self) -> "dict[str, np.ndarray]":
+        """The present observation: float32 `(D,)` vectors, uint8 `(3, H, W)` pictures."""
+        ...
+
+    def render_image(self, camera: str, height: int, width: int) -> "np.ndarray":
+        """A picture for a video, uint8 `(height, width, 3)`."""
+        ...
+
+    def describe_renderer(self) -> str | None:
+        """What draws the observed pictures, as it calls itself; None where there are none."""
+        ...
+
+    def scene(self) -> "Mapping[str, np.ndarray]":
+        """Everything in which present scenes of this task can differ, as float64 on the host.
+
+        At an episode's start it must be the same in every simulator of the task, on whichever device: its
+        digest tells which episodes of two evaluations are pairs.
+        """
+        ...
+
+    def object_positions(self) -> "dict[str, np.ndarray]":
+        """World positions `(3,)` of the task's objects in metres, by name, the main one first."""
+        ...
+
+    def close(self) -> None:
+        """Release the world."""
+        ...
+
+
+class Task(Protocol):
+    """What is simulated; plain data, so that it travels to workers."""
+
+    @property
+    def name(self) -> str:
+        """Short and unique."""
+        ...
+
+    @property
+    def horizon(self) -> int:
+        """Control steps after which an episode is cut off."""
+        ...
+
+    @property
+    def control_freq(self) -> int:
+        """Actions per second."""
+        ...
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras that can be looked through; the first one films."""
+        ...
+
+    def observation_spec(self, key: str) -> ObservationSpec:
+        """Shape and kind of one observation; raises FiboError for one that the task lacks."""
+        ...
+
+    def resolved(self) -> "Task":
+        """The same with everything settled that depends on the machine."""
+        ...
+
+    def make_env(self, obs_keys: Sequence[str]) -> Env:
+        """Start a world that gives these observations."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """The task as JSON-ready data."""
+        ...

@@ -105,6 +105,7 @@ def _convert_demo(env: "SimulationEnv", number: int, raw: Path, folder: Demonstr
     with DemonstrationFile(raw) as file:
         states, actions, attributes = file.states(demo), file.actions(demo), file.attributes(demo)
     check_states(env, states, f"{demo} of {raw}")
+    env.take_geometry(attributes.get("model_file"))
     observations, solved = [], []
     for state in states:
         env.show_state(state)

@@ -17,14 +17,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from fibo_robot.envs.errors import DatasetError
+from fibo_robot.envs.simulation.object_state import stored_object_state
 from fibo_robot.envs.tasks import Task
-from fibo_robot.errors import FiboError
 
 _DEMO_NAME = re.compile(r"demo_(\d+)")
-
-
-class DatasetError(FiboError):
-    """A demonstration file is missing, damaged, of another layout, or not what was asked for."""
 
 
 class DemonstrationFile:
@@ -129,8 +126,13 @@ class DemonstrationFile:
         return self.array(demo, "states")[:]
 
     def observation(self, demo: str, key: str) -> np.ndarray:
-        """One observation: pictures uint8 `(T, H, W, 3)`, vectors `(T, D)`."""
-        return self.array(demo, f"obs/{key}")[:]
+        """One observation: pictures uint8 `(T, H, W, 3)`, vectors `(T, D)`.
+
+        Raises:
+            DatasetError: if there is none, or it is `object` and nothing says what its numbers are.
+        """
+        values = self.array(demo, f"obs/{key}")[:]
+        return stored_object_state(values, self.env_args, str(self.path)) if key == "object" else values
 
     def array(self, demo: str, key: str) -> h5py.Dataset:
         """Any array of a demonstration, first axis time, to read parts of; `key` as in `obs/object`.

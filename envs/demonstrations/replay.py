@@ -129,8 +129,9 @@ def _in_short(task: "Task") -> str:
 
 def _replay(env: "SimulationEnv", demo: str, path: Path, by: str) -> ReplayedDemo:
     with DemonstrationFile(path) as file:
-        states, actions = file.states(demo), file.actions(demo)
+        states, actions, attributes = file.states(demo), file.actions(demo), file.attributes(demo)
     check_states(env, states, f"{demo} of {path}")
+    env.take_geometry(attributes.get("model_file"))
     success, error = False, 0.0
     if by == "states":
         for state in states:

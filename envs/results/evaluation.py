@@ -25,17 +25,13 @@ from typing import Any
 
 import numpy as np
 
+from fibo_robot.envs.errors import EvaluationError
 from fibo_robot.envs.rollouts.episodes import Episode, Session
-from fibo_robot.errors import FiboError
 from fibo_robot.files import write_json
 from fibo_robot.statistics import Interval, wilson_interval
 
 SCHEMA_VERSION = 1
 EVAL_FILE = "eval.json"
-
-
-class EvaluationError(FiboError):
-    """An evaluation on disk is missing, incomplete, or of another schema."""
 
 
 @dataclass(frozen=True)

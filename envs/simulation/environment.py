@@ -7,32 +7,24 @@ renders only where it looks.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
 
+from fibo_robot.envs.errors import DatasetError
+from fibo_robot.envs.simulation.geometry import CubeGeometry, draw_cube_size, recorded_cube_size
+from fibo_robot.envs.simulation.object_state import object_positions, object_state
 from fibo_robot.envs.simulation.rendering import SceneRenderer, create_renderer, prepare_rendering
-from fibo_robot.envs.tasks import Task, get_task
 from fibo_robot.extras import require
+from fibo_robot.interfaces import StepResult
 
-# robosuite draws Lift's cube size (20 to 22 mm) when it builds the model. One model per task lets a state
-# vector alone decide a scene, whatever was played before; the seed decides the placement.
+if TYPE_CHECKING:
+    from fibo_robot.envs.tasks import Task
+
+# robosuite draws the sizes of some objects when it builds a model. Here one model serves all episodes: the
+# seed decides placements, and in Lift the cube's size; the size of Transport's hammer is the same in all.
 _MODEL_SEED = 0
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one control step led to.
-
-    Attributes:
-        reward: robosuite's sparse reward, 1.0 while the task is solved, else 0.0.
-        success: whether the task is solved in the state reached.
-    """
-
-    reward: float
-    success: bool
 
 
 class SimulationEnv(gymnasium.Env):
@@ -48,23 +40,32 @@ class SimulationEnv(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (gymnasium's own declaration)
-    render_mode = "rgb_array"
 
-    def __init__(self, task: Task | str, obs_keys: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        task: "Task",
+        obs_keys: Sequence[str] | None = None,
+        render_mode: Literal["rgb_array"] | None = "rgb_array",
+    ) -> None:
         """Start the simulator.
 
         Args:
-            task: a task or its name.
+            task: what to simulate.
             obs_keys: observations to return (default: all of the task's); other cameras are not rendered.
+            render_mode: what :meth:`render` returns, in gymnasium's words; None: nothing.
 
         Raises:
-            FiboError: for an unknown task or observation.
+            FiboError: for an unknown observation.
             RendererError: if the renderer's library is missing.
         """
-        task = get_task(task) if isinstance(task, str) else task
+        self.render_mode = render_mode
         self.obs_keys = task.check_keys(task.obs_keys if obs_keys is None else obs_keys)
         self.task = task.resolved()
         self._robosuite = _make_robosuite(self.task)
+        # MuJoCo can only save the model that it loaded last: save it before it loads another one.
+        self._model_xml: str = self._robosuite.sim.model.get_xml()
+        self._cube = CubeGeometry(self._model, self._model_xml) if task.env_name == "Lift" else None
+        self._built_cube_size = None if self._cube is None else self._cube.size
         self._renderer: SceneRenderer | None = None
         self._steps = 0
         low, high = (np.array(bound, np.float32) for bound in (task.action.low, task.action.high))
@@ -89,8 +90,36 @@ class SimulationEnv(gymnasium.Env):
         episode_seed = seed if seed is not None else int(self.np_random.integers(2**31))
         # robosuite's placement samplers hold on to this generator: give it a new state, not a new generator.
         self._robosuite.rng.bit_generator.state = np.random.default_rng(episode_seed).bit_generator.state
+        if self._cube is not None:
+            self._resize_cube(draw_cube_size(self._robosuite.rng))
         self._robosuite.reset()
         self._restore(self._robosuite.sim.get_state().flatten())
+
+    def take_geometry(self, model_xml: str | None) -> None:
+        """Give the scene the sizes of a recorded one, for the states that are shown or gone on from next.
+
+        Args:
+            model_xml: the recorded model, a demonstration's `model_file`; None: nobody knows, so the sizes
+                that the model was built with.
+
+        Raises:
+            DatasetError: if `model_xml` is no model of this task.
+        """
+        if self._cube is None:
+            return
+        size = self._built_cube_size if model_xml is None else recorded_cube_size(model_xml)
+        if size is None:
+            raise DatasetError(
+                f"A demonstration's model_file is no model of the task {self.task.name}: it has no cube."
+            )
+        state = self.get_state()
+        self._resize_cube(size)
+        self.show_state(state)
+
+    def _resize_cube(self, size: np.ndarray) -> None:
+        assert self._cube is not None
+        self._cube.resize(size, self._robosuite.sim.data._data)
+        self._robosuite.cube.size = size  # robosuite places the cube by it
 
     def reset_to(self, state: np.ndarray) -> None:
         """Continue from a flat MuJoCo state (time, positions, velocities), as robomimic's files store it.
@@ -133,6 +162,15 @@ class SimulationEnv(gymnasium.Env):
         """The flat MuJoCo state, float64 `(1 + nq + nv,)`: time, positions, velocities."""
         return self._robosuite.sim.get_state().flatten()
 
+    def scene(self) -> dict[str, np.ndarray]:
+        """Everything in which present scenes of this task can differ, float64: the state, and sizes."""
+        sizes = {} if self._cube is None else {"cube_size": self._cube.size.copy()}
+        return {"state": self.get_state(), **sizes}
+
+    def object_positions(self) -> dict[str, np.ndarray]:
+        """Where the task's objects are: world positions `(3,)` in metres by name, the main one first."""
+        return object_positions(self.task.env_name, self._robosuite.sim.data._data)
+
     @property
     def success(self) -> bool:
         """Whether the task is solved in the present state."""
@@ -140,8 +178,12 @@ class SimulationEnv(gymnasium.Env):
 
     @property
     def model_xml(self) -> str:
-        """The scene as MuJoCo XML; the same for every episode."""
-        return self._robosuite.sim.model.get_xml()
+        """The scene as MuJoCo XML, with the present episode's sizes."""
+        return self._model_xml if self._cube is None else self._cube.write(self._model_xml)
+
+    @property
+    def _model(self) -> Any:
+        return self._robosuite.sim.model._model
 
     @property
     def steps(self) -> int:
@@ -174,8 +216,11 @@ class SimulationEnv(gymnasium.Env):
         vectors = self._robosuite._get_observations(force_update=True)
         observation = {}
         for key in self.obs_keys if obs_keys is None else obs_keys:
-            if key in self.task.low_dim:
-                observation[key] = vectors["object-state" if key == "object" else key].astype(np.float32)
+            if key == "object":
+                data = self._robosuite.sim.data._data
+                observation[key] = object_state(self.task.env_name, data, vectors).astype(np.float32)
+            elif key in self.task.low_dim:
+                observation[key] = vectors[key].astype(np.float32)
             else:
                 size = self.task.image_size
                 image = self.render_image(key.removesuffix("_image"), size, size)
@@ -186,11 +231,21 @@ class SimulationEnv(gymnasium.Env):
         """A picture by `camera`, uint8 `(height, width, 3)`, right side up; the first starts the renderer."""
         sim = self._robosuite.sim
         if self._renderer is None:
-            self._renderer = create_renderer(sim.model._model, self.task.renderer, self.task.quality)
+            self._renderer = create_renderer(self._model, self.task.renderer, self.task.quality)
         return self._renderer.render(sim.data._data, camera, height, width)
 
-    def render(self) -> np.ndarray:
+    def describe_renderer(self) -> str | None:
+        """What draws the observed pictures, as it calls itself; starts it. None where none are observed."""
+        if not any(key in self.task.image_keys for key in self.obs_keys):
+            return None
+        if self._renderer is None:
+            self._renderer = create_renderer(self._model, self.task.renderer, self.task.quality)
+        return self._renderer.description
+
+    def render(self) -> np.ndarray | None:
         """A picture by the task's first camera at 256 x 256, as gymnasium's `rgb_array` mode."""
+        if self.render_mode is None:
+            return None
         return self.render_image(self.task.cameras[0], 256, 256)
 
     def close(self) -> None:
@@ -201,7 +256,7 @@ class SimulationEnv(gymnasium.Env):
         self._robosuite.close()
 
 
-def _make_robosuite(task: Task) -> Any:
+def _make_robosuite(task: "Task") -> Any:
     prepare_rendering(task.renderer)
     # robosuite warns of optional parts that nothing here uses, and sets its logger's level on import.
     logging.getLogger("robosuite_logs").addFilter(_is_error)

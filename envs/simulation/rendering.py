@@ -58,6 +58,11 @@ class RenderQuality:
 class SceneRenderer(Protocol):
     """What draws the cameras of one model."""
 
+    @property
+    def description(self) -> str:
+        """What it is, as driver or library call it: two machines whose pictures may differ differ in it."""
+        ...
+
     def render(self, data: "mujoco.MjData", camera: str, height: int, width: int) -> np.ndarray:
         """One picture, uint8 `(height, width, 3)`, right side up."""
 
@@ -172,6 +177,14 @@ class OpenGLRenderer:
         self._free = weakref.finalize(self, _free_context, self._context, self._gl)
         self._free.atexit = False
         atexit.register(self._free)
+
+    @property
+    def description(self) -> str:
+        """OpenGL's GL_RENDERER, which tells a graphics card from llvmpipe."""
+        from OpenGL import GL  # takes a while, and only this needs it
+
+        self._gl.make_current()
+        return GL.glGetString(GL.GL_RENDERER).decode()
 
     def render(self, data: "mujoco.MjData", camera: str, height: int, width: int) -> np.ndarray:
         """One picture, uint8 `(height, width, 3)`, right side up; raises KeyError for an unknown camera."""

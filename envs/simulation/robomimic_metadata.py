@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fibo_robot.envs.demonstrations.hdf5 import DatasetError
+from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.envs.tasks import TASKS, Task, controller_actions
 from fibo_robot.errors import FiboError
@@ -19,6 +19,27 @@ from fibo_robot.errors import FiboError
 _ROBOSUITE_QUALITY = RenderQuality(shadows=True, reflections=True, multisamples=4)
 _RENAMED = {"damping": "damping_ratio", "damping_limits": "damping_ratio_limits"}  # by robosuite 1.4
 _FOREIGN = ("control_delta", "gripper")
+
+# Arguments of robosuite.make that change the scene or how it moves, and travel as they are. What is called
+# "default", or is None, says nothing.
+_CARRIED = (
+    "base_types",
+    "env_configuration",
+    "gripper_types",
+    "initialization_noise",
+    "lite_physics",
+    "table_friction",
+    "table_full_size",
+    "table_offset",
+)
+# Those that the task says in its own way, and those that change nothing in an episode as it is played here:
+# windows, pictures, rewards (here success), and when robosuite would end an episode.
+_TOLD_OTHERWISE = frozenset(
+    """robots controller_configs control_freq camera_names camera_heights camera_widths camera_depths
+    camera_segmentations has_renderer has_offscreen_renderer renderer renderer_config render_camera
+    render_collision_mesh render_visual_mesh render_gpu_device_id use_camera_obs use_object_obs reward_scale
+    reward_shaping horizon ignore_done hard_reset seed""".split()
+)
 
 
 def task_from_env_args(env_args: Mapping[str, Any], source: str) -> Task:
@@ -29,7 +50,8 @@ def task_from_env_args(env_args: Mapping[str, Any], source: str) -> Task:
         source: what to call the file in messages.
 
     Raises:
-        DatasetError: if the environment is not one of our tasks, or its controller cannot be converted.
+        DatasetError: if the environment is not one of our tasks, its controller cannot be converted, or it
+            was made with settings that cannot be carried over.
     """
     ours = env_args.get("fibo_robot", {}).get("task")
     if ours is not None:
@@ -52,6 +74,7 @@ def task_from_env_args(env_args: Mapping[str, Any], source: str) -> Task:
         control_freq=int(kwargs.get("control_freq", task.control_freq)),
         controller=controller,
         action=controller_actions(controller, len(robots)),
+        options=_options(kwargs, source),
     )
     cameras = kwargs.get("camera_names")
     if not cameras:
@@ -64,6 +87,19 @@ def task_from_env_args(env_args: Mapping[str, Any], source: str) -> Task:
         quality=_ROBOSUITE_QUALITY,
         renderer="egl",
     )
+
+
+def _options(kwargs: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The arguments of `robosuite.make` that are carried over; refuses those that would be dropped."""
+    said = {key: value for key, value in kwargs.items() if value is not None and value != "default"}
+    dropped = sorted(set(said).difference(_CARRIED, _TOLD_OTHERWISE))
+    if dropped:
+        settings = ", ".join(f"{key}={said[key]!r}" for key in dropped)
+        raise DatasetError(
+            f"{source} was recorded with {settings}, which would be lost here. Remove it from env_kwargs in "
+            "the file's env_args if it changes nothing in the scene."
+        )
+    return {key: said[key] for key in _CARRIED if key in said}
 
 
 def composite_controller(config: Any, source: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _VISUAL_GROUP = 1  # robosuite's visual geometry; group 0 is its collision geometry
 # Warp adds ambient light to lights of full strength: without this, white tables lose their shading.
 _EXPOSURE = 0.8
+_SIZES = ("geom_size", "geom_rbound", "geom_aabb")
 _SYNCED = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
 
 
@@ -46,6 +47,7 @@ class WarpRenderer:
         self._warp_model = mujoco_warp.put_model(model)
         for colours in (self._warp_model.geom_rgba, self._warp_model.mat_rgba):
             colours.assign(colours.numpy() * np.array([_EXPOSURE] * 3 + [1.0]))
+        self._sizes = model.geom_size.copy()
         self._warp_data: Any = None
         self._contexts: dict[tuple[str, int, int], tuple[Any, Any]] = {}
 
@@ -53,6 +55,7 @@ class WarpRenderer:
         """One picture, uint8 `(height, width, 3)`, right side up; raises KeyError for an unknown camera."""
         if self._warp_data is None:
             self._warp_data = self._mujoco_warp.put_data(self._model, data)
+        self._take_sizes()
         for name in _SYNCED:
             target = getattr(self._warp_data, name)
             target.assign(getattr(data, name).reshape(target.numpy().shape))
@@ -61,6 +64,20 @@ class WarpRenderer:
         self._mujoco_warp.render(self._warp_model, self._warp_data, context)
         self._mujoco_warp.get_rgb(context, 0, pixels)
         return np.rint(np.clip(pixels.numpy()[0], 0.0, 1.0) * 255.0).astype(np.uint8)
+
+    @property
+    def description(self) -> str:
+        """The library and its device."""
+        return f"MuJoCo Warp on {self._warp.get_device().name}"
+
+    def _take_sizes(self) -> None:
+        """Objects may have been resized since the model was put on the device."""
+        if np.array_equal(self._sizes, self._model.geom_size):
+            return
+        for name in _SIZES:
+            target = getattr(self._warp_model, name)
+            target.assign(np.asarray(getattr(self._model, name)).reshape(target.numpy().shape))
+        self._sizes = self._model.geom_size.copy()
 
     def _context(self, camera: str, height: int, width: int) -> tuple[Any, Any]:
         key = (camera, height, width)

@@ -63,8 +63,9 @@ def test_another_environment_plays_the_same_episode(lift: SimulationEnv) -> None
 
 
 def test_actions_replay_to_the_same_states_from_the_first_state(lift: SimulationEnv) -> None:
-    states = play(lift, 6, steps=5)
+    states, model = play(lift, 6, steps=5), lift.model_xml
     play(lift, 7)
+    lift.take_geometry(model)
     lift.reset_to(states[0])
     generator = np.random.default_rng(6)
     for state in states[1:]:
@@ -83,8 +84,9 @@ def test_looking_does_not_change_what_happens(lift: SimulationEnv) -> None:
 
 def test_a_recorded_state_looks_as_it_did_live(lift: SimulationEnv) -> None:
     state = play(lift, 10)[-1]
-    live = lift.observe()
+    live, model = lift.observe(), lift.model_xml
     play(lift, 11)
+    lift.take_geometry(model)
     lift.show_state(state)
     shown = lift.observe()
     for key in lift.obs_keys:
@@ -96,26 +98,21 @@ def test_pictures_equal_robosuites_own_right_side_up() -> None:
     task = get_task("lift", quality=RenderQuality(shadows=True, reflections=True, multisamples=4))
     env = task.make_env(["agentview_image"])
     picture = env.reset(seed=1)[0]["agentview_image"].transpose(1, 2, 0)
+    generator, state = np.random.default_rng(1), env.get_state()
     env.close()
     import robosuite
 
-    reference = robosuite.make("Lift", **{**task.robosuite_kwargs(), "has_offscreen_renderer": True}, seed=0)
-    reference.reset()
-    reference.sim.set_state_from_flattened(env_state(task, seed=1))
+    settings = {**task.robosuite_kwargs(), "has_offscreen_renderer": True, "hard_reset": True}
+    reference = robosuite.make("Lift", **settings, seed=0)
+    reference.rng.bit_generator.state = generator.bit_generator.state
+    reference.reset()  # builds the model of this seed's cube
+    reference.sim.set_state_from_flattened(state)
     reference.sim.forward()
     expected = reference.sim.render(width=84, height=84, camera_name="agentview")[::-1]
     assert np.abs(picture.astype(int) - expected).max() <= 2
     # The wall is grey and dark, the table below it white: a picture upside down would be the other way round.
     assert picture[2, 2].max() < 150 < picture[70, 40].min()
     reference.close()
-
-
-def env_state(task: object, seed: int) -> np.ndarray:
-    env = SimulationEnv(task, [])  # type: ignore[arg-type]
-    env.start(seed)
-    state = env.get_state()
-    env.close()
-    return state
 
 
 def test_gymnasium_makes_it_and_the_horizon_truncates() -> None:
@@ -127,9 +124,21 @@ def test_gymnasium_makes_it_and_the_horizon_truncates() -> None:
     env.close()
 
 
+def test_gymnasium_makes_it_with_a_render_mode() -> None:
+    env = gymnasium.make("fibo_robot/Lift-v0", obs_keys=["robot0_eef_pos"], render_mode="rgb_array")
+    env.reset(seed=0)
+    picture = env.render()
+    assert isinstance(picture, np.ndarray)
+    assert (picture.shape, picture.dtype, env.render_mode) == ((256, 256, 3), np.uint8, "rgb_array")
+    assert picture.std() > 20
+    env.close()
+    with pytest.raises(FiboError, match="no 'human'"):
+        gymnasium.make("fibo_robot/Lift-v0", render_mode="human")
+
+
 def test_unknown_observation_is_refused_before_the_simulator_starts() -> None:
     with pytest.raises(FiboError, match="'agentview_image'"):
-        SimulationEnv("lift", ["agentview_imag"])
+        SimulationEnv(get_task("lift"), ["agentview_imag"])
 
 
 def test_transport_moves_in_the_world_frame() -> None:
@@ -187,6 +196,16 @@ def test_warp_draws_the_same_scene_as_opengl(lift: SimulationEnv) -> None:
         cubes = [(image[..., 0] > 2 * image[..., 1]) & (image[..., 0] > 25) for image in (traced, drawn)]
         overlap = (cubes[0] & cubes[1]).sum() / (cubes[0] | cubes[1]).sum()
         assert overlap > 0.6, camera
+    # A cube that has been resized since its model went to Warp's device is drawn in its new size.
+    small = lift.model_xml
+    size = " ".join(map(repr, lift.scene()["cube_size"].tolist()))
+    for renderer in (lift, env):
+        red = []
+        for model in (small, small.replace(size, "0.05 0.05 0.05")):
+            renderer.take_geometry(model)
+            picture = renderer.render_image("agentview", 84, 84).astype(int)
+            red.append(((picture[..., 0] > 2 * picture[..., 1]) & (picture[..., 0] > 25)).sum())
+        assert red[1] > 3 * red[0] > 0, renderer.task.renderer
     env.close()
 
 

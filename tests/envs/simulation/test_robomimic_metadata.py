@@ -55,6 +55,35 @@ def test_pictures_without_our_settings_were_drawn_as_robosuite_draws() -> None:
     assert task.quality == RenderQuality(shadows=True, reflections=True, multisamples=4)
 
 
+def test_settings_of_the_scene_are_carried_and_travel_on() -> None:
+    noise = {"magnitude": 0.05, "type": "uniform"}
+    task = task_from_env_args(
+        metadata(initialization_noise=noise, lite_physics=False, gripper_types="default", has_renderer=False),
+        "x.hdf5",
+    )
+    assert task.options == {"initialization_noise": noise, "lite_physics": False}
+    assert task_from_env_args(task.env_args(), "x.hdf5") == task.resolved()
+    assert task.robosuite_kwargs()["lite_physics"] is False
+
+
+def test_settings_that_would_be_lost_are_named() -> None:
+    with pytest.raises(
+        DatasetError, match=r"x\.hdf5 was recorded with bin1_pos=\[0\.1\], mount_types='tall'"
+    ):
+        task_from_env_args(metadata(mount_types="tall", bin1_pos=[0.1], placement_initializer=None), "x.hdf5")
+
+
+@pytest.mark.sim
+def test_a_carried_setting_reaches_the_simulator() -> None:
+    still = task_from_env_args(
+        metadata(initialization_noise={"magnitude": 0.0, "type": "gaussian"}), "x.hdf5"
+    )
+    env = still.make_env(["robot0_eef_pos"])
+    first, second = (env.reset(seed=seed)[0]["robot0_eef_pos"] for seed in (0, 1))
+    assert (first == second).all()
+    env.close()
+
+
 def test_what_cannot_be_converted_is_refused() -> None:
     with pytest.raises(DatasetError, match="JOINT_VELOCITY"):
         task_from_env_args(metadata(controller_configs={**OLD_ARM, "type": "JOINT_VELOCITY"}), "x.hdf5")

@@ -1,0 +1,249 @@
+"""What the observation `object` holds: named numbers in one order, whatever robosuite's version.
+
+robosuite 1.4 and 1.5 put the same numbers into another order, with another sign in Lift, and 1.5.2 computes
+what is relative to the gripper from where the object was when it was last looked at. Here the order is fixed
+(that of robomimic's published files: an object's pose in the world comes first), and every number is of the
+present state.
+
+Names are robosuite's. Positions are metres, quaternions `(x, y, z, w)`:
+    `X_pos`, `X_quat`                       the pose of X in the world
+    `X_to_robot0_eef_pos`, `…_quat`         its pose in the frame of the gripper; the quaternion's w is >= 0
+    `gripper_to_cube_pos`                   position of the cube minus that of the gripper, world axes
+What Transport observes, and ToolHang's two flags, are robosuite's own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fibo_robot.envs.errors import DatasetError
+
+if TYPE_CHECKING:
+    import mujoco
+
+Kind = Literal["pos", "quat", "relative_pos", "relative_quat", "difference", "sensed"]
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """Where the simulator keeps the pose of an object.
+
+    Attributes:
+        name: in observations.
+        element: kind of the model's element, and its name there.
+        nonnegative_w: of the two quaternions that mean its rotation, robosuite gives the one with w >= 0;
+            where False, the simulator's.
+    """
+
+    name: str
+    element: tuple[Literal["body", "geom", "site"], str]
+    nonnegative_w: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Some of the numbers of `object`.
+
+    Attributes:
+        name: robosuite's.
+        size: how many.
+        kind: how they are computed; `sensed` are robosuite's own.
+        of: the object that they are of.
+    """
+
+    name: str
+    size: int
+    kind: Kind = "sensed"
+    of: SceneObject | None = None
+
+
+_CUBE = SceneObject("cube", ("body", "cube_main"))
+_CAN = SceneObject("Can", ("body", "Can_main"))
+_NUT = SceneObject("SquareNut", ("body", "SquareNut_main"))
+_STAND = SceneObject("base", ("geom", "stand_base"), nonnegative_w=True)
+_FRAME = SceneObject("frame", ("site", "frame_intersection_site"), nonnegative_w=True)
+_TOOL = SceneObject("tool", ("body", "tool_root"), nonnegative_w=True)
+
+# The objects of robosuite's environments; the first is the one that the task is about.
+SCENE_OBJECTS: dict[str, tuple[SceneObject, ...]] = {
+    "Lift": (_CUBE,),
+    "PickPlaceCan": (_CAN,),
+    "NutAssemblySquare": (_NUT,),
+    "ToolHang": (_FRAME, _TOOL, _STAND),
+    "TwoArmTransport": (
+        SceneObject("payload", ("body", "payload_root")),
+        SceneObject("trash", ("body", "trash_main")),
+        SceneObject("lid", ("body", "transport_start_bin_lid_root")),
+        SceneObject("target_bin", ("body", "transport_target_bin_root")),
+        SceneObject("trash_bin", ("body", "transport_trash_bin_root")),
+    ),
+}
+
+
+def _poses(*objects: SceneObject) -> tuple[Entry, ...]:
+    """Each object's pose in the world, then in the gripper's frame."""
+    return tuple(
+        entry
+        for of in objects
+        for entry in (
+            Entry(f"{of.name}_pos", 3, "pos", of),
+            Entry(f"{of.name}_quat", 4, "quat", of),
+            Entry(f"{of.name}_to_robot0_eef_pos", 3, "relative_pos", of),
+            Entry(f"{of.name}_to_robot0_eef_quat", 4, "relative_quat", of),
+        )
+    )
+
+
+# What `object` holds in each of robosuite's environments, in this order.
+OBJECT_STATES: dict[str, tuple[Entry, ...]] = {
+    "Lift": (*_poses(_CUBE)[:2], Entry("gripper_to_cube_pos", 3, "difference", _CUBE)),
+    "PickPlaceCan": _poses(_CAN),
+    "NutAssemblySquare": _poses(_NUT),
+    "ToolHang": (*_poses(_STAND, _FRAME, _TOOL), Entry("frame_is_assembled", 1), Entry("tool_on_frame", 1)),
+    "TwoArmTransport": (
+        Entry("payload_pos", 3),
+        Entry("payload_quat", 4),
+        Entry("trash_pos", 3),
+        Entry("trash_quat", 4),
+        Entry("lid_handle_pos", 3),
+        Entry("lid_handle_quat", 4),
+        Entry("target_bin_pos", 3),
+        Entry("trash_bin_pos", 3),
+        Entry("payload_in_target_bin", 1),
+        Entry("trash_in_trash_bin", 1),
+        Entry("gripper0_to_payload", 3),
+        Entry("gripper0_to_lid_handle", 3),
+        Entry("gripper1_to_payload", 3),
+        Entry("gripper1_to_trash", 3),
+    ),
+}
+
+
+def object_slices(env_name: str) -> dict[str, slice]:
+    """Where each named entry lies in `object` of one of robosuite's environments."""
+    slices, begin = {}, 0
+    for entry in OBJECT_STATES[env_name]:
+        slices[entry.name] = slice(begin, begin + entry.size)
+        begin += entry.size
+    return slices
+
+
+def object_positions(env_name: str, data: "mujoco.MjData") -> dict[str, np.ndarray]:
+    """World positions of the task's objects by name, float64 `(3,)`, metres."""
+    return {of.name: _element(data, of).xpos.copy() for of in SCENE_OBJECTS[env_name]}
+
+
+def object_state(env_name: str, data: "mujoco.MjData", sensed: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The observation `object` of the present state, float64 `(D,)`.
+
+    Args:
+        env_name: robosuite's environment.
+        data: of its simulator, with positions up to date.
+        sensed: robosuite's own observations of this state by name. The gripper's pose comes from them, and
+            whatever is no pose of an object.
+    """
+    return np.concatenate([np.atleast_1d(_value(e, data, sensed)) for e in OBJECT_STATES[env_name]])
+
+
+def _value(entry: Entry, data: "mujoco.MjData", sensed: Mapping[str, np.ndarray]) -> np.ndarray:
+    if entry.of is None:
+        return np.asarray(sensed[entry.name], np.float64)
+    position, quaternion = _world_pose(data, entry.of)
+    if entry.kind == "pos":
+        return position
+    if entry.kind == "quat":
+        return np.roll(_upper(quaternion) if entry.of.nonnegative_w else quaternion, -1)
+    if entry.kind == "difference":
+        return position - sensed["robot0_eef_pos"]
+    position, quaternion = _in_gripper(position, quaternion, sensed)
+    return position if entry.kind == "relative_pos" else np.roll(_upper(quaternion), -1)
+
+
+def _element(data: "mujoco.MjData", of: SceneObject) -> Any:
+    kind, name = of.element
+    return getattr(data, kind)(name)
+
+
+def _world_pose(data: "mujoco.MjData", of: SceneObject) -> tuple[np.ndarray, np.ndarray]:
+    """Position and quaternion, w first as MuJoCo has it."""
+    import mujoco
+
+    element = _element(data, of)
+    if of.element[0] == "body":
+        return element.xpos.copy(), element.xquat.copy()
+    quaternion = np.empty(4)
+    mujoco.mju_mat2Quat(quaternion, element.xmat)
+    return element.xpos.copy(), quaternion
+
+
+def _in_gripper(
+    position: np.ndarray, quaternion: np.ndarray, sensed: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    import mujoco
+
+    gripper_quaternion = np.roll(np.asarray(sensed["robot0_eef_quat"], np.float64), 1)
+    inverse = np.empty(3), np.empty(4)
+    mujoco.mju_negPose(*inverse, np.asarray(sensed["robot0_eef_pos"], np.float64), gripper_quaternion)
+    relative = np.empty(3), np.empty(4)
+    mujoco.mju_mulPose(*relative, *inverse, position, quaternion)
+    return relative
+
+
+def _upper(quaternion: np.ndarray) -> np.ndarray:
+    """The one of the two quaternions of a rotation whose w, here the first entry, is not negative."""
+    return -quaternion if quaternion[0] < 0 else quaternion
+
+
+def stored_object_state(values: np.ndarray, env_args: Mapping[str, Any], source: str) -> np.ndarray:
+    """The `object` observations of a robomimic file in this order and with these signs.
+
+    robosuite 1.5 gives what is relative to the gripper from the object's pose when it was last looked at, so
+    in files made with it (not by this program) these numbers lag one look behind; they are only moved here.
+
+    Args:
+        values: as stored, `(T, D)`.
+        env_args: the file's environment metadata.
+        source: what to call the file in messages.
+
+    Raises:
+        DatasetError: if nothing says how the file's robosuite ordered them.
+    """
+    names = [entry.name for entry in OBJECT_STATES.get(env_args["env_name"], ())]
+    ours = env_args.get("fibo_robot", {}).get("object_state")
+    if ours is not None:
+        if list(ours) != names:
+            raise DatasetError(
+                f"The object observations of {source} hold {', '.join(ours)}; this program has "
+                f"{', '.join(names)}. Convert the file's states again with `fibo demos convert`."
+            )
+        return values
+    version = str(env_args.get("env_version", ""))
+    generation = version.split(".")[:2]
+    if not names or generation not in (["1", "5"], *(["1", str(minor)] for minor in range(5))):
+        raise DatasetError(
+            f"{source} does not say in which order its object observations lie (env_version "
+            f"{version or 'missing'}, known are 1.0 to 1.5). Convert its states again with "
+            "`fibo demos convert`, or train without the key object."
+        )
+    here = object_slices(env_args["env_name"])
+    if generation == ["1", "5"]:
+        return _from_gripper_first(values, here)
+    if "gripper_to_cube_pos" not in here:
+        return values
+    turned = values.copy()
+    turned[..., here["gripper_to_cube_pos"]] *= -1
+    return turned
+
+
+def _from_gripper_first(values: np.ndarray, here: Mapping[str, slice]) -> np.ndarray:
+    """robosuite 1.5 names an object's pose in the gripper's frame before its pose in the world."""
+    ordered = values.copy()
+    for name, relative in here.items():
+        if not name.endswith("_to_robot0_eef_pos"):
+            continue
+        world = here[name.removesuffix("_to_robot0_eef_pos") + "_pos"].start
+        ordered[..., world : world + 7] = values[..., world + 7 : world + 14]
+        ordered[..., relative.start : relative.start + 7] = values[..., world : world + 7]
+    return ordered
