@@ -6,8 +6,8 @@ renders only where it looks.
 """
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import gymnasium
 import numpy as np
@@ -15,16 +15,50 @@ import numpy as np
 from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.simulation.geometry import CubeGeometry, draw_cube_size, recorded_cube_size
 from fibo_robot.envs.simulation.object_state import object_positions, object_state
-from fibo_robot.envs.simulation.rendering import SceneRenderer, create_renderer, prepare_rendering
+from fibo_robot.envs.simulation.rendering import (
+    RenderQuality,
+    SceneRenderer,
+    create_renderer,
+    prepare_rendering,
+)
 from fibo_robot.extras import require
-from fibo_robot.interfaces import StepResult
-
-if TYPE_CHECKING:
-    from fibo_robot.envs.tasks import Task
+from fibo_robot.interfaces import ActionSpec, StepResult
 
 # robosuite draws the sizes of some objects when it builds a model. Here one model serves all episodes: the
 # seed decides placements, and in Lift the cube's size; the size of Transport's hammer is the same in all.
 _MODEL_SEED = 0
+
+
+class SimulatedTask(Protocol):
+    """What the simulator needs to know of a task; :class:`fibo_robot.envs.tasks.Task` says what is meant."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def env_name(self) -> str: ...
+    @property
+    def horizon(self) -> int: ...
+    @property
+    def cameras(self) -> tuple[str, ...]: ...
+    @property
+    def low_dim(self) -> Mapping[str, int]: ...
+    @property
+    def action(self) -> ActionSpec: ...
+    @property
+    def robots(self) -> tuple[str, ...]: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def image_keys(self) -> tuple[str, ...]: ...
+    @property
+    def obs_keys(self) -> tuple[str, ...]: ...
+    @property
+    def renderer(self) -> str: ...
+    @property
+    def quality(self) -> RenderQuality: ...
+    def resolved(self) -> "SimulatedTask": ...
+    def check_keys(self, keys: Sequence[str]) -> tuple[str, ...]: ...
+    def robosuite_kwargs(self) -> dict[str, Any]: ...
 
 
 class SimulationEnv(gymnasium.Env):
@@ -43,7 +77,7 @@ class SimulationEnv(gymnasium.Env):
 
     def __init__(
         self,
-        task: "Task",
+        task: SimulatedTask,
         obs_keys: Sequence[str] | None = None,
         render_mode: Literal["rgb_array"] | None = "rgb_array",
     ) -> None:
@@ -256,7 +290,7 @@ class SimulationEnv(gymnasium.Env):
         self._robosuite.close()
 
 
-def _make_robosuite(task: "Task") -> Any:
+def _make_robosuite(task: SimulatedTask) -> Any:
     prepare_rendering(task.renderer)
     # robosuite warns of optional parts that nothing here uses, and sets its logger's level on import.
     logging.getLogger("robosuite_logs").addFilter(_is_error)

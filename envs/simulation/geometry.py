@@ -7,14 +7,11 @@ compiles the cube alone, and what it finds replaces the cube's part of the big m
 
 import re
 import xml.etree.ElementTree as ElementTree
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fibo_robot.envs.errors import DatasetError
-
-if TYPE_CHECKING:
-    import mujoco
+from fibo_robot.envs.simulation.untyped import MjData, MjModel, import_mujoco
 
 CUBE_BODY = "cube_main"
 _COLLISION, _VISUAL = "cube_g0", "cube_g0_vis"
@@ -62,7 +59,7 @@ class CubeGeometry:
         size: the cube's half sides `(3,)`, metres.
     """
 
-    def __init__(self, model: "mujoco.MjModel", model_xml: str) -> None:
+    def __init__(self, model: MjModel, model_xml: str) -> None:
         """Take hold of the cube.
 
         Args:
@@ -73,7 +70,7 @@ class CubeGeometry:
         self._cube_xml = _cube_alone(model_xml)
         self.size = model.geom(_COLLISION).size.copy()
 
-    def resize(self, size: np.ndarray, data: "mujoco.MjData") -> None:
+    def resize(self, size: np.ndarray, data: MjData) -> None:
         """Make the model what it would be if it had been built with half sides `size` `(3,)`, in metres.
 
         Args:
@@ -82,7 +79,7 @@ class CubeGeometry:
         """
         if np.array_equal(size, self.size):
             return
-        import mujoco
+        mujoco = import_mujoco()
 
         cube = mujoco.MjModel.from_xml_string(_with_size(self._cube_xml, size))
         for name in (_COLLISION, _VISUAL):

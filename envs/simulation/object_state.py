@@ -14,14 +14,12 @@ What Transport observes, and ToolHang's two flags, are robosuite's own.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from fibo_robot.envs.errors import DatasetError
-
-if TYPE_CHECKING:
-    import mujoco
+from fibo_robot.envs.simulation.untyped import MjData, import_mujoco
 
 Kind = Literal["pos", "quat", "relative_pos", "relative_quat", "difference", "sensed"]
 
@@ -130,12 +128,12 @@ def object_slices(env_name: str) -> dict[str, slice]:
     return slices
 
 
-def object_positions(env_name: str, data: "mujoco.MjData") -> dict[str, np.ndarray]:
+def object_positions(env_name: str, data: MjData) -> dict[str, np.ndarray]:
     """World positions of the task's objects by name, float64 `(3,)`, metres."""
     return {of.name: _element(data, of).xpos.copy() for of in SCENE_OBJECTS[env_name]}
 
 
-def object_state(env_name: str, data: "mujoco.MjData", sensed: Mapping[str, np.ndarray]) -> np.ndarray:
+def object_state(env_name: str, data: MjData, sensed: Mapping[str, np.ndarray]) -> np.ndarray:
     """The observation `object` of the present state, float64 `(D,)`.
 
     Args:
@@ -147,7 +145,7 @@ def object_state(env_name: str, data: "mujoco.MjData", sensed: Mapping[str, np.n
     return np.concatenate([np.atleast_1d(_value(e, data, sensed)) for e in OBJECT_STATES[env_name]])
 
 
-def _value(entry: Entry, data: "mujoco.MjData", sensed: Mapping[str, np.ndarray]) -> np.ndarray:
+def _value(entry: Entry, data: MjData, sensed: Mapping[str, np.ndarray]) -> np.ndarray:
     if entry.of is None:
         return np.asarray(sensed[entry.name], np.float64)
     position, quaternion = _world_pose(data, entry.of)
@@ -161,14 +159,14 @@ def _value(entry: Entry, data: "mujoco.MjData", sensed: Mapping[str, np.ndarray]
     return position if entry.kind == "relative_pos" else np.roll(_upper(quaternion), -1)
 
 
-def _element(data: "mujoco.MjData", of: SceneObject) -> Any:
+def _element(data: MjData, of: SceneObject) -> Any:
     kind, name = of.element
     return getattr(data, kind)(name)
 
 
-def _world_pose(data: "mujoco.MjData", of: SceneObject) -> tuple[np.ndarray, np.ndarray]:
+def _world_pose(data: MjData, of: SceneObject) -> tuple[np.ndarray, np.ndarray]:
     """Position and quaternion, w first as MuJoCo has it."""
-    import mujoco
+    mujoco = import_mujoco()
 
     element = _element(data, of)
     if of.element[0] == "body":
@@ -181,7 +179,7 @@ def _world_pose(data: "mujoco.MjData", of: SceneObject) -> tuple[np.ndarray, np.
 def _in_gripper(
     position: np.ndarray, quaternion: np.ndarray, sensed: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    import mujoco
+    mujoco = import_mujoco()
 
     gripper_quaternion = np.roll(np.asarray(sensed["robot0_eef_quat"], np.float64), 1)
     inverse = np.empty(3), np.empty(4)

@@ -13,15 +13,13 @@ import subprocess
 import sys
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from fibo_robot.envs.simulation.untyped import MjData, MjModel, import_mujoco
 from fibo_robot.errors import FiboError
 from fibo_robot.extras import require
-
-if TYPE_CHECKING:
-    import mujoco
 
 RENDERERS = ("egl", "osmesa", "warp")
 FIXES = {
@@ -63,11 +61,13 @@ class SceneRenderer(Protocol):
         """What it is, as driver or library call it: two machines whose pictures may differ differ in it."""
         ...
 
-    def render(self, data: "mujoco.MjData", camera: str, height: int, width: int) -> np.ndarray:
+    def render(self, data: MjData, camera: str, height: int, width: int) -> np.ndarray:
         """One picture, uint8 `(height, width, 3)`, right side up."""
+        ...
 
     def close(self) -> None:
         """Release what the renderer holds."""
+        ...
 
 
 def resolve_renderer(name: str) -> str:
@@ -108,7 +108,7 @@ def prepare_rendering(name: str) -> str:
     return renderer
 
 
-def create_renderer(model: "mujoco.MjModel", renderer: str, quality: RenderQuality) -> SceneRenderer:
+def create_renderer(model: MjModel, renderer: str, quality: RenderQuality) -> SceneRenderer:
     """A renderer for `model`; `renderer` is a resolved name."""
     if renderer == "warp":
         from fibo_robot.envs.simulation.warp_rendering import WarpRenderer
@@ -123,9 +123,7 @@ class OpenGLRenderer:
     Collision geometry (group 0) is hidden and visual geometry (group 1) shown, as robosuite does.
     """
 
-    def __init__(
-        self, model: "mujoco.MjModel", backend: str, quality: RenderQuality, max_size: int = 640
-    ) -> None:
+    def __init__(self, model: MjModel, backend: str, quality: RenderQuality, max_size: int = 640) -> None:
         """Create the context.
 
         Args:
@@ -137,7 +135,7 @@ class OpenGLRenderer:
         Raises:
             RendererError: if the context cannot be created.
         """
-        import mujoco
+        mujoco = import_mujoco()
 
         self._mujoco = mujoco
         self._model = model
@@ -184,9 +182,10 @@ class OpenGLRenderer:
         from OpenGL import GL  # takes a while, and only this needs it
 
         self._gl.make_current()
-        return GL.glGetString(GL.GL_RENDERER).decode()
+        name: bytes | None = GL.glGetString(GL.GL_RENDERER)
+        return "unknown" if name is None else name.decode()
 
-    def render(self, data: "mujoco.MjData", camera: str, height: int, width: int) -> np.ndarray:
+    def render(self, data: MjData, camera: str, height: int, width: int) -> np.ndarray:
         """One picture, uint8 `(height, width, 3)`, right side up; raises KeyError for an unknown camera."""
         if max(height, width) > self._size:
             self.close()
@@ -271,7 +270,7 @@ def _loads(library: str) -> bool:
 
 def _draw_probe_scene(name: str) -> bool:
     prepare_rendering(name)
-    mujoco = require("mujoco", extra="sim", purpose="Rendering")
+    mujoco = import_mujoco()
     model = mujoco.MjModel.from_xml_string(_PROBE_SCENE)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)

@@ -34,11 +34,12 @@ _CARRIED = (
 )
 # Those that the task says in its own way, and those that change nothing in an episode as it is played here:
 # windows, pictures, rewards (here success), and when robosuite would end an episode.
-_TOLD_OTHERWISE = frozenset(
-    """robots controller_configs control_freq camera_names camera_heights camera_widths camera_depths
-    camera_segmentations has_renderer has_offscreen_renderer renderer renderer_config render_camera
-    render_collision_mesh render_visual_mesh render_gpu_device_id use_camera_obs use_object_obs reward_scale
-    reward_shaping horizon ignore_done hard_reset seed""".split()
+_TOLD_OTHERWISE = (
+    *("robots", "controller_configs", "control_freq", "camera_names", "camera_heights", "camera_widths"),
+    *("has_renderer", "has_offscreen_renderer", "renderer", "renderer_config", "render_camera"),
+    *("render_collision_mesh", "render_visual_mesh", "render_gpu_device_id"),
+    *("use_camera_obs", "use_object_obs", "camera_depths", "camera_segmentations"),
+    *("reward_scale", "reward_shaping", "horizon", "ignore_done", "hard_reset", "seed"),
 )
 
 

@@ -5,14 +5,12 @@ transparent is drawn opaque (Transport's bins hide what lies in them). So a poli
 one of the two, and the task says on which.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fibo_robot.envs.simulation.rendering import FIXES, RendererError
-
-if TYPE_CHECKING:
-    import mujoco
+from fibo_robot.envs.simulation.untyped import MjData, MjModel, import_mujoco
 
 _VISUAL_GROUP = 1  # robosuite's visual geometry; group 0 is its collision geometry
 # Warp adds ambient light to lights of full strength: without this, white tables lose their shading.
@@ -24,13 +22,13 @@ _SYNCED = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat", "light_xpos", "ligh
 class WarpRenderer:
     """Traces one camera of one scene at a time; the first picture of a camera builds its ray context."""
 
-    def __init__(self, model: "mujoco.MjModel") -> None:
+    def __init__(self, model: MjModel) -> None:
         """Put the model on Warp's device.
 
         Raises:
             RendererError: if MuJoCo Warp is not installed.
         """
-        import mujoco
+        mujoco = import_mujoco()
 
         try:
             import warp
@@ -51,7 +49,7 @@ class WarpRenderer:
         self._warp_data: Any = None
         self._contexts: dict[tuple[str, int, int], tuple[Any, Any]] = {}
 
-    def render(self, data: "mujoco.MjData", camera: str, height: int, width: int) -> np.ndarray:
+    def render(self, data: MjData, camera: str, height: int, width: int) -> np.ndarray:
         """One picture, uint8 `(height, width, 3)`, right side up; raises KeyError for an unknown camera."""
         if self._warp_data is None:
             self._warp_data = self._mujoco_warp.put_data(self._model, data)

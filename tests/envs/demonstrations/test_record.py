@@ -37,6 +37,7 @@ def test_recorded_observations_belong_to_the_recorded_states(recorded: Path) -> 
     env = TASK.make_env()
     with DemonstrationFile(recorded) as file:
         assert file.attributes("demo_1")["seed"] == 41
+        env.take_geometry(file.attributes("demo_1")["model_file"])
         env.show_state(file.states("demo_1")[10])
         seen = env.observe()
         np.testing.assert_array_equal(

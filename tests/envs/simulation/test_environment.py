@@ -166,6 +166,7 @@ def test_the_lift_expert_succeeds(lift: SimulationEnv, noise: float) -> None:
     for seed in range(4):
         expert, generator = get_expert("lift"), np.random.default_rng(seed)
         lift.start(seed)
+        success = False
         for _ in range(150):
             action = expert.act(lift.observe(list(lift.task.low_dim)))
             action[:6] += noise * generator.standard_normal(6)

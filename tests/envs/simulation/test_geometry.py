@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import mujoco
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
 from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.simulation.geometry import draw_cube_size, recorded_cube_size
+from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
 
 pytestmark = pytest.mark.sim
 KEYS = ["robot0_eef_pos", "object"]
@@ -24,7 +24,7 @@ def env() -> Iterator[SimulationEnv]:
     env.close()
 
 
-def arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
+def arrays(model: MjModel) -> dict[str, np.ndarray]:
     values = {name: getattr(model, name) for name in dir(model) if not name.startswith("_")}
     numbers = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     statistics = {
@@ -56,9 +56,9 @@ def test_sizes_are_distributed_as_robosuites() -> None:
     from robosuite.models.objects import BoxObject
 
     ours = np.array([draw_cube_size(np.random.default_rng(seed)) for seed in range(200)])
-    limits = {"size_min": [0.020] * 3, "size_max": [0.022] * 3}
+    low, high = [0.020] * 3, [0.022] * 3
     generators = [np.random.default_rng(seed) for seed in range(1000, 1200)]
-    theirs = np.array([BoxObject("cube", **limits, rng=generator).size for generator in generators])
+    theirs = np.array([BoxObject("cube", size_min=low, size_max=high, rng=g).size for g in generators])
     # 200 draws from 2 mm have a mean within 0.58 mm / sqrt(200) = 0.041 mm of the middle, one standard error.
     np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=4 * 0.041e-3 * np.sqrt(2))
     np.testing.assert_allclose([ours.min(0), ours.max(0)], [theirs.min(0), theirs.max(0)], atol=1e-4)
@@ -89,7 +89,7 @@ def test_a_recorded_model_brings_its_size_and_its_actions_replay(env: Simulation
         env.advance(action)
         states.append(env.get_state())
     np.testing.assert_array_equal(recorded_cube_size(xml), size)
-    assert mujoco.MjModel.from_xml_string(xml).geom("cube_g0_vis").size.tolist() == size.tolist()
+    assert import_mujoco().MjModel.from_xml_string(xml).geom("cube_g0_vis").size.tolist() == size.tolist()
     env.start(22)
     env.take_geometry(xml)
     np.testing.assert_array_equal(env.scene()["cube_size"], size)

@@ -52,7 +52,7 @@ def test_a_look_shows_the_present_state_whatever_was_looked_at_before(env: Simul
     env.advance(np.ones(7 * len(env.task.robots)))
     env.observe()
     env.show_state(state)
-    fresh = env.task.make_env(list(env.task.low_dim))
+    fresh = get_task(env.task.name).make_env(list(env.task.low_dim))
     fresh.take_geometry(model)
     fresh.show_state(state)
     shown_after_another, shown_first = env.observe(), fresh.observe()
@@ -121,8 +121,8 @@ def test_files_of_robosuite_1_4_have_the_pose_in_the_world_first(env: Simulation
 
 def test_files_recorded_here_are_read_as_they_are(env: SimulationEnv) -> None:
     values = np.arange(10.0)[None]
-    assert stored_object_state(values, env.task.env_args(), "a.hdf5") is values
-    other = env.task.env_args()
+    assert stored_object_state(values, get_task(env.task.name).env_args(), "a.hdf5") is values
+    other = get_task(env.task.name).env_args()
     other["fibo_robot"]["object_state"].reverse()
     with pytest.raises(DatasetError, match="Convert"):
         stored_object_state(values, other, "a.hdf5")
