@@ -9,3 +9,7 @@ class DatasetError(FiboError):
 
 class EvaluationError(FiboError):
     """An evaluation on disk is missing, incomplete, or of another schema."""
+
+
+class RolloutError(FiboError):
+    """A rollout cannot start or go on; finished episodes are kept."""

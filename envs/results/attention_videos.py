@@ -6,7 +6,6 @@ attention on that is recorded.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,20 +13,17 @@ import torch
 from fibo_robot.envs.results.attention_overlay import SeenImage, image_encoders, look
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.results.report_attention import AttentionView
-from fibo_robot.envs.rollouts.action_trace import Timeline
+from fibo_robot.envs.rollouts.action_trace import ActionTrace
 from fibo_robot.envs.rollouts.episode_runner import Act, Begin, EpisodeRunner, Setup
 from fibo_robot.envs.rollouts.videos import VIDEO_FOLDER, VideoWriteError, encode_mp4, write_video
-from fibo_robot.interfaces import Policy
-
-if TYPE_CHECKING:
-    from fibo_robot.envs.tasks import Task
+from fibo_robot.interfaces import Policy, Task
 
 # An episode that fails runs to its horizon; its first half minute shows where the policy looked.
 DECISIONS = 60
 
 
 def watch_episode(
-    policy: Policy, task: "Task", seed: int, timeline: Timeline | None = None, decisions: int = DECISIONS
+    policy: Policy, task: Task, seed: int, timeline: ActionTrace | None = None, decisions: int = DECISIONS
 ) -> list[list[SeenImage]]:
     """What each camera's encoder saw and attended to, decision by decision.
 
@@ -56,7 +52,7 @@ def watch_episode(
 
 
 def film_attention(
-    policy: Policy, task: "Task", evaluation: Evaluation, folder: Path
+    policy: Policy, task: Task, evaluation: Evaluation, folder: Path
 ) -> tuple[AttentionView, list[str]]:
     """Watch the attention over the first episode whose actions are known, and film it.
 
@@ -69,9 +65,9 @@ def film_attention(
     Returns:
         what there is to show, and a sentence about every film that could not be written.
     """
-    known = [episode for episode in evaluation.episodes if episode.timeline]
+    known = [episode for episode in evaluation.episodes if episode.action_trace]
     seed = (known or evaluation.episodes)[0].seed
-    timeline = Timeline.load(folder / known[0].timeline) if known else None
+    timeline = ActionTrace.load(folder / known[0].action_trace) if known else None
     seen = watch_episode(policy, task, seed, timeline)
     rate = max(1, round(task.control_freq / policy.shape_meta.n_action_steps))
     films, troubles = {}, []

@@ -1,13 +1,16 @@
 """What a rollout found: one row per episode, the rates over them, and `eval.json`.
 
-`eval.json` (schema version 1) holds
+`eval.json` (schema version 2) holds
     schema_version  1
     per_episode     one row per seed: the fields of :class:`fibo_robot.envs.rollouts.episodes.Episode`, and
                     LeRobot's `episode_ix` and `success`
     aggregated      rates over the counted episodes, and LeRobot's `pc_success`, `avg_sum_reward`,
                     `avg_max_reward`, `eval_s`, `eval_ep_s`
     video_paths     every video, relative to the folder of `eval.json`
-    task            the task as data; `policy`: what the caller said of the policy (checkpoint, dataset hash)
+    task            the task as data, resolved; `policy`: which one (class, digest of its weights, attention,
+                    device, and what the caller said: checkpoint, dataset hash)
+    other_task      how the task differs from the one that the policy was trained for: of every setting that
+                    does, `[trained for, evaluated on]`
     rollout         settings that decide an outcome (horizon, batch size, success hold, device)
     versions        packages that decide an outcome
     sessions        wall time, env steps and its split for each uninterrupted stretch of work
@@ -19,19 +22,18 @@ Names that LeRobot's `eval_info.json` has too mean the same there; `success` is 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fibo_robot.envs.errors import EvaluationError
-from fibo_robot.envs.rollouts.episodes import Episode, Session
+from fibo_robot.envs.rollouts.episodes import EVAL_FILE, Episode, Session
 from fibo_robot.files import write_json
 from fibo_robot.statistics import Interval, wilson_interval
 
-SCHEMA_VERSION = 1
-EVAL_FILE = "eval.json"
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Evaluation:
     policy: Mapping[str, Any] = field(default_factory=dict)
     rollout: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    other_task: Mapping[str, Any] = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()
     notes: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -107,7 +110,8 @@ class Evaluation:
             "policy": dict(self.policy),
             "rollout": dict(self.rollout),
             "versions": dict(self.versions),
-            "sessions": [asdict(session) for session in self.sessions],
+            "other_task": dict(self.other_task),
+            "sessions": [session.to_dict() for session in self.sessions],
             "notes": list(self.notes),
             "training": dict(self.training),
         }
@@ -156,7 +160,8 @@ class Evaluation:
             policy=values["policy"],
             rollout=values["rollout"],
             versions=values["versions"],
-            sessions=tuple(Session(**session) for session in values["sessions"]),
+            other_task=values["other_task"],
+            sessions=tuple(Session.from_dict(session) for session in values["sessions"]),
             notes=tuple(values["notes"]),
             training=values.get("training", {}),
         )

@@ -13,7 +13,7 @@ from fibo_robot.reporting import FIGURE_STYLE
 
 if TYPE_CHECKING:
     from fibo_robot.envs.results.comparison import MethodRow
-    from fibo_robot.envs.rollouts.action_trace import Timeline
+    from fibo_robot.envs.rollouts.action_trace import ActionTrace
 
 _COLOURS = FIGURE_STYLE["axes.prop_cycle"].by_key()["color"]
 SUCCESS, FAILURE = "#2e9e6b", "#d9730d"
@@ -46,10 +46,12 @@ def positions_figure(episodes: Sequence[Episode]) -> Figure:
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(5.2, 4.4), layout="constrained")
         axes = figure.add_subplot()
-        placed = [episode for episode in episodes if episode.counts and episode.object_position]
+        placed = [episode for episode in episodes if episode.counts and episode.object_positions]
         for success, colour, marker in ((True, SUCCESS, "o"), (False, FAILURE, "X")):
             chosen = [e for e in placed if e.success_once == success]
-            points = np.array([e.object_position[:2] for e in chosen]).reshape(-1, 2) * 100
+            points = (
+                np.array([next(iter(e.object_positions.values()))[:2] for e in chosen]).reshape(-1, 2) * 100
+            )
             label = f"{'solved' if success else 'not solved'} ({len(chosen)})"
             axes.scatter(points[:, 0], points[:, 1], c=colour, marker=marker, s=50, label=label)
         axes.set_aspect("equal", adjustable="datalim")
@@ -97,7 +99,7 @@ def curves_figure(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Fig
     return figure
 
 
-def timeline_figure(timeline: "Timeline", first_success: int | None) -> Figure:
+def timeline_figure(timeline: "ActionTrace", first_success: int | None) -> Figure:
     """An episode's actions, one row per dimension, and below them the numbers about its decisions.
 
     Args:

@@ -14,7 +14,7 @@ from fibo_robot.envs.results.figures import (
     time_figure,
     timeline_figure,
 )
-from fibo_robot.envs.rollouts.action_trace import Timeline
+from fibo_robot.envs.rollouts.action_trace import ActionTrace
 from fibo_robot.envs.rollouts.videos import VIDEO_FOLDER, VideoWriteError, write_grid
 from fibo_robot.reporting import KeyNumber, Report, Section, VideoClip
 
@@ -76,7 +76,7 @@ def add_evaluation(
     if clips:
         section.text("Films of the first seeds, failures first.").videos(clips)
     _timelines(section, evaluation, folder)
-    if any(episode.object_position for episode in evaluation.counted):
+    if any(episode.object_positions for episode in evaluation.counted):
         section.figure(
             positions_figure(evaluation.episodes), "Where the object lay, seed by seed, seen from above."
         )
@@ -186,11 +186,11 @@ def _timelines(section: Section, evaluation: Evaluation, folder: Path) -> None:
     shown = [
         episode
         for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
-        if episode.timeline and (folder / episode.timeline).is_file()
+        if episode.action_trace and (folder / episode.action_trace).is_file()
     ]
     if not shown:
         return
-    timelines = [Timeline.load(folder / episode.timeline) for episode in shown]
+    timelines = [ActionTrace.load(folder / episode.action_trace) for episode in shown]
     text = "What the policy did in these episodes, step by step; actions are given as it asked for them."
     if any(timeline.decisions for timeline in timelines):
         text += (
@@ -218,7 +218,7 @@ def _troubles(section: Section, evaluation: Evaluation, others: Sequence[str]) -
             lines.append(f"Seed {episode.seed} {effect}: {episode.error}")
         elif episode.worker_errors:
             lines.append(f"Seed {episode.seed} was run again: {episode.worker_errors[-1]}")
-        lines += [text for text in (episode.video_error, episode.timeline_error) if text]
+        lines += [text for text in (episode.video_error, episode.action_trace_error) if text]
     lines += others
     if lines:
         section.note("\n\n".join(lines), kind="warning")

@@ -15,15 +15,15 @@ import numpy as np
 from torch import nn
 from torch.distributions import MixtureSameFamily
 
-from fibo_robot.envs.results.evaluation import EvaluationError
+from fibo_robot.envs.errors import EvaluationError
 from fibo_robot.files import write_json
 from fibo_robot.interfaces import Policy
 
-TIMELINE_FOLDER = "timelines"
+ACTION_TRACE_FOLDER = "action_traces"
 
 
 @dataclass(frozen=True)
-class Timeline:
+class ActionTrace:
     """One episode, step by step.
 
     Attributes:
@@ -51,7 +51,7 @@ class Timeline:
         ]
 
     def save(self, path: Path) -> None:
-        """Write the timeline as JSON, atomically; OSError where it cannot be written."""
+        """Write it as JSON, atomically; OSError where it cannot be written."""
         decisions = {
             name: [value if math.isfinite(value) else None for value in values.tolist()]
             for name, values in self.decisions.items()
@@ -65,11 +65,11 @@ class Timeline:
         write_json(path, content)
 
     @classmethod
-    def load(cls, path: Path | str) -> "Timeline":
+    def load(cls, path: Path | str) -> "ActionTrace":
         """Read what :meth:`save` wrote.
 
         Raises:
-            EvaluationError: the file is missing or is no timeline.
+            EvaluationError: the file is missing or is no action trace.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -83,24 +83,24 @@ class Timeline:
                 },
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise EvaluationError(f"{path} cannot be read as a timeline ({error}).") from error
+            raise EvaluationError(f"{path} cannot be read as an action trace ({error}).") from error
 
 
-def timeline_name(seed: int) -> str:
-    """File name of a seed's timeline: `seed_000007.json`."""
+def action_trace_name(seed: int) -> str:
+    """File name of a seed's action trace: `seed_000007.json`."""
     return f"seed_{seed:06d}.json"
 
 
 @dataclass
 class _Running:
-    """A timeline in the making."""
+    """An action trace in the making."""
 
     chunks: list[np.ndarray] = field(default_factory=list)
     measures: list[dict[str, float]] = field(default_factory=list)
 
 
-class TimelineRecorder:
-    """Collects the timelines of some seeds' episodes while they run.
+class ActionTraceRecorder:
+    """Collects the actions of some seeds' episodes while they run.
 
     Args:
         seeds: whose; other episodes cost nothing.
@@ -118,7 +118,7 @@ class TimelineRecorder:
 
     @contextmanager
     def watch(self, policy: Policy, episodes: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
-        """Give a dict that holds the numbers about `episodes` (see :class:`Timeline`) after `policy.act`.
+        """Give a dict that holds the numbers about `episodes` (see :class:`ActionTrace`) after `policy.act`.
 
         They are read where `policy.head` is a module that returns a mixture over action chunks `(H, A)`;
         other policies give none. The decision itself is left alone.
@@ -148,13 +148,13 @@ class TimelineRecorder:
             running.chunks.append(chunk)
             running.measures.append({name: float(values[row]) for name, values in measures.items()})
 
-    def finish(self, seed: int, length: int) -> Timeline | None:
-        """The timeline of an episode that took `length` steps; None for a seed not asked for, or no step."""
+    def finish(self, seed: int, length: int) -> ActionTrace | None:
+        """What was done in an episode of `length` steps; None for a seed not asked for, or no step."""
         running = self._running.pop(seed, None)
         if running is None or length == 0:
             return None
         rows = running.measures[: math.ceil(length / self._n_action_steps)]
-        return Timeline(
+        return ActionTrace(
             seed=seed,
             n_action_steps=self._n_action_steps,
             actions=np.concatenate(running.chunks)[:length],

@@ -1,16 +1,7 @@
 """Roll a policy out: seeds in, one episode per seed out, the same whoever runs them and in which order.
 
-Workers (:mod:`fibo_robot.envs.rollouts.processes`) step one environment each; the policy decides here, for
-whichever workers are ready, so a slow environment delays nobody. Three rules make an outcome depend on seed
-and policy only:
-
-* an episode begins from its seed alone (environments keep nothing from the episode before), and the policy
-  draws an episode's noise from that episode's generator;
-* the policy always sees batches of `batch_size` rows, padded with rows of zeros. How a row's sum is rounded
-  depends on the shape of the batch, not on the other rows. `batch_size=1`, the default, suits a CPU; it is
-  part of the result, written down with it and checked on resume;
-* numerics in this process run on one thread while the policy decides, as the split of a sum among threads
-  also rounds it. The workers have the other cores.
+An engine (:mod:`fibo_robot.envs.rollouts.engine`) plays the episodes. Here is what all engines have in
+common: which task is meant, what the result rests on, the log that lets a run resume, and what is kept.
 
 What fails is told apart. A worker that dies, hangs or raises is replaced and its episode begun again; after
 three failures the episode is an error and does not count. A policy that returns a number that is not finite
@@ -18,47 +9,52 @@ has failed at its own task: that episode is reported as an error of the policy a
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-import torch
-
+from fibo_robot.envs.errors import EvaluationError, RolloutError
 from fibo_robot.envs.results.evaluation import Evaluation
-from fibo_robot.envs.rollouts.episode_runner import Setup
-from fibo_robot.envs.rollouts.episodes import Episode, Session
+from fibo_robot.envs.rollouts.artifacts import store
+from fibo_robot.envs.rollouts.engine import Engine, Finished, Plan
+from fibo_robot.envs.rollouts.episodes import Session
+from fibo_robot.envs.rollouts.identity import (
+    can_be_identified,
+    check_layout,
+    choose_task,
+    describe_policy,
+    other_task_note,
+)
 from fibo_robot.envs.rollouts.log import EpisodeLog
-from fibo_robot.envs.rollouts.processes import LocalWorkers, Workers
-from fibo_robot.envs.rollouts.scheduler import RolloutError, Scheduler, Timeouts
+from fibo_robot.envs.rollouts.scheduler import Timeouts
 from fibo_robot.envs.rollouts.videos import VideoSpec
+from fibo_robot.envs.rollouts.worker_engine import EngineName, make_engine
 from fibo_robot.envs.tasks import simulator_versions
-from fibo_robot.interfaces import Policy
+from fibo_robot.interfaces import Policy, Task
 from fibo_robot.progress import trials_bar
 
-if TYPE_CHECKING:
-    from fibo_robot.envs.tasks import Task
-
-__all__ = ["SUCCESS_HOLD", "RolloutError", "Timeouts", "rollout"]
+__all__ = ["DEFAULT_SEEDS", "SUCCESS_HOLD", "RolloutError", "Timeouts", "rollout"]
 
 SUCCESS_HOLD = 10  # half a second at the tasks' 20 actions per second
+DEFAULT_SEEDS = range(100_000, 100_050)  # demonstrations are recorded from seed 0 on
 
 
 def rollout(
     policy: Policy,
-    task: "Task",
-    seeds: Sequence[int],
+    task: Task | None = None,
+    seeds: Sequence[int] = DEFAULT_SEEDS,
     workers: int = 2,
     *,
     output: Path | str | None = None,
     resume: bool = False,
     videos: int = 0,
-    film: VideoSpec | None = None,
+    video: VideoSpec | None = None,
     batch_size: int = 1,
     success_hold: int | None = SUCCESS_HOLD,
-    engine: Literal["local", "ray"] = "local",
+    engine: EngineName | Engine = "local",
     timeouts: Timeouts | None = None,
+    allow_other_task: bool = False,
     policy_info: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     training: Mapping[str, Any] | None = None,
@@ -68,27 +64,32 @@ def rollout(
 
     Args:
         policy: decides; see :class:`fibo_robot.interfaces.Policy`.
-        task: what is simulated.
+        task: what is simulated; default: the task that the policy was trained for.
         seeds: distinct; one episode each, reported in this order.
-        workers: environments stepped side by side.
-        output: folder for `episodes.jsonl` (as episodes finish), `videos/`, `timelines/` and `eval.json` (at
-            the end).
+        workers: environments stepped side by side by an engine given by its name.
+        output: folder for `episodes.jsonl` (as episodes finish), `videos/`, `action_traces/` and `eval.json`
+            (at the end).
         resume: continue the evaluation in `output`; only missing seeds, and those whose worker failed, run.
         videos: film the first so many seeds, and keep their actions; needs `output`.
-        film: how; default: the task's first camera.
-        batch_size: rows in every batch the policy sees. Part of the result: see above.
+        video: how; default: the task's first camera.
+        batch_size: rows in every batch the policy sees; 1 suits a CPU. Part of the result: how a sum is
+            rounded depends on it.
         success_hold: an episode ends once success has held for this many consecutive steps; None runs every
             episode to the horizon.
-        engine: `local` processes, or `ray` actors on the cluster that Ray is connected to.
-        timeouts: when a worker counts as hanging; default: those of :class:`Timeouts`.
-        policy_info: what to record about the policy (checkpoint, its digest, device); JSON-ready.
+        engine: `local` processes, `ray` actors on the cluster that Ray is connected to, or an engine of its
+            own kind. Episodes are equal bit for bit within an engine, and between `local` and `ray`.
+        timeouts: when a worker of an engine given by its name counts as hanging; default: :class:`Timeouts`.
+        allow_other_task: evaluate on another task than the policy was trained for; the result says so.
+        policy_info: what else to record about the policy (checkpoint, data set); JSON-ready. A policy that is
+            no `nn.Module` is told from others by this alone.
         notes: sentences to keep with the result.
         training: how the policy was trained, to keep with the result: its `config`, and `history` with one
             row of metrics an epoch; JSON-ready.
         progress: show a progress bar where standard output is a terminal.
 
     Raises:
-        RolloutError: the environment cannot be built, or the policy returns actions of a wrong shape.
+        RolloutError: the task is not the policy's, its observations are not what the policy sees, the
+            environment cannot be built, or the policy returns actions of a wrong shape.
         EvaluationError: `output` already holds an evaluation, or one of another policy, task or set of seeds;
             or the log or the result cannot be written.
         KeyboardInterrupt: on Ctrl-C; what finished is in `output`.
@@ -101,46 +102,56 @@ def rollout(
     if videos and output is None:
         raise ValueError("videos need an output folder")
     output = None if output is None else Path(output)
-    header = _header(policy, task, batch_size, success_hold, policy_info)
+    task, other_task = choose_task(policy, task, allow_other_task)
+    check_layout(task, policy.shape_meta)
+    player = make_engine(engine, workers, timeouts)
+    filmed = {seed: video or VideoSpec(task.cameras[0]) for seed in seeds[:videos]}
+    plan = Plan(task, success_hold, batch_size, filmed)
+    header = _header(policy, plan, player, policy_info)
+    if resume and not can_be_identified(policy, policy_info):
+        raise EvaluationError(
+            f"Whether {output} was begun with this {type(policy).__name__} cannot be told, because it is no "
+            "nn.Module. Say what it is (policy_info=...), when you begin and when you resume."
+        )
     log = None if output is None else EpisodeLog(output, header, resume)
     if log is not None:
         log.check_seeds(seeds)
-    finished = {} if log is None else {seed: log.episodes[seed] for seed in seeds if _is_final(log, seed)}
+    finished = {} if log is None else {seed: log.episodes[seed] for seed in seeds if log.is_final(seed)}
     sessions: list[Session] = [] if log is None else log.sessions
 
     pending = [seed for seed in seeds if seed not in finished]
-    workers = min(workers, len(pending))
     if pending:
-        film = film or VideoSpec(task.cameras[0]) if videos else None
-        films = {seed: film for seed in seeds[:videos] if film is not None}
-        counted = [episode.success_once for episode in finished.values()]
+        successes = [episode.success_once for episode in finished.values()]
         bar = trials_bar(
-            "Rolling out", len(seeds), len(counted), sum(counted), done=len(finished), enabled=progress
+            "Rolling out", len(seeds), len(successes), sum(successes), done=len(finished), enabled=progress
         )
-
-        def keep(episode: Episode) -> None:
-            finished[episode.seed] = episode
-            if log is not None:
-                log.add(episode)
-            show(episode.success_once if episode.counts else None)
-
-        pool = _workers(engine, Setup.of(task, policy.shape_meta, success_hold), workers)
-        scheduler = Scheduler(policy, pool, batch_size, timeouts or Timeouts(), films, output, keep)
         try:
-            with bar as show, _one_thread():
-                scheduler.run(pending, workers)
-        finally:
-            pool.close()
-            if log is not None:
-                log.add_session(scheduler.session())
-            else:
-                sessions.append(scheduler.session())
+            with bar as show:
 
+                def keep(done: Finished) -> None:
+                    episode = done.episode if output is None else store(done, output)
+                    finished[episode.seed] = episode
+                    if log is not None:
+                        log.add(episode)
+                    show(episode.success_once if episode.counts else None)
+
+                player.open(plan)
+                player.run(policy, pending, keep)
+        finally:
+            player.close()
+            session = player.session()
+            if session is not None and log is not None:
+                log.add_session(session)
+            elif session is not None:
+                sessions.append(session)
+
+    remarks = [other_task_note(other_task)] if other_task else []
     evaluation = Evaluation(
         episodes=tuple(finished[seed] for seed in seeds),
         **header,
+        other_task=other_task,
         sessions=tuple(sessions),
-        notes=tuple(notes),
+        notes=(*remarks, *notes),
         training=dict(training or {}),
     )
     if output is not None:
@@ -149,47 +160,20 @@ def rollout(
 
 
 def _header(
-    policy: Policy,
-    task: "Task",
-    batch_size: int,
-    success_hold: int | None,
-    policy_info: Mapping[str, Any] | None,
+    policy: Policy, plan: Plan, engine: Engine, policy_info: Mapping[str, Any] | None
 ) -> dict[str, dict[str, Any]]:
     """What must be equal for two episodes of one seed to be equal."""
     header = {
-        "task": task.to_dict(),
-        "policy": dict(policy_info or {}),
+        "task": plan.task.to_dict(),
+        "policy": describe_policy(policy, policy_info),
         "rollout": {
-            "batch_size": batch_size,
-            "success_hold": success_hold,
+            "batch_size": plan.batch_size,
+            "success_hold": plan.success_hold,
             "n_obs_steps": policy.shape_meta.n_obs_steps,
             "n_action_steps": policy.shape_meta.n_action_steps,
+            "simulation": engine.simulation,
+            "reproducible": engine.reproducible,
         },
         "versions": {**simulator_versions(), "torch": metadata.version("torch")},
     }
     return json.loads(json.dumps(header))  # as it will be read back: tuples are lists
-
-
-def _is_final(log: EpisodeLog, seed: int) -> bool:
-    """Whether a seed need not run again: it has an episode that no worker failure cut short."""
-    return seed in log.episodes and log.episodes[seed].counts
-
-
-def _workers(engine: str, setup: Setup, count: int) -> Workers:
-    if engine == "local":
-        return LocalWorkers(setup, count)
-    if engine == "ray":
-        from fibo_robot.envs.rollouts.ray import RayWorkers
-
-        return RayWorkers(setup, count)
-    raise ValueError(f"engine must be local or ray, not {engine!r}")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -16,21 +16,19 @@ import traceback
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import av
+import av.error
 import numpy as np
 
+from fibo_robot.envs.errors import RolloutError
+from fibo_robot.envs.rollouts.engine import scene_digest
 from fibo_robot.envs.rollouts.episodes import Episode
 from fibo_robot.envs.rollouts.videos import VideoSpec, encode_mp4
 from fibo_robot.errors import FiboError
-
-if TYPE_CHECKING:
-    from fibo_robot.interfaces import ShapeMeta
+from fibo_robot.interfaces import Env, ShapeMeta, Task
 
 Observation = dict[str, np.ndarray]
-# robosuite's privileged observation of the objects; it opens with the first object's position.
-OBJECT_KEY = "object"
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,13 @@ class Setup:
         success_hold: steps for which success must hold to end an episode; None: none do.
     """
 
-    task: Any
+    task: Task
     layout: Mapping[str, tuple[tuple[int, ...], str]]
     n_obs_steps: int
     success_hold: int | None
 
     @classmethod
-    def of(cls, task: Any, shape_meta: "ShapeMeta", success_hold: int | None) -> "Setup":
+    def of(cls, task: Task, shape_meta: ShapeMeta, success_hold: int | None) -> "Setup":
         """What a policy with this `shape_meta` needs of a worker."""
         steps = shape_meta.n_obs_steps
         types = {"rgb": "uint8", "low_dim": "float32"}
@@ -60,10 +58,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class Begin:
-    """Start the episode of a seed, filmed if `film` says how."""
+    """Start the episode of a seed, filmed if `video` says how."""
 
     seed: int
-    film: VideoSpec | None = None
+    video: VideoSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,13 @@ class Stop:
 
 @dataclass
 class Started:
-    """The environment has been built."""
+    """The environment has been built.
+
+    Attributes:
+        renderer: what draws the observed pictures, as it calls itself; None where none are observed.
+    """
+
+    renderer: str | None = None
 
 
 @dataclass
@@ -132,12 +136,13 @@ class EpisodeRunner:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        # The objects' true state costs nothing to read: it tells the report where they began.
-        self._sees_objects = OBJECT_KEY in setup.task.low_dim
-        extra = [OBJECT_KEY] if self._sees_objects and OBJECT_KEY not in setup.layout else []
-        self.env = setup.task.make_env([*setup.layout, *extra])
+        self.env: Env = setup.task.make_env(list(setup.layout))
         self._history: deque[Observation] = deque(maxlen=setup.n_obs_steps)
         self._tally = _Tally(seed=-1)
+
+    def started(self) -> Started:
+        """What to tell the engine of the environment that was built."""
+        return Started(self.env.describe_renderer())
 
     def handle(self, command: Command) -> Progress:
         """Carry out one command; whatever the environment raises goes through."""
@@ -158,13 +163,13 @@ class EpisodeRunner:
     def _begin(self, command: Begin, progress: Progress) -> None:
         start = time.perf_counter()
         observation, _ = self.env.reset(seed=command.seed)
-        self._tally = _Tally(command.seed, command.film)
-        self._tally.scene = _digest(_state_bytes(self.env.get_state()))
-        if self._sees_objects:
-            self._tally.object_position = tuple(map(float, observation[OBJECT_KEY][:3]))
+        self._tally = _Tally(command.seed, command.video)
+        self._tally.scene = scene_digest(self.env.scene())
+        positions = self.env.object_positions()
+        self._tally.object_positions = {name: tuple(map(float, at)) for name, at in positions.items()}
         # Before the first step the past is taken to look like the present.
         self._history.extend([observation] * self.setup.n_obs_steps)
-        self._tally.film_frame(self.env)
+        self._tally.record_frame(self.env)
         progress.rendering = time.perf_counter() - start
         progress.observation = self._stacked()
 
@@ -178,8 +183,8 @@ class EpisodeRunner:
             tally.add(action, float(result.reward), bool(result.success))
             done = tally.length >= self.setup.task.horizon or tally.held == self.setup.success_hold
             start = time.perf_counter()
-            if tally.film is not None and (done or tally.length % tally.film.every == 0):
-                tally.film_frame(self.env)
+            if tally.video is not None and (done or tally.length % tally.video.every == 0):
+                tally.record_frame(self.env)
             if not done and index >= len(actions) - self.setup.n_obs_steps:
                 self._history.append(self.env.observe())
             progress.rendering += time.perf_counter() - start
@@ -195,10 +200,16 @@ class EpisodeRunner:
         progress.rendering += time.perf_counter() - start
 
     def _stacked(self) -> Observation:
-        return {
-            key: np.stack([np.asarray(observation[key], dtype) for observation in self._history])
-            for key, (_, dtype) in self.setup.layout.items()
-        }
+        stacked = {}
+        for key, (shape, dtype) in self.setup.layout.items():
+            values = np.stack([np.asarray(observation[key], dtype) for observation in self._history])
+            if values.shape != shape:
+                raise RolloutError(
+                    f"The environment of the task {self.setup.task.name} gave {key} of shape "
+                    f"{values.shape[1:]}, where the task says {shape[1:]}."
+                )
+            stacked[key] = values
+        return stacked
 
 
 @dataclass
@@ -206,14 +217,14 @@ class _Tally:
     """The running episode's account."""
 
     seed: int
-    film: VideoSpec | None = None
+    video: VideoSpec | None = None
     length: int = 0
     held: int = 0
     first_success: int | None = None
     rewards: list[float] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
     scene: str | None = None
-    object_position: tuple[float, ...] | None = None
+    object_positions: dict[str, tuple[float, ...]] = field(default_factory=dict)
     trace: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=8))
 
     def add(self, action: np.ndarray, reward: float, success: bool) -> None:
@@ -225,16 +236,16 @@ class _Tally:
         self.trace.update(np.asarray(action, np.float64).tobytes())
         self.trace.update(np.float64(reward).tobytes())
 
-    def film_frame(self, env: Any) -> None:
-        if self.film is not None:
-            self.frames.append(env.render_image(self.film.camera, self.film.size, self.film.size))
+    def record_frame(self, env: Env) -> None:
+        if self.video is not None:
+            self.frames.append(env.render_image(self.video.camera, self.video.size, self.video.size))
 
     def episode(self) -> tuple[Episode, bytes | None]:
         video, video_error = None, None
-        if self.film is not None:
+        if self.video is not None:
             try:
-                video = encode_mp4(self.frames, self.film.fps)
-            except (OSError, av.FFmpegError) as error:  # a lost film must not lose the episode
+                video = encode_mp4(self.frames, self.video.fps)
+            except (OSError, av.error.FFmpegError) as error:  # a lost video must not lose the episode
                 video_error = f"The video of seed {self.seed} could not be encoded: {error}."
         episode = Episode(
             seed=self.seed,
@@ -246,7 +257,7 @@ class _Tally:
             first_success=self.first_success,
             scene=self.scene,
             trace=self.trace.hexdigest(),
-            object_position=self.object_position,
+            object_positions=self.object_positions,
             video_error=video_error,
         )
         return episode, video
@@ -256,14 +267,3 @@ def failure(error: Exception) -> Failed:
     """Describe an exception to the engine."""
     message = str(error) if isinstance(error, FiboError) else f"{type(error).__name__}: {error}"
     return Failed(message, traceback.format_exc(), isinstance(error, FiboError))
-
-
-def _state_bytes(state: Any) -> bytes:
-    """Bytes of a simulator state: an array, or a mapping of them (and of texts, such as the model's XML)."""
-    if isinstance(state, Mapping):
-        return b"".join(key.encode() + _state_bytes(state[key]) for key in sorted(state))
-    return state.encode() if isinstance(state, str) else np.ascontiguousarray(state).tobytes()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -1,8 +1,10 @@
 """The rows of an evaluation. Apart from the rest, so that a worker starts without torch and scipy."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
+
+EVAL_FILE = "eval.json"  # an evaluation of these rows
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,16 @@ class Episode:
         max_reward: largest reward of one step.
         length: control steps executed.
         first_success: the step, counted from 1, after which the task was first solved.
-        scene: digest of the simulator's initial state; equal scenes can be compared as pairs.
+        scene: digest of the task's initial state on the host, the same for every engine; equal scenes can be
+            compared as pairs.
         trace: digest of every action and reward; equal traces are the same episode bit by bit.
-        object_position: initial position of the task's first object, metres, world frame.
+        object_positions: where the task's objects lay at the start, by name, the main one first; metres,
+            world frame.
         video: path relative to the evaluation's folder.
         video_error: why a wanted video is missing.
-        timeline: of a filmed episode, path of its actions and decisions
+        action_trace: of a filmed episode, path of its actions and decisions
             (:mod:`fibo_robot.envs.rollouts.action_trace`).
-        timeline_error: why it is missing.
+        action_trace_error: why it is missing.
         error: why the episode did not run to its end.
         error_source: `worker` (the machinery failed three times; the episode does not count) or `policy`
             (it returned actions that are not finite; the episode counts as a failure).
@@ -40,11 +44,11 @@ class Episode:
     first_success: int | None = None
     scene: str | None = None
     trace: str | None = None
-    object_position: tuple[float, ...] | None = None
+    object_positions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     video: str | None = None
     video_error: str | None = None
-    timeline: str | None = None
-    timeline_error: str | None = None
+    action_trace: str | None = None
+    action_trace_error: str | None = None
     error: str | None = None
     error_source: Literal["worker", "policy"] | None = None
     worker_errors: tuple[str, ...] = ()
@@ -63,8 +67,8 @@ class Episode:
         """Read what :meth:`to_dict` wrote; keys of other readers of the same row are passed over."""
         known = {entry.name for entry in fields(cls)}
         row = {key: value for key, value in values.items() if key in known}
-        position = row.get("object_position")
-        row["object_position"] = None if position is None else tuple(position)
+        positions = row.get("object_positions", {})
+        row["object_positions"] = {name: tuple(position) for name, position in positions.items()}
         row["worker_errors"] = tuple(row.get("worker_errors", ()))
         return cls(**row)
 
@@ -75,7 +79,8 @@ class Session:
 
     `physics`, `rendering` and `transport` add up over workers, which run side by side; `policy` is the time
     of the one policy. `transport` is how long messages were under way, waiting for a busy reader included.
-    `start_up` is the part of `wall` before the first worker was ready.
+    `start_up` is the part of `wall` before the first worker was ready. `renderers` are what drew the observed
+    pictures, as they call themselves: a driver's GL_RENDERER, say.
     """
 
     wall: float
@@ -88,3 +93,13 @@ class Session:
     policy: float = 0.0
     transport: float = 0.0
     start_up: float = 0.0
+    renderers: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; :meth:`from_dict` reads it back."""
+        return {**asdict(self), "renderers": list(self.renderers)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Session":
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**{**values, "renderers": tuple(values["renderers"])})

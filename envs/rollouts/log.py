@@ -8,12 +8,11 @@ A line torn by a crash is dropped and its episode runs again.
 import json
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fibo_robot.envs.results.evaluation import EVAL_FILE, EvaluationError
-from fibo_robot.envs.rollouts.episodes import Episode, Session
+from fibo_robot.envs.errors import EvaluationError
+from fibo_robot.envs.rollouts.episodes import EVAL_FILE, Episode, Session
 
 LOG_FILE = "episodes.jsonl"
 
@@ -68,6 +67,10 @@ class EpisodeLog:
                 "least as many --episodes, or choose another --output."
             )
 
+    def is_final(self, seed: int) -> bool:
+        """Whether a seed need not run again: it has an episode that no worker failure cut short."""
+        return seed in self.episodes and self.episodes[seed].counts
+
     def add(self, episode: Episode) -> None:
         """Keep a finished episode."""
         self._append({"episode": episode.to_dict()})
@@ -76,7 +79,7 @@ class EpisodeLog:
     def add_session(self, session: Session) -> None:
         """Keep the account of a stretch of work."""
         self.sessions.append(session)
-        self._append({"session": asdict(session)})
+        self._append({"session": session.to_dict()})
 
     def _complete_lines(self) -> list[dict[str, Any]]:
         """The log's lines; cuts off what a crash left of a last one."""
@@ -105,7 +108,7 @@ class EpisodeLog:
             episode = Episode.from_dict(line["episode"])
             self.episodes[episode.seed] = episode
         else:
-            self.sessions.append(Session(**line["session"]))
+            self.sessions.append(Session.from_dict(line["session"]))
 
     def _append(self, line: Mapping[str, Any]) -> None:
         length = self.path.stat().st_size if self.path.exists() else 0

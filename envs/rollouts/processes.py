@@ -24,7 +24,6 @@ from fibo_robot.envs.rollouts.episode_runner import (
     Progress,
     Reply,
     Setup,
-    Started,
     failure,
 )
 
@@ -41,30 +40,31 @@ _REAP_SECONDS = 10.0
 
 
 class Workers(Protocol):
-    """What the engine needs of a set of workers, wherever they run; a slot holds one worker at a time."""
-
-    engine: str
+    """What the scheduler needs of a set of workers, wherever they run; a slot holds one worker at a time."""
 
     def start(self, slot: int) -> None:
         """Start a worker in `slot`, ending the one that is there; it replies `Started` when ready."""
+        ...
 
     def send(self, slot: int, command: Command) -> None:
         """Send a command to the worker in `slot`; it gives one reply."""
+        ...
 
     def stop(self, slot: int) -> None:
         """End the worker in `slot` at once, whatever it is doing."""
+        ...
 
     def wait(self, timeout: float | None) -> list[tuple[int, Reply]]:
         """Replies that have come, waiting up to `timeout` seconds for the first; a death is `Failed`."""
+        ...
 
     def close(self) -> None:
         """End all workers."""
+        ...
 
 
 class LocalWorkers:
     """Workers as processes of this machine."""
-
-    engine = "local"
 
     def __init__(self, setup: Setup, count: int) -> None:
         self._setup = setup
@@ -97,12 +97,14 @@ class LocalWorkers:
 
     def wait(self, timeout: float | None) -> list[tuple[int, Reply]]:
         """See :class:`Workers`."""
-        slots = {pipe: slot for slot, pipe in enumerate(self._pipes) if pipe is not None}
+        pipes = [pipe for pipe in self._pipes if pipe is not None]
+        ready = connection.wait(pipes, timeout)
         replies: list[tuple[int, Reply]] = []
-        for pipe in connection.wait(list(slots), timeout):
-            slot = slots[pipe]
+        for slot, pipe in enumerate(self._pipes):
+            if pipe is None or pipe not in ready:
+                continue
             try:
-                reply = pipe.recv()
+                reply: Reply = pipe.recv()
             except (EOFError, ConnectionResetError):
                 reply = Failed(self._cause_of_death(slot))
             if isinstance(reply, Failed):
@@ -124,6 +126,7 @@ class LocalWorkers:
 
     def _cause_of_death(self, slot: int) -> str:
         process = self._processes[slot]
+        assert process is not None, "a reply without a process"
         process.join(_REAP_SECONDS)
         code = process.exitcode
         if code == -signal.SIGKILL:
@@ -148,26 +151,27 @@ def _work(pipe: connection.Connection, memory: Any, setup: Setup) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     views = _views(memory, setup)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        for reply in _replies(pipe, setup):
-            if isinstance(reply, Progress) and reply.observation is not None:
-                for key, value in reply.observation.items():
-                    views[key][...] = value
-                reply.observation = None
+        for reply in _replies(pipe, setup, views):
             pipe.send(reply)
 
 
-def _replies(pipe: connection.Connection, setup: Setup) -> Iterator[Reply]:
+def _replies(pipe: connection.Connection, setup: Setup, views: Observation) -> Iterator[Reply]:
     """Replies to the commands that come in; `Failed` is the last. Errors of the pipe itself go through."""
     try:
         runner = EpisodeRunner(setup)
+        started = runner.started()
     except Exception as error:
         yield failure(error)
         return
-    yield Started()
+    yield started
     while True:
         command = pipe.recv()
         try:
             progress = runner.handle(command)
+            if progress.observation is not None:
+                for key, value in progress.observation.items():
+                    views[key][...] = value
+                progress.observation = None  # it lies in the shared memory
         except Exception as error:
             yield failure(error)
             return

@@ -6,26 +6,23 @@ fibo_robot installed. A lost machine is a failure of the workers that were on it
 
 from typing import Any
 
+from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.rollouts.episode_runner import (
     Command,
     EpisodeRunner,
     Failed,
     Reply,
     Setup,
-    Started,
     failure,
 )
 from fibo_robot.envs.rollouts.processes import ONE_THREAD
-from fibo_robot.envs.rollouts.scheduler import RolloutError
 from fibo_robot.extras import require
 
-ray = require("ray", extra="ray", purpose="The engine ray")
+ray: Any = require("ray", extra="ray", purpose="The engine ray")
 
 
 class RayWorkers:
     """Workers on the cluster at `RAY_ADDRESS`, or on one that is started on this machine."""
-
-    engine = "ray"
 
     def __init__(self, setup: Setup, count: int) -> None:
         """Connect, unless this process already is.
@@ -49,7 +46,7 @@ class RayWorkers:
     def start(self, slot: int) -> None:
         """See :class:`fibo_robot.envs.rollouts.processes.Workers`."""
         self.stop(slot)
-        actor = _Worker.options(
+        actor = _ACTOR.options(
             num_cpus=1, scheduling_strategy="SPREAD", runtime_env={"env_vars": ONE_THREAD}
         ).remote(self._setup)
         self._actors[slot] = actor
@@ -94,7 +91,6 @@ class RayWorkers:
             ray.shutdown()
 
 
-@ray.remote(max_restarts=0)
 class _Worker:
     """One environment in an actor's process."""
 
@@ -104,12 +100,15 @@ class _Worker:
     def start(self) -> Reply:
         try:
             self._runner = EpisodeRunner(self._setup)
+            return self._runner.started()
         except Exception as error:
             return failure(error)
-        return Started()
 
     def handle(self, command: Command) -> Reply:
         try:
             return self._runner.handle(command)
         except Exception as error:
             return failure(error)
+
+
+_ACTOR: Any = ray.remote(max_restarts=0)(_Worker)  # Ray's types do not say what this gives

@@ -1,37 +1,32 @@
-"""The engine behind :func:`fibo_robot.envs.rollout`: keeps workers busy, batches decisions, survives."""
+"""What drives workers: keeps them busy, batches the policy's decisions, replaces workers that fail."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from fibo_robot.envs.rollouts.action_trace import TIMELINE_FOLDER, TimelineRecorder, timeline_name
+from fibo_robot.envs.errors import RolloutError
+from fibo_robot.envs.rollouts.action_trace import ActionTraceRecorder
+from fibo_robot.envs.rollouts.engine import Finished, Plan
 from fibo_robot.envs.rollouts.episode_runner import (
     Act,
     Begin,
     Command,
     Failed,
     Observation,
-    Progress,
     Reply,
     Started,
     Stop,
 )
 from fibo_robot.envs.rollouts.episodes import Episode, Session
+from fibo_robot.envs.rollouts.identity import policy_device
 from fibo_robot.envs.rollouts.processes import Workers
-from fibo_robot.envs.rollouts.videos import VIDEO_FOLDER, VideoSpec, VideoWriteError, video_name, write_video
-from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import Policy
 
 ATTEMPTS = 3
-
-
-class RolloutError(FiboError):
-    """A rollout cannot go on; finished episodes are kept."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +57,11 @@ class Scheduler:
     """Runs episodes on workers until every seed has an outcome.
 
     Args:
-        policy: decides for batches of `batch_size` rows.
+        policy: decides for batches of the plan's `batch_size` rows, padded with zeros.
         workers: the pool; its slots are started as needed.
-        batch_size: rows in every batch, padded with zeros.
+        plan: how episodes are played.
         timeouts: when a worker counts as hanging.
-        films: how to film which seed; their actions are kept too.
-        output: folder that gets `videos/` and `timelines/`; needed where `films` is not empty.
+        engine: what to call the workers in the account.
         keep: called with every finished episode.
     """
 
@@ -75,24 +69,25 @@ class Scheduler:
         self,
         policy: Policy,
         workers: Workers,
-        batch_size: int,
+        plan: Plan,
         timeouts: Timeouts,
-        films: Mapping[int, VideoSpec],
-        output: Path | None,
-        keep: Callable[[Episode], None],
+        engine: str,
+        keep: Callable[[Finished], None],
     ) -> None:
-        self._policy, self._workers, self._batch_size = policy, workers, batch_size
-        self._timeouts, self._films, self._output, self._keep = timeouts, films, output, keep
-        self._timelines = TimelineRecorder(films, policy.shape_meta.n_action_steps)
+        self._policy, self._workers, self._plan = policy, workers, plan
+        self._timeouts, self._keep = timeouts, keep
+        self._device = policy_device(policy)
+        self._actions = ActionTraceRecorder(plan.videos, policy.shape_meta.n_action_steps)
         self._slots: list[_Slot] = []
         self._pending: deque[int] = deque()
         self._unfinished: set[int] = set()
+        self._begun: set[int] = set()  # episodes that the policy holds something for
         self._ready: dict[int, Observation] = {}
         self._failures: dict[int, list[str]] = {}
         self._failed_starts = 0
         self._padding: list[int] = []
         self._begin = 0.0
-        self._account = Session(wall=0.0, env_steps=0, episodes=0, workers=0, engine=workers.engine)
+        self._account = Session(wall=0.0, env_steps=0, episodes=0, workers=0, engine=engine)
 
     def run(self, seeds: Sequence[int], workers: int) -> None:
         """Run the episodes of `seeds` on so many workers.
@@ -104,7 +99,7 @@ class Scheduler:
         self._slots = [_Slot() for _ in range(workers)]
         self._account = replace(self._account, workers=workers)
         # Padding rows are episodes too, to the policy; none of the real ones is called so.
-        self._padding = [max(seeds) + 1 + row for row in range(self._batch_size - 1)]
+        self._padding = [max(seeds) + 1 + row for row in range(self._plan.batch_size - 1)]
         self._policy.reset(self._padding)
         self._begin = time.perf_counter()
         try:
@@ -117,6 +112,7 @@ class Scheduler:
                 self._decide()
         finally:
             self._add(wall=time.perf_counter() - self._begin)
+            self._policy.forget([*self._padding, *sorted(self._begun)])
 
     def session(self) -> Session:
         """The account of the run, complete or interrupted."""
@@ -140,8 +136,9 @@ class Scheduler:
         if self._pending:
             state.seed = self._pending.popleft()
             self._policy.reset([state.seed])
-            self._timelines.begin(state.seed)
-            self._send(slot, Begin(state.seed, self._films.get(state.seed)))
+            self._begun.add(state.seed)
+            self._actions.begin(state.seed)
+            self._send(slot, Begin(state.seed, self._plan.videos.get(state.seed)))
 
     def _patience(self) -> float | None:
         """How long to wait for replies: not at all where a decision is due."""
@@ -158,6 +155,9 @@ class Scheduler:
             self._failed_starts = 0
             if not self._account.start_up:
                 self._add(start_up=time.perf_counter() - self._begin)
+            if reply.renderer is not None:
+                known = {*self._account.renderers, reply.renderer}
+                self._account = replace(self._account, renderers=tuple(sorted(known)))
             self._assign(slot)
         else:
             turnaround = time.monotonic() - state.sent
@@ -168,15 +168,14 @@ class Scheduler:
                 transport=turnaround - (reply.sent - reply.received),
             )
             state.deadline = None
-            if reply.episode is None:
-                self._ready[slot] = reply.observation
-            else:
-                self._finish(self._completed(state, reply))
+            if reply.episode is not None:
+                self._finish(self._completed(state, reply.episode, reply.video))
                 self._assign(slot)
+            elif reply.observation is not None:
+                self._ready[slot] = reply.observation
 
-    def _completed(self, state: _Slot, reply: Progress) -> Episode:
-        """The episode with what only this side knows, its video and timeline on disk."""
-        episode = reply.episode
+    def _completed(self, state: _Slot, episode: Episode, video: bytes | None) -> Finished:
+        """The episode with what only this side knows."""
         failures = tuple(self._failures.get(episode.seed, ()))
         episode = replace(episode, worker_errors=failures)
         if state.policy_error:
@@ -189,34 +188,15 @@ class Scheduler:
                 success_at_end=False,
                 first_success=None,
             )
-        return self._with_timeline(self._with_video(episode, reply))
+        return Finished(episode, video, self._actions.finish(episode.seed, episode.length))
 
-    def _with_video(self, episode: Episode, reply: Progress) -> Episode:
-        if reply.video is not None:
-            name = video_name(episode.seed, episode.success_once, episode.error is not None)
-            try:
-                write_video(self._output / VIDEO_FOLDER / name, reply.video)
-            except VideoWriteError as error:
-                return replace(episode, video_error=str(error))
-            episode = replace(episode, video=f"{VIDEO_FOLDER}/{name}")
-        return episode
-
-    def _with_timeline(self, episode: Episode) -> Episode:
-        timeline = self._timelines.finish(episode.seed, episode.length)
-        if timeline is None:
-            return episode
-        name = timeline_name(episode.seed)
-        try:
-            timeline.save(self._output / TIMELINE_FOLDER / name)
-        except OSError as error:
-            reason = error.strerror or error
-            return replace(episode, timeline_error=f"The timeline {name} could not be written: {reason}.")
-        return replace(episode, timeline=f"{TIMELINE_FOLDER}/{name}")
-
-    def _finish(self, episode: Episode) -> None:
-        self._unfinished.discard(episode.seed)
+    def _finish(self, finished: Finished) -> None:
+        seed = finished.episode.seed
+        self._unfinished.discard(seed)
+        self._begun.discard(seed)
+        self._policy.forget([seed])
         self._add(episodes=1)
-        self._keep(episode)
+        self._keep(finished)
 
     def _replace_overdue(self) -> None:
         now = time.monotonic()
@@ -248,14 +228,13 @@ class Scheduler:
             if len(failures) < ATTEMPTS:
                 self._pending.appendleft(seed)
             else:
-                self._finish(
-                    Episode(
-                        seed=seed,
-                        error=f"The worker failed {ATTEMPTS} times. {failed.message}",
-                        error_source="worker",
-                        worker_errors=tuple(failures),
-                    )
+                lost = Episode(
+                    seed=seed,
+                    error=f"The worker failed {ATTEMPTS} times. {failed.message}",
+                    error_source="worker",
+                    worker_errors=tuple(failures),
                 )
+                self._finish(Finished(lost))
         # A worker that stands idle takes over at once; a new one has to be built, and on a cluster that
         # lost a machine there may be no room for it.
         for other, state in enumerate(self._slots):
@@ -266,31 +245,30 @@ class Scheduler:
 
     def _decide(self) -> None:
         """Let the policy decide for up to a batch of the workers that wait, longest first."""
-        slots = list(self._ready)[: self._batch_size]
+        rows = self._plan.batch_size
+        slots = list(self._ready)[:rows]
         if not slots:
             return
         observations = [self._ready.pop(slot) for slot in slots]
-        batch = {
-            key: np.zeros((self._batch_size, *value.shape), value.dtype)
-            for key, value in observations[0].items()
-        }
+        batch = {key: np.zeros((rows, *value.shape), value.dtype) for key, value in observations[0].items()}
         for row, observation in enumerate(observations):
             for key, value in observation.items():
                 batch[key][row] = value
-        episodes = [self._slots[slot].seed for slot in slots]
-        padding = self._padding[: self._batch_size - len(slots)]
+        episodes = [seed for slot in slots if (seed := self._slots[slot].seed) is not None]
+        padding = self._padding[: rows - len(slots)]
         begin = time.perf_counter()
-        tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
-        with self._timelines.watch(self._policy, episodes) as measures:
+        tensors = {key: torch.from_numpy(value).to(self._device) for key, value in batch.items()}
+        with self._actions.watch(self._policy, episodes) as measures:
             actions = self._policy.act(tensors, [*episodes, *padding]).cpu().numpy()
         self._add(policy=time.perf_counter() - begin)
 
         meta = self._policy.shape_meta
-        expected = (self._batch_size, meta.n_action_steps, meta.action.dim)
+        expected = (rows, meta.n_action_steps, meta.action.dim)
         if actions.shape != expected:
             raise RolloutError(f"The policy returned actions of shape {actions.shape} instead of {expected}.")
-        for row, (slot, chunk) in enumerate(zip(slots, actions)):
-            self._timelines.add(episodes[row], chunk, measures, row)
+        # Rows beyond the workers that wait are padding.
+        for row, (slot, chunk) in enumerate(zip(slots, actions, strict=False)):
+            self._actions.add(episodes[row], chunk, measures, row)
             if np.isfinite(chunk).all():
                 self._send(slot, Act(chunk))
             else:

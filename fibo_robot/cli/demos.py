@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,7 +10,9 @@ from fibo_robot.progress import progress_bar
 
 Output = Annotated[Path, typer.Option("--output", help="HDF5 file to make.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes, one simulator in each.")]
-Renderer = Annotated[str, typer.Option("--renderer", help="auto, egl, osmesa or warp.")]
+Renderer = Annotated[
+    Literal["auto", "egl", "osmesa", "warp"], typer.Option("--renderer", help="What draws the pictures.")
+]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels of a picture's side.")]
 
 
@@ -64,7 +66,9 @@ def convert(
 
 def replay(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="robomimic file.")],
-    by: Annotated[str, typer.Option("--by", help="states or actions.")] = "states",
+    by: Annotated[
+        Literal["states", "actions"], typer.Option("--by", help="Show states, or play actions.")
+    ] = "states",
     workers: Workers = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:

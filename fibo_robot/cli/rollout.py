@@ -1,9 +1,13 @@
 """`fibo rollout`: evaluate a trained policy in the simulator."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from fibo_robot.envs.results.evaluation import Evaluation
+    from fibo_robot.envs.tasks import Task
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +32,13 @@ def rollout(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Rows per decision [1 on a CPU, else 16].")
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="local, or ray for a cluster.")] = "local",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option("--engine", help="Processes here, or actors on a Ray cluster.")
+    ] = "local",
+    other_task: Annotated[
+        str | None,
+        typer.Option("--other-task", help="Evaluate on this task, though trained for another; it is noted."),
+    ] = None,
     check_demos: Annotated[
         Path | None, typer.Option("--check-demos", help="First replay these demonstrations here.")
     ] = None,
@@ -41,13 +51,13 @@ def rollout(
     from fibo_robot.envs.results.report import write_evaluation_report, write_films_grid
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
     from fibo_robot.envs.rollouts.api import rollout as run
-    from fibo_robot.envs.tasks import Task
+    from fibo_robot.envs.tasks import Task, get_task
     from fibo_robot.policies import load_policy
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_policy(checkpoint, device=device)
-    task = Task.from_dict(policy.meta["task"])
+    task = Task.from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
     output = output or checkpoint / "rollouts"
     training = _training(checkpoint)
     notes = [] if check_demos is None else [_check_demonstrations(check_demos, task, workers)]
@@ -63,7 +73,8 @@ def rollout(
             batch_size=batch_size or (1 if device == "cpu" else 16),
             success_hold=None if full_horizon else SUCCESS_HOLD,
             engine=engine,
-            policy_info=_describe(checkpoint, policy.meta, device),
+            allow_other_task=other_task is not None,
+            policy_info=_describe(checkpoint, policy.meta),
             notes=notes,
             training=training,
         )
@@ -73,7 +84,7 @@ def rollout(
         )
         raise typer.Exit(130) from None
     _print(evaluation)
-    # The result is safe by now: a film that cannot be written is missing from the report, and named there.
+    # The result is safe by now: a video that cannot be written is missing from the report, and named there.
     troubles = write_films_grid(evaluation, output)
     attention = None
     if videos and image_encoders(policy):
@@ -83,7 +94,7 @@ def rollout(
     typer.echo(f"result: {output / 'eval.json'}\nreport: {report}")
 
 
-def _print(evaluation: Any) -> None:
+def _print(evaluation: "Evaluation") -> None:
     """Show the rates as a table, and each error."""
     from rich.console import Console
     from rich.table import Table
@@ -123,17 +134,13 @@ def _training(checkpoint: Path) -> dict[str, Any]:
     return {"config": yaml.safe_load((checkpoint / CONFIG).read_text(encoding="utf-8")), "history": history}
 
 
-def _describe(checkpoint: Path, meta: dict[str, Any], device: str) -> dict[str, Any]:
-    """What identifies a policy, wherever its folder is moved."""
-    import hashlib
-
-    with open(checkpoint / "model.safetensors", "rb") as stream:
-        weights = hashlib.file_digest(stream, "sha256").hexdigest()
+def _describe(checkpoint: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its policy beside the weights, wherever its folder is moved."""
     known = {key: meta[key] for key in ("dataset", "git_revision") if key in meta}
-    return {"checkpoint": checkpoint.resolve().name, "weights_sha256": weights, "device": device, **known}
+    return {"checkpoint": checkpoint.resolve().name, **known}
 
 
-def _check_demonstrations(path: Path, task: Any, workers: int) -> str:
+def _check_demonstrations(path: Path, task: "Task", workers: int) -> str:
     """Replay demonstrations of the policy's task here and say in a sentence how many still succeed."""
     from fibo_robot.envs.demonstrations.replay import check_same_simulation, replay_demonstrations
 

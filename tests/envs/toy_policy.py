@@ -1,7 +1,9 @@
 """A policy for the toy task, with a real network in it."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fibo_robot.interfaces import ShapeMeta
 from tests.envs.toy_task import SIZE
@@ -25,12 +27,16 @@ class ToyPolicy(nn.Module):
         self.calls: list[tuple[int, ...]] = []
         self.eval()
 
-    def reset(self, episodes) -> None:
+    def reset(self, episodes: Sequence[int]) -> None:
         for episode in episodes:
             self.generators[episode] = torch.Generator().manual_seed(episode)
 
+    def forget(self, episodes: Sequence[int]) -> None:
+        for episode in episodes:
+            del self.generators[episode]
+
     @torch.inference_mode()
-    def act(self, obs, episodes):
+    def act(self, obs: Mapping[str, Tensor], episodes: Sequence[int]) -> Tensor:
         self.calls.append(tuple(episodes))
         image = obs["top_image"][:, -1].float() / 255
         ticks = torch.linspace(-1, 1, SIZE)

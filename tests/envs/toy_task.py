@@ -6,14 +6,15 @@ It follows the interface of the real tasks, takes microseconds per step, and can
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fibo_robot.envs.simulation.environment import StepResult
-from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
+from fibo_robot.errors import FiboError
+from fibo_robot.interfaces import ActionSpec, Env, ObservationSpec, ShapeMeta, StepResult, Task
 
 SIZE = 16
 
@@ -49,6 +50,8 @@ class Fault:
 
 @dataclass(frozen=True)
 class ToyTask:
+    """The task; `broken` cannot be built, `lying` gives pictures of another size than it says."""
+
     name: str = "toy"
     horizon: int = 36
     control_freq: int = 20
@@ -59,21 +62,30 @@ class ToyTask:
     )
     faults: tuple[Fault, ...] = ()
     broken: bool = False
+    lying: bool = False
+
+    def observation_spec(self, key: str) -> ObservationSpec:
+        specs = {"top_image": ObservationSpec((3, SIZE, SIZE), "rgb")} | {
+            name: ObservationSpec((size,), "low_dim") for name, size in self.low_dim.items()
+        }
+        if key not in specs:
+            raise FiboError(f"The toy task has no observation {key!r}.")
+        return specs[key]
 
     def shape_meta(self, n_obs_steps: int = 2, action_horizon: int = 4, n_action_steps: int = 3) -> ShapeMeta:
-        obs = {
-            "top_image": ObservationSpec((3, SIZE, SIZE), "rgb"),
-            "position": ObservationSpec((2,), "low_dim"),
-        }
+        obs = {key: self.observation_spec(key) for key in ("top_image", "position")}
         return ShapeMeta(obs, self.action, n_obs_steps, action_horizon, n_action_steps)
 
-    def make_env(self, obs_keys: list[str]) -> "ToyEnv":
+    def resolved(self) -> "ToyTask":
+        return self
+
+    def make_env(self, obs_keys: Sequence[str]) -> "ToyEnv":
         if self.broken:
             raise RuntimeError("no such scene")
         return ToyEnv(self, obs_keys)
 
-    def to_dict(self) -> dict:
-        return {**asdict(self), "faults": [], "broken": False}
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "faults": [], "broken": False, "lying": False}
 
 
 class ToyEnv:
@@ -81,10 +93,10 @@ class ToyEnv:
 
     observed = 0
 
-    def __init__(self, task: ToyTask, obs_keys: list[str]) -> None:
+    def __init__(self, task: ToyTask, obs_keys: Sequence[str]) -> None:
         self.task, self.obs_keys = task, obs_keys
 
-    def reset(self, *, seed: int) -> tuple[dict[str, np.ndarray], dict]:
+    def reset(self, *, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         self.seed, self.steps = seed, 0
         self.generator = np.random.default_rng(seed)
         self.position, self.target = self.generator.uniform(-1, 1, (2, 2))
@@ -102,8 +114,9 @@ class ToyEnv:
 
     def observe(self) -> dict[str, np.ndarray]:
         self.observed += 1
+        size = SIZE // 2 if self.task.lying else SIZE
         every = {
-            "top_image": self.render_image("top", SIZE, SIZE).transpose(2, 0, 1),
+            "top_image": self.render_image("top", size, size).transpose(2, 0, 1),
             "position": self.position.astype(np.float32),
             "object": np.append(self.target, 0.0).astype(np.float32),
         }
@@ -117,8 +130,19 @@ class ToyEnv:
             image[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2, channel] = 255
         return image
 
-    def get_state(self) -> np.ndarray:
-        return np.concatenate([self.position, self.target])
+    def describe_renderer(self) -> str | None:
+        return "numpy" if "top_image" in self.obs_keys else None
+
+    def scene(self) -> dict[str, np.ndarray]:
+        return {"state": np.concatenate([self.position, self.target])}
+
+    def object_positions(self) -> dict[str, np.ndarray]:
+        return {"target": np.append(self.target, 0.0), "point": np.append(self.position, 0.0)}
 
     def close(self) -> None:
         pass
+
+
+# Type checkers see here that the toys follow the protocols.
+_task: Task = ToyTask()
+_env: Env = ToyEnv(ToyTask(), ())

@@ -40,7 +40,7 @@ def troubled(tmp_path_factory):
     policy = ToyPolicy(ToyTask().shape_meta(), noise=0.2, nan_seed=203)
     (folder / "videos").mkdir()
     (folder / "videos" / "seed_000205_success.mp4").mkdir()  # in the way of the film
-    (folder / "timelines" / "seed_000204.json").mkdir(parents=True)  # in the way of the actions
+    (folder / "action_traces" / "seed_000204.json").mkdir(parents=True)  # in the way of the actions
     evaluation = rollout(
         policy,
         ToyTask(faults=faults),
@@ -70,7 +70,7 @@ def test_every_trouble_is_named_where_it_happened(troubled):
     assert "Seed 203 counts as a failure: The policy (ToyPolicy) returned actions that are not finite" in page
     assert "Seed 204 was run again: The worker did not answer for 1.5 s" in page
     assert "The video seed_000205_success.mp4 could not be written" in page
-    assert "The timeline seed_000204.json could not be written: Is a directory" in page
+    assert "The action trace seed_000204.json could not be written: Is a directory" in page
     assert "3 of 3 demonstrations still succeed." in page
 
 
@@ -89,7 +89,7 @@ def test_films_are_embedded_and_named_by_outcome(troubled):
 
 def test_a_grid_that_cannot_be_written_is_named_too(troubled, tmp_path):
     evaluation, folder = troubled
-    for name in ("videos", "timelines"):
+    for name in ("videos", "action_traces"):
         shutil.copytree(folder / name, tmp_path / name)
     assert write_films_grid(evaluation, tmp_path) == []
     (tmp_path / "videos" / "grid.mp4").unlink()

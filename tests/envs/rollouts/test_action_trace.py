@@ -1,4 +1,4 @@
-"""Timelines hold what was done, and the numbers about decisions are those of the mixture they came from."""
+"""Action traces hold what was done, and the numbers about decisions are those of the mixture."""
 
 import math
 
@@ -11,7 +11,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from fibo_robot.encoders import create_encoder
 from fibo_robot.envs.results.attention_videos import attention_films, film_attention, watch_episode
 from fibo_robot.envs.results.evaluation import EvaluationError
-from fibo_robot.envs.rollouts.action_trace import Timeline, TimelineRecorder
+from fibo_robot.envs.rollouts.action_trace import ActionTrace, ActionTraceRecorder
 from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.rollouts.episode_runner import Act, Begin, EpisodeRunner, Setup
 from tests.envs.toy_policy import ToyPolicy
@@ -30,23 +30,23 @@ def filmed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_timeline_played_again_is_the_same_episode(place, filmed):
+def test_an_action_trace_played_again_is_the_same_episode(place, filmed):
     evaluation, folder = filmed
     episode = evaluation.episodes[place]
-    timeline = Timeline.load(folder / episode.timeline)
-    assert timeline.seed == episode.seed
-    assert timeline.actions.shape == (episode.length, 2)
+    actions = ActionTrace.load(folder / episode.action_trace)
+    assert actions.seed == episode.seed
+    assert actions.actions.shape == (episode.length, 2)
     runner = EpisodeRunner(Setup.of(ToyTask(), ToyTask().shape_meta(), success_hold=10))
     runner.handle(Begin(episode.seed))
-    progress = [runner.handle(Act(chunk)) for chunk in timeline.chunks][-1]
-    assert progress.episode.trace == episode.trace
+    progress = [runner.handle(Act(chunk)) for chunk in actions.chunks][-1]
+    assert progress.episode is not None and progress.episode.trace == episode.trace
 
 
-def test_only_filmed_episodes_have_timelines_and_only_executed_actions_are_in_them(filmed):
+def test_only_filmed_episodes_have_action_traces_and_only_executed_actions_are_in_them(filmed):
     evaluation, folder = filmed
-    assert [bool(episode.timeline) for episode in evaluation.episodes] == [True, True, False, False]
+    assert [bool(episode.action_trace) for episode in evaluation.episodes] == [True, True, False, False]
     assert evaluation.episodes[2].length == 0, "its first decision holds a NaN, so there is nothing to show"
-    assert sorted(path.name for path in (folder / "timelines").iterdir()) == [
+    assert sorted(path.name for path in (folder / "action_traces").iterdir()) == [
         "seed_000200.json",
         "seed_000201.json",
     ]
@@ -81,29 +81,30 @@ class Mixture(nn.Module):
 @pytest.mark.parametrize(("distance", "weight", "std"), [(0.5, 0.5, 0.1), (0.5, 0.9, 0.1), (0.0, 0.2, 0.3)])
 def test_spread_and_modes_are_those_of_the_mixture(distance, weight, std):
     policy = MixturePolicy(ToyTask().shape_meta(), distance, weight, std)
-    recorder = TimelineRecorder([7], n_action_steps=3)
+    recorder = ActionTraceRecorder([7], n_action_steps=3)
     recorder.begin(7)
     for length in (0, 3):
         with recorder.watch(policy, [5, 7]) as measures:
             actions = policy.act({}, [5, 7]).numpy()
         recorder.add(7, actions[1] + length, measures, row=1)
-    timeline = recorder.finish(7, length=4)
+    actions = recorder.finish(7, length=4)
+    assert actions is not None
     # Two points at +-d with chances p and 1 - p have variance 4 p (1 - p) d^2.
     spread = math.sqrt(std**2 + 4 * weight * (1 - weight) * distance**2)
     modes = weight**-weight * (1 - weight) ** -(1 - weight)
-    np.testing.assert_allclose(timeline.decisions["spread"], [spread] * 2, rtol=1e-5)
-    np.testing.assert_allclose(timeline.decisions["modes"], [modes] * 2, rtol=1e-5)
-    np.testing.assert_array_equal(timeline.actions, [[0, 0]] * 3 + [[3, 3]])
+    np.testing.assert_allclose(actions.decisions["spread"], [spread] * 2, rtol=1e-5)
+    np.testing.assert_allclose(actions.decisions["modes"], [modes] * 2, rtol=1e-5)
+    np.testing.assert_array_equal(actions.actions, [[0, 0]] * 3 + [[3, 3]])
     assert not policy.head._forward_hooks, "the policy is left as it was"
 
 
 def test_numbers_that_are_not_finite_survive_the_file(tmp_path):
-    timeline = Timeline(3, 2, np.zeros((3, 1), np.float32), {"spread": np.array([0.5, math.nan])})
-    timeline.save(tmp_path / "t.json")
-    np.testing.assert_array_equal(Timeline.load(tmp_path / "t.json").decisions["spread"], [0.5, math.nan])
+    actions = ActionTrace(3, 2, np.zeros((3, 1), np.float32), {"spread": np.array([0.5, math.nan])})
+    actions.save(tmp_path / "t.json")
+    np.testing.assert_array_equal(ActionTrace.load(tmp_path / "t.json").decisions["spread"], [0.5, math.nan])
     (tmp_path / "t.json").write_text("[]")
-    with pytest.raises(EvaluationError, match="cannot be read as a timeline"):
-        Timeline.load(tmp_path / "t.json")
+    with pytest.raises(EvaluationError, match="cannot be read as an action trace"):
+        ActionTrace.load(tmp_path / "t.json")
 
 
 class SeeingPolicy(ToyPolicy):
@@ -127,14 +128,14 @@ def test_the_attention_film_shows_the_pictures_that_the_policy_decided_on(tmp_pa
     evaluation = rollout(policy, task, [205], workers=1, output=tmp_path, videos=1)
     (episode,) = evaluation.episodes
     decided_on, policy.seen = policy.seen, []
-    timeline = Timeline.load(tmp_path / episode.timeline)
-    seen = watch_episode(policy, task, episode.seed, timeline)
-    assert len(seen) == len(timeline.chunks) == len(decided_on)
+    actions = ActionTrace.load(tmp_path / episode.action_trace)
+    seen = watch_episode(policy, task, episode.seed, actions)
+    assert len(seen) == len(actions.chunks) == len(decided_on)
     for (image,), picture in zip(seen, decided_on):
         np.testing.assert_array_equal(image.image, picture)
     frames = attention_films(seen)["top_image"]
     assert [frame.shape for frame in frames] == [(64, 64, 3)] * len(seen)
-    assert len(watch_episode(policy, task, episode.seed, timeline, decisions=2)) == 2
+    assert len(watch_episode(policy, task, episode.seed, actions, decisions=2)) == 2
     assert len(watch_episode(policy, task, episode.seed)) == 1
 
     view, troubles = film_attention(policy, task, evaluation, tmp_path)

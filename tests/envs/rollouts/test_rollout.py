@@ -18,7 +18,7 @@ from fibo_robot.envs.rollouts.episode_runner import Act, Begin, EpisodeRunner, S
 from fibo_robot.envs.rollouts.log import LOG_FILE
 from tests.conftest import REPOSITORY
 from tests.envs.toy_policy import ToyPolicy
-from tests.envs.toy_task import Fault, ToyTask
+from tests.envs.toy_task import Fault, ToyEnv, ToyTask
 
 SEEDS = range(200, 212)
 QUICK = Timeouts(start=120.0, command=1.5)
@@ -103,10 +103,12 @@ def test_pictures_are_taken_only_where_the_policy_looks():
         Setup.of(task, task.shape_meta(n_obs_steps=2, action_horizon=8, n_action_steps=8), 10)
     )
     first = runner.handle(Begin(seed=3)).observation
+    assert isinstance(runner.env, ToyEnv) and first is not None
     assert runner.env.observed == 1
     assert (first["top_image"][0] == first["top_image"][1]).all()
     actions = torch.full((8, 2), 0.1).numpy()
     second = runner.handle(Act(actions)).observation
+    assert second is not None
     assert runner.env.observed == 3
     assert second["top_image"].shape == (2, 3, 16, 16)
     assert second["position"][1] == pytest.approx(second["position"][0] + 0.005)
@@ -145,7 +147,7 @@ def test_three_failures_are_an_error_that_does_not_count(policy, reference, tmp_
     evaluation = rollout(policy, task, SEEDS, workers=2, output=tmp_path / "out")
     (lost,) = evaluation.errors
     assert (lost.seed, lost.error_source, lost.counts) == (SEEDS[4], "worker", False)
-    assert "failed 3 times" in lost.error
+    assert "failed 3 times" in str(lost.error)
     others = [e.success_once for e in reference.episodes if e.seed != SEEDS[4]]
     assert evaluation.success_rate == pytest.approx(sum(others) / len(others))
     # The fault is repaired: --resume runs that episode, and only that one.
@@ -160,7 +162,7 @@ def test_a_policy_that_returns_nan_has_failed_and_is_named(reference):
     evaluation = rollout(broken, ToyTask(), SEEDS, workers=2)
     (failed,) = evaluation.errors
     assert (failed.seed, failed.error_source, failed.counts) == (seed, "policy", True)
-    assert "ToyPolicy" in failed.error
+    assert "ToyPolicy" in str(failed.error)
     assert not failed.success_once
     assert len(evaluation.counted) == len(SEEDS)
     rest = [row for row in without_history(reference) if row[0] != seed]
@@ -192,7 +194,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
 from tests.envs.toy_policy import ToyPolicy
-from tests.envs.toy_task import Fault, ToyTask
+from tests.envs.toy_task import Fault, ToyEnv, ToyTask
 from fibo_robot.envs.rollouts.api import rollout
 if __name__ == "__main__":
     faults = tuple(Fault(seed, "sleep", {marks!r}) for seed in range(200, 212))
@@ -251,7 +253,7 @@ def nearly_full_disk(monkeypatch):
     monkeypatch.setattr(Path, "write_text", lambda path, text, **_: out_of_space(path, text.encode()))
 
 
-def test_a_full_disk_costs_films_and_timelines_but_no_episode(
+def test_a_full_disk_costs_videos_and_action_traces_but_no_episode(
     policy, reference, tmp_path, nearly_full_disk, monkeypatch
 ):
     with pytest.raises(EvaluationError, match=r"eval\.json cannot be written \(No space left.*--resume"):
@@ -261,12 +263,13 @@ def test_a_full_disk_costs_films_and_timelines_but_no_episode(
     assert without_history(evaluation) == without_history(reference)
     assert [session.episodes for session in evaluation.sessions] == [len(SEEDS)], "nothing ran again"
     filmed = evaluation.episodes[0]
-    assert filmed.video is None and filmed.timeline is None
+    assert filmed.video is None and filmed.action_trace is None
+    assert filmed.video_error is not None and filmed.action_trace_error is not None
     assert "No space left on device" in filmed.video_error
-    assert "No space left on device" in filmed.timeline_error
-    assert not list((tmp_path / "videos").iterdir()) and not list((tmp_path / "timelines").iterdir())
+    assert "No space left on device" in filmed.action_trace_error
+    assert not list((tmp_path / "videos").iterdir()) and not list((tmp_path / "action_traces").iterdir())
     page = write_evaluation_report(evaluation, tmp_path).read_text(encoding="utf-8")
-    assert filmed.video_error in page and filmed.timeline_error in page
+    assert filmed.video_error in page and filmed.action_trace_error in page
 
 
 def test_a_disk_too_full_for_the_log_stops_with_what_is_kept(policy, reference, tmp_path, monkeypatch):
@@ -286,7 +289,7 @@ def test_a_disk_too_full_for_the_log_stops_with_what_is_kept(policy, reference, 
 
 def test_eval_json_reads_beside_lerobots(reference, tmp_path):
     values = json.loads(reference.save(tmp_path).read_text())
-    assert values["schema_version"] == 1
+    assert values["schema_version"] == 2
     lerobot_rows = {"episode_ix", "sum_reward", "max_reward", "success", "seed"}
     assert all(lerobot_rows <= set(row) for row in values["per_episode"])
     lerobot = {"avg_sum_reward", "avg_max_reward", "pc_success", "eval_s", "eval_ep_s"}

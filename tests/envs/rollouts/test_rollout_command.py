@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -106,7 +107,7 @@ def test_demonstrations_of_another_simulation_are_refused_before_anything_runs(
     foreign = tmp_path / "foreign.hdf5"
     foreign.write_bytes(demonstrations.read_bytes())
     with h5py.File(foreign, "r+") as file:
-        env_args = json.loads(file["data"].attrs["env_args"])
+        env_args = json.loads(str(file["data"].attrs["env_args"]))
         env_args["fibo_robot"]["task"].update(change)
         file["data"].attrs["env_args"] = json.dumps(env_args)
     with pytest.raises(DatasetError, match=reason):
@@ -119,11 +120,13 @@ def test_an_interrupted_rollout_keeps_its_episodes_and_resumes_to_the_same_resul
 ) -> None:
     act, decisions = BehaviourCloning.act, []
 
-    def press_ctrl_c_at_the_tenth(self: BehaviourCloning, *given: object) -> torch.Tensor:
-        decisions.append(given)
+    def press_ctrl_c_at_the_tenth(
+        self: BehaviourCloning, obs: Mapping[str, torch.Tensor], episodes: Sequence[int]
+    ) -> torch.Tensor:
+        decisions.append(episodes)
         if len(decisions) == 10:
             os.kill(os.getpid(), signal.SIGINT)
-        return act(self, *given)
+        return act(self, obs, episodes)
 
     with monkeypatch.context() as patch:
         patch.setattr(BehaviourCloning, "act", press_ctrl_c_at_the_tenth)

@@ -1,4 +1,4 @@
-"""Films of episodes play in browsers, say what they show in their name, and stand side by side in a grid."""
+"""Videos of episodes play in browsers, say what they show in their name, and stand side by side in a grid."""
 
 import av
 import numpy as np
@@ -14,7 +14,7 @@ from fibo_robot.envs.rollouts.videos import (
 )
 
 
-def film(shade, frames, size=32):
+def picture_frames(shade, frames, size=32):
     return [np.full((size, size, 3), shade + 2 * index, np.uint8) for index in range(frames)]
 
 
@@ -22,11 +22,16 @@ def decode(path):
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        return stream.codec_context.name, stream.codec_context.pix_fmt, float(stream.average_rate), frames
+        return (
+            stream.codec_context.name,
+            stream.codec_context.pix_fmt,
+            float(stream.average_rate or 0),
+            frames,
+        )
 
 
-def test_a_film_is_h264_in_yuv420p_with_every_frame_in_order(tmp_path):
-    write_video(tmp_path / "a.mp4", encode_mp4(film(60, 12), fps=10))
+def test_a_video_is_h264_in_yuv420p_with_every_frame_in_order(tmp_path):
+    write_video(tmp_path / "a.mp4", encode_mp4(picture_frames(60, 12), fps=10))
     codec, pixels, fps, frames = decode(tmp_path / "a.mp4")
     assert (codec, pixels, fps, len(frames)) == ("h264", "yuv420p", 10.0, 12)
     assert [frame.mean() for frame in frames] == pytest.approx([60 + 2 * i for i in range(12)], abs=3)
@@ -38,11 +43,11 @@ def test_the_name_tells_seed_and_outcome():
     assert video_name(7, success=False, error=True) == "seed_000007_error.mp4"
 
 
-def test_a_grid_shows_all_films_until_the_longest_ends(tmp_path):
+def test_a_grid_shows_all_videos_until_the_longest_ends(tmp_path):
     paths = []
     for index, (shade, frames) in enumerate([(40, 3), (120, 6), (200, 2)]):
         paths.append(tmp_path / f"{index}.mp4")
-        write_video(paths[-1], encode_mp4(film(shade, frames), fps=10))
+        write_video(paths[-1], encode_mp4(picture_frames(shade, frames), fps=10))
     write_grid(paths, tmp_path / "grid.mp4")
     *_, frames = decode(tmp_path / "grid.mp4")
     assert len(frames) == 6
@@ -52,7 +57,7 @@ def test_a_grid_shows_all_films_until_the_longest_ends(tmp_path):
     assert [corner.mean() for corner in corners] == pytest.approx([44, 130, 202, 0], abs=6)
 
 
-def test_a_film_that_cannot_be_written_says_which_and_why(tmp_path):
+def test_a_video_that_cannot_be_written_says_which_and_why(tmp_path):
     (tmp_path / "videos").write_text("a file where the folder should be")
     with pytest.raises(VideoWriteError, match=r"seed_000001_success\.mp4"):
         write_video(tmp_path / "videos" / "seed_000001_success.mp4", b"")

@@ -1,0 +1,138 @@
+"""Which policy an evaluation is of, and whether it is evaluated on the task it was trained for."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from fibo_robot.attention.modules import AttentionModule
+from fibo_robot.envs.errors import RolloutError
+from fibo_robot.envs.tasks import Task as SimulatorTask
+from fibo_robot.interfaces import Policy, ShapeMeta, Task
+
+
+def policy_device(policy: Policy) -> torch.device:
+    """Where a policy wants its observations: at its `device` if it has one, else where its parameters are."""
+    device = getattr(policy, "device", None)
+    if device is not None:
+        return torch.device(device)
+    if isinstance(policy, nn.Module):
+        for tensor in (*policy.parameters(), *policy.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
+def describe_policy(policy: Policy, info: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What identifies a policy wherever it lies: JSON-ready, equal only for policies that decide alike.
+
+    Args:
+        policy: whose.
+        info: what the caller knows of it beside (checkpoint, data set); of a policy that is no `nn.Module`
+            nothing else tells it from another of its class.
+
+    Returns:
+        `class`, `device`, and of an `nn.Module` `weights` (:func:`weights_digest`) and `attention` (names of
+        the attentions in it); then `info`.
+    """
+    described: dict[str, Any] = {"class": type(policy).__qualname__, "device": policy_device(policy).type}
+    if isinstance(policy, nn.Module):
+        described["weights"] = weights_digest(policy)
+        described["attention"] = sorted(
+            {module.name for module in policy.modules() if isinstance(module, AttentionModule)}
+        )
+    return {**described, **(info or {})}
+
+
+def weights_digest(module: nn.Module) -> str:
+    """blake2b of a module's state dict: names, types, shapes and bytes of its tensors, by name."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):
+            continue  # a module's extra state: nothing of ours has any
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def can_be_identified(policy: Policy, info: Mapping[str, Any] | None) -> bool:
+    """Whether :func:`describe_policy` tells this policy from others of its class."""
+    return isinstance(policy, nn.Module) or bool(info)
+
+
+def choose_task(policy: Policy, task: Task | None, allow_other_task: bool) -> tuple[Task, dict[str, Any]]:
+    """The task to evaluate on, resolved for this machine, and how it differs from the policy's own.
+
+    Args:
+        policy: its `meta["task"]`, where it has one, is the task it was trained for.
+        task: what was asked for; None: the policy's own.
+        allow_other_task: whether they may differ.
+
+    Returns:
+        the task, and for every setting that differs `[trained for, evaluated on]`; empty where all are equal,
+        or nothing is known of the policy's own.
+
+    Raises:
+        RolloutError: no task is known, or it is another one than the policy's and that was not allowed.
+    """
+    trained = (getattr(policy, "meta", None) or {}).get("task")
+    if task is None:
+        if trained is None:
+            raise RolloutError(
+                f"The policy ({type(policy).__name__}) does not say which task it was trained for; give one, "
+                "such as get_task('lift')."
+            )
+        return SimulatorTask.from_dict(trained).resolved(), {}
+    task = task.resolved()
+    if trained is None:
+        return task, {}
+    asked = task.to_dict()
+    own = (
+        SimulatorTask.from_dict(trained).resolved().to_dict() if isinstance(task, SimulatorTask) else trained
+    )
+    differences = {
+        name: [own.get(name), asked.get(name)]
+        for name in sorted({*own, *asked})
+        if own.get(name) != asked.get(name)
+    }
+    if differences and not allow_other_task:
+        raise RolloutError(
+            f"The policy was trained on another task: {_in_words(differences)}. Leave the task out to take "
+            "the policy's own, or allow it (allow_other_task=True, --other-task); the result will say so."
+        )
+    return task, differences
+
+
+def other_task_note(differences: Mapping[str, Any]) -> str:
+    """A sentence for the report about :func:`choose_task`'s differences."""
+    return f"This is not the task that the policy was trained for: {_in_words(differences)}."
+
+
+def _in_words(differences: Mapping[str, Any]) -> str:
+    def shown(value: Any) -> str:
+        return str(value) if isinstance(value, str | int | float | bool) else "other"
+
+    return "; ".join(
+        f"{name} was {shown(own)}, is {shown(here)}"
+        if "other" not in (shown(own), shown(here))
+        else f"{name} differs"
+        for name, (own, here) in differences.items()
+    )
+
+
+def check_layout(task: Task, shape_meta: ShapeMeta) -> None:
+    """Refuse a policy that sees other observations than `task` gives, before any worker is started.
+
+    Raises:
+        RolloutError: the message names the observation and both shapes.
+        FiboError: the task lacks an observation.
+    """
+    for key, spec in shape_meta.obs.items():
+        given = task.observation_spec(key)
+        if given != spec:
+            raise RolloutError(
+                f"The policy sees {key} as {spec.kind} {tuple(spec.shape)}, the task {task.name} gives "
+                f"{given.kind} {tuple(given.shape)}. Evaluate it on the task it was trained for, or train it "
+                "anew for this one."
+            )
