@@ -258,6 +258,11 @@ class Task(Protocol):
         """Cameras that can be looked through; the first one films."""
         ...
 
+    @property
+    def action(self) -> ActionSpec:
+        """What an action is."""
+        ...
+
     def observation_spec(self, key: str) -> ObservationSpec:
         """Shape and kind of one observation; raises FiboError for one that the task lacks."""
         ...

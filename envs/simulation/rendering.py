@@ -19,7 +19,6 @@ import numpy as np
 
 from fibo_robot.envs.simulation.untyped import MjData, MjModel, import_mujoco
 from fibo_robot.errors import FiboError
-from fibo_robot.extras import require
 
 RENDERERS = ("egl", "osmesa", "warp")
 FIXES = {

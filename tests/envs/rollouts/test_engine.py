@@ -119,7 +119,7 @@ class DevicePolicy(ToyPolicy):
     def act(self, obs: Mapping[str, Tensor], episodes: Sequence[int]) -> Tensor:
         assert {tensor.device.type for tensor in obs.values()} == {"meta"}
         assert obs["top_image"].dtype == torch.uint8
-        return torch.zeros(len(episodes), self.shape_meta.n_action_steps, self.shape_meta.action_dim)
+        return torch.zeros(len(episodes), self.shape_meta.n_action_steps, self.shape_meta.action.dim)
 
 
 def test_observations_go_to_the_policys_device() -> None:
