@@ -182,15 +182,8 @@ class Task:
             action = controller_actions(values.get("controller", {}), len(robots))
         elif not isinstance(action, ActionSpec):
             action = ActionSpec.from_dict(action)
-        return cls(
-            **{
-                **values,
-                "cameras": tuple(values["cameras"]),
-                "quality": quality,
-                "robots": robots,
-                "action": action,
-            }
-        )
+        settings: dict[str, Any] = {**values, "cameras": tuple(values["cameras"]), "quality": quality}
+        return cls(**{**settings, "robots": robots, "action": action})
 
     def robosuite_kwargs(self) -> dict[str, Any]:
         """Arguments of `robosuite.make`, also the `env_kwargs` of a robomimic dataset."""

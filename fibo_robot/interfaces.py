@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fibo_robot.errors import FiboError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is slow to import, and a task needs none of it
     import numpy as np
     from torch import Tensor
 
@@ -256,6 +256,11 @@ class Task(Protocol):
     @property
     def cameras(self) -> tuple[str, ...]:
         """Cameras that can be looked through; the first one films."""
+        ...
+
+    @property
+    def action(self) -> ActionSpec:
+        """What an action is."""
         ...
 
     def observation_spec(self, key: str) -> ObservationSpec:

@@ -87,10 +87,10 @@ def choose_task(policy: Policy, task: Task | None, allow_other_task: bool) -> tu
     task = task.resolved()
     if trained is None:
         return task, {}
-    asked = task.to_dict()
-    own = (
-        SimulatorTask.from_dict(trained).resolved().to_dict() if isinstance(task, SimulatorTask) else trained
-    )
+    asked, own = task.to_dict(), trained
+    if isinstance(task, SimulatorTask):
+        own = SimulatorTask.from_dict(trained).resolved().to_dict()
+    asked, own = (json.loads(json.dumps(values)) for values in (asked, own))  # tuples are lists
     differences = {
         name: [own.get(name), asked.get(name)]
         for name in sorted({*own, *asked})
@@ -122,12 +122,20 @@ def _in_words(differences: Mapping[str, Any]) -> str:
 
 
 def check_layout(task: Task, shape_meta: ShapeMeta) -> None:
-    """Refuse a policy that sees other observations than `task` gives, before any worker is started.
+    """Refuse a policy that sees other observations than `task` gives, or acts in another way than it takes.
+
+    Nothing is started for that.
 
     Raises:
-        RolloutError: the message names the observation and both shapes.
+        RolloutError: the message names the observation and both shapes, or both kinds of actions.
         FiboError: the task lacks an observation.
     """
+    wanted, taken = shape_meta.action, task.action
+    if (wanted.dim, wanted.mode) != (taken.dim, taken.mode):
+        raise RolloutError(
+            f"The policy gives {wanted.dim} numbers per action ({wanted.mode}), the task {task.name} takes "
+            f"{taken.dim} ({taken.mode}). Evaluate it on the task it was trained for."
+        )
     for key, spec in shape_meta.obs.items():
         given = task.observation_spec(key)
         if given != spec:

@@ -18,8 +18,7 @@ from fibo_robot.envs.rollouts.episode_runner import (
 from fibo_robot.envs.rollouts.processes import ONE_THREAD
 from fibo_robot.extras import require
 
-ray = require("ray", extra="ray", purpose="The engine ray")
-RayError = require("ray.exceptions", extra="ray", purpose="The engine ray").RayError
+ray: Any = require("ray", extra="ray", purpose="The engine ray")
 
 
 class RayWorkers:
@@ -75,7 +74,7 @@ class RayWorkers:
             slot = self._futures.pop(future)
             try:
                 reply = ray.get(future)
-            except RayError as error:
+            except ray.exceptions.RayError as error:
                 reply = Failed(
                     f"The Ray worker was lost ({type(error).__name__}): {str(error).splitlines()[0]}"
                 )

@@ -270,7 +270,6 @@ def _loads(library: str) -> bool:
 def _draw_probe_scene(name: str) -> bool:
     prepare_rendering(name)
     mujoco = import_mujoco()
-
     model = mujoco.MjModel.from_xml_string(_PROBE_SCENE)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)

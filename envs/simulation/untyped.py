@@ -13,5 +13,5 @@ MjData: TypeAlias = Any
 
 
 def import_mujoco() -> Any:
-    """The module `mujoco`; raises MissingExtraError where it is not installed."""
+    """The module `mujoco`; raises FiboError where the extra that brings it is not installed."""
     return require("mujoco", extra="sim", purpose="The simulator")

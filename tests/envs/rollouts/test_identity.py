@@ -1,5 +1,6 @@
 """A policy is evaluated on its own task, and an evaluation goes on with the same policy only."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.rollouts.identity import choose_task, describe_policy, weights_digest
 from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.errors import FiboError
-from fibo_robot.interfaces import ObservationSpec, ShapeMeta
+from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
 from tests.envs.toy_policy import ToyPolicy
 from tests.envs.toy_task import ToyTask
 
@@ -34,7 +35,8 @@ class TrainedPolicy(ToyPolicy):
 def test_without_a_task_the_policys_own_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     own = get_task("lift", horizon=30)
-    task, differences = choose_task(TrainedPolicy(own.to_dict()), None, allow_other_task=False)
+    meta = json.loads(json.dumps(own.to_dict()))
+    task, differences = choose_task(TrainedPolicy(meta), None, allow_other_task=False)
     assert task == replace(own, renderer="osmesa") and differences == {}
     with pytest.raises(RolloutError, match="does not say which task it was trained for"):
         rollout(ToyPolicy(ToyTask().shape_meta()))
@@ -42,7 +44,7 @@ def test_without_a_task_the_policys_own_is_taken(monkeypatch: pytest.MonkeyPatch
 
 def test_auto_is_the_renderer_that_it_means_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    policy = TrainedPolicy(get_task("lift", renderer="osmesa").to_dict())
+    policy = TrainedPolicy(json.loads(json.dumps(get_task("lift", renderer="osmesa").to_dict())))
     assert choose_task(policy, get_task("lift"), allow_other_task=False)[1] == {}
 
 
@@ -80,6 +82,9 @@ def test_a_wrong_picture_size_is_one_message_and_starts_no_worker() -> None:
     larger = replace(meta, obs={**meta.obs, "top_image": ObservationSpec((3, 24, 24), "rgb")})
     with pytest.raises(RolloutError, match=r"sees top_image as rgb \(3, 24, 24\), the task toy gives rgb"):
         rollout(ToyPolicy(larger), ToyTask(broken=True), SEEDS, workers=1)
+    longer = replace(meta, action=ActionSpec.deltas())
+    with pytest.raises(RolloutError, match=r"gives 7 numbers per action.*toy takes 2"):
+        rollout(ToyPolicy(longer), ToyTask(broken=True), SEEDS, workers=1)
     unknown = replace(meta, obs={**meta.obs, "side_image": ObservationSpec((3, 16, 16), "rgb")})
     with pytest.raises(FiboError, match="no observation 'side_image'"):
         rollout(ToyPolicy(unknown), ToyTask(broken=True), SEEDS, workers=1)

@@ -1,6 +1,9 @@
 """The same outcomes from a Ray cluster of two nodes, also when one of them is lost on the way."""
 
 import time
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
 
 import pytest
 
@@ -9,11 +12,10 @@ from tests.conftest import REPOSITORY
 from tests.envs.toy_policy import ToyPolicy
 from tests.envs.toy_task import ToyTask
 
-try:
-    import ray
-    from ray import cluster_utils
-except ModuleNotFoundError:
-    ray = None
+ray: Any = None
+cluster_utils: Any = None
+with suppress(ModuleNotFoundError):
+    ray, cluster_utils = import_module("ray"), import_module("ray.cluster_utils")
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 SEEDS = range(200, 208)
