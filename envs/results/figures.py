@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from fibo_robot.envs.rollouts.episodes import Episode
 from fibo_robot.reporting import FIGURE_STYLE
+from fibo_robot.statistics import Interval
 
 if TYPE_CHECKING:
-    from fibo_robot.envs.results.comparison import MethodRow
     from fibo_robot.envs.rollouts.action_trace import ActionTrace
 
 _COLOURS = FIGURE_STYLE["axes.prop_cycle"].by_key()["color"]
@@ -21,21 +21,19 @@ SUCCESS, FAILURE = "#2e9e6b", "#d9730d"
 _ARM_ACTION = ("x", "y", "z", "turn x", "turn y", "turn z", "gripper")
 
 
-def rates_figure(methods: Sequence["MethodRow"]) -> Figure:
-    """Success rates with their intervals, one row per method."""
+def rates_figure(rates: Mapping[str, tuple[float, Interval]]) -> Figure:
+    """Success rates with their intervals, one row per method, by its name."""
     with matplotlib.rc_context(FIGURE_STYLE):
-        figure = Figure(figsize=(6.6, 1.1 + 0.45 * len(methods)), layout="constrained")
+        figure = Figure(figsize=(6.6, 1.1 + 0.45 * len(rates)), layout="constrained")
         axes = figure.add_subplot()
-        places = np.arange(len(methods))[::-1]
-        rates = np.array([row.success_rate for row in methods])
+        places = np.arange(len(rates))[::-1]
+        middles = np.array([rate for rate, _ in rates.values()])
+        lows, highs = np.array([interval for _, interval in rates.values()]).T
         # Rounding may put an end a hair inside of the rate, which matplotlib refuses.
-        ends = [
-            [max(0.0, r.success_rate - r.low) for r in methods],
-            [max(0.0, r.high - r.success_rate) for r in methods],
-        ]
-        axes.errorbar(rates * 100, places, xerr=np.array(ends) * 100, fmt="o", capsize=4)
-        axes.set_yticks(places, [row.method for row in methods])
-        axes.set_ylim(-0.6, len(methods) - 0.4)
+        ends = np.stack([middles - lows, highs - middles]).clip(min=0)
+        axes.errorbar(middles * 100, places, xerr=ends * 100, fmt="o", capsize=4)
+        axes.set_yticks(places, list(rates))
+        axes.set_ylim(-0.6, len(rates) - 0.4)
         axes.set_xlim(-2, 102)
         axes.set_xlabel("success rate, %, with 95 % interval")
     return figure

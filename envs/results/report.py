@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from fibo_robot.envs.results.comparison import format_interval, format_rate
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.results.figures import (
     curves_figure,
@@ -17,6 +16,7 @@ from fibo_robot.envs.results.figures import (
 from fibo_robot.envs.rollouts.action_trace import ActionTrace
 from fibo_robot.envs.rollouts.videos import VIDEO_FOLDER, VideoWriteError, write_grid
 from fibo_robot.reporting import KeyNumber, Report, Section, VideoClip
+from fibo_robot.statistics import format_interval, format_rate
 
 if TYPE_CHECKING:
     from fibo_robot.envs.results.report_attention import AttentionView

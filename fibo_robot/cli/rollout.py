@@ -99,7 +99,7 @@ def _print(evaluation: "Evaluation") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fibo_robot.envs.results.comparison import format_interval, format_rate
+    from fibo_robot.statistics import format_interval, format_rate
 
     low, high = evaluation.interval
     table = Table("Task", "Episodes", "Success", "95 % interval", "At end", "Errors", "Steps/s")
