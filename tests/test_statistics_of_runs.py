@@ -1,4 +1,4 @@
-"""Averages and differences over training runs: against the analysis of variance, Welch's test, and simulation."""
+"""Averages and differences over training runs: against analysis of variance, Welch's test and simulation."""
 
 import math
 
@@ -131,7 +131,7 @@ def test_a_difference_without_interaction_is_welchs_test():
 
 
 def test_an_interaction_of_scene_and_method_widens_the_difference():
-    """Each method always solves its own half of the scenes: the difference rests on which scenes were drawn."""
+    """Each method solves its own half of the scenes: the difference rests on which scenes were drawn."""
     a = np.array([[1] * 12 + [0] * 8, [1] * 12 + [0] * 7 + [1]])
     b = np.array([[0] * 12 + [1] * 8, [0] * 12 + [1] * 7 + [0]])
     welch = np.asarray(stats.ttest_ind(a.mean(1), b.mean(1), equal_var=False))

@@ -165,7 +165,7 @@ class Evaluation:
 
     @classmethod
     def _from_dict(cls, values: Mapping[str, Any]) -> "Evaluation":
-        """Read what :meth:`to_dict` wrote; KeyError, TypeError, ValueError or AttributeError where it is not."""
+        """Read what :meth:`to_dict` wrote; KeyError, TypeError, ValueError or AttributeError otherwise."""
         episodes = tuple(Episode.from_dict(row) for row in values["per_episode"])
         for episode in episodes:
             if type(episode.seed) is not int or type(episode.success_once) is not bool:

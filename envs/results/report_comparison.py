@@ -42,8 +42,9 @@ def add_comparison(report: Report, comparison: Comparison) -> Section:
         "Differences in percentage points, with 95 % intervals; solved alone: seeds that only the first, "
         "and only the second of the two solved. Single runs are paired on common seeds: exact McNemar "
         "test, Newcombe's interval of the difference. Several training runs are compared by a t test on "
-        "their common seeds, with the variance between runs and between seeds. Adjusted p-values allow for the number of pairs (Holm). Seeds needed: to tell a "
-        "difference of this size apart four times in five."
+        "their common seeds, with the variance between runs and between seeds. Adjusted p-values allow for "
+        "the number of pairs (Holm). Seeds needed: to tell a difference of this size apart four times in "
+        "five."
     )
     return section
 

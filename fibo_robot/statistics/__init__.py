@@ -1,10 +1,10 @@
 """How much a success rate can be trusted, and what it takes to tell two of them apart.
 
-A rollout yields one success or failure per seed. Here these become intervals (:mod:`.intervals`), two policies
-are compared on the same seeds, so that the difficulty of a seed cancels (:mod:`.paired`), training runs are
-averaged and compared without pretending that their episodes are independent (:mod:`.training_runs`), and it is
-said how many episodes a comparison needs (:mod:`.sample_size`). All rates and interval ends lie in [0, 1]
-(differences in [-1, 1]); `confidence` is two-sided.
+A rollout yields one success or failure per seed. Here these become intervals (:mod:`.intervals`), two
+policies are compared on the same seeds, so that the difficulty of a seed cancels (:mod:`.paired`), training
+runs are averaged and compared without pretending that their episodes are independent (:mod:`.training_runs`),
+and it is said how many episodes a comparison needs (:mod:`.sample_size`). All rates and interval ends lie in
+[0, 1] (differences in [-1, 1]); `confidence` is two-sided.
 """
 
 from fibo_robot.statistics.intervals import (

@@ -7,9 +7,9 @@ from scipy import special
 
 from fibo_robot.statistics.intervals import CONFIDENCE
 
-# Power rises with the number of seeds, apart from a ripple: the number of differing seeds is whole, and the test
-# rejects at whole counts. Averaged over a number of differing seeds with this variance, a ripple of period 2
-# shrinks by exp(-pi^2 variance / 2), far below rounding.
+# Power rises with the number of seeds, apart from a ripple: the number of differing seeds is whole, and the
+# test rejects at whole counts. Averaged over a number of differing seeds with this variance, a ripple of period
+# 2 shrinks by exp(-pi^2 variance / 2), far below rounding.
 _NO_RIPPLE_VARIANCE = 16.0
 _TAIL_DEVIATIONS = 8.0  # of the number of differing seeds; what lies beyond adds less than 1e-14
 
@@ -61,8 +61,8 @@ def episodes_to_resolve(
         while not enough(low):
             low += 1
         return low
-    # Here power only rises: double the step until it suffices, then halve the gap. That counts are whole costs
-    # about one seed per difference (Fleiss's correction), so this is where the search begins.
+    # Here power only rises: double the step until it suffices, then halve the gap. That counts are whole
+    # costs about 1 / difference seeds (Fleiss's correction), so this is the first step.
     if enough(low):
         return low
     step = math.ceil(1 / difference)
@@ -92,7 +92,7 @@ def mcnemar_power(
     middle, deviation = episodes * discordant, math.sqrt(episodes * discordant * (1 - discordant))
     reach = _TAIL_DEVIATIONS * deviation + _TAIL_DEVIATIONS**2
     counts = np.arange(max(0, math.floor(middle - reach)), min(episodes, math.ceil(middle + reach)) + 1)
-    # Largest c with 2 P(X <= c) <= alpha for X ~ Binomial(count, 1/2): the test rejects up to c, and mirrored.
+    # Largest c with 2 P(X <= c) <= alpha for X ~ Binomial(count, 1/2): the test rejects up to c and mirrored.
     # The normal quantile is hardly ever one off, and far cheaper than the binomial one.
     critical = np.floor((counts - 1 + special.ndtri(alpha / 2) * np.sqrt(counts)) / 2).clip(-1, None)
     while (lower := 2 * stats.binom.cdf(critical, counts, 0.5) > alpha).any():

@@ -1,18 +1,18 @@
 """Success rates over several training runs, for claims about a method rather than about one checkpoint.
 
-Episodes share luck in two ways. Those of one run share that run's: a good initialisation helps all of them. And
-where runs are rolled out on the same seeds, episodes of one seed share that scene's: an easy one is solved by
-every run. Treating them as independent, or only runs as sharing nothing, understates the uncertainty. The variance
-of a mean over R runs with rates m_r is
+Episodes share luck in two ways. Those of one run share that run's: a good initialisation helps all of them.
+And where runs are rolled out on the same seeds, episodes of one seed share that scene's: an easy one is
+solved by every run. Treating them as independent, or only runs as sharing nothing, understates the
+uncertainty. The variance of a mean over R runs with rates m_r is
 
     Var = s^2 / R + c,
 
-s^2 the sample variance of the rates and c the mean covariance of two runs' rates, which they owe to the seeds that
-they share: the outcomes' sample covariance over these, times their number, over the product of the runs' numbers
-of episodes. Where every run has the same seeds this is the two-way random effects estimate (run mean square +
-seed mean square - residual mean square) / episodes (Searle, Casella & McCulloch, "Variance components", 1992,
-chapter 4); where none is shared c is 0, and runs alone are the sampling unit. Degrees of freedom are
-Satterthwaite's (1946).
+s^2 the sample variance of the rates and c the mean covariance of two runs' rates, which they owe to the seeds
+that they share: the outcomes' sample covariance over these, times their number, over the product of the runs'
+numbers of episodes. Where every run has the same seeds this is the two-way random effects estimate (run mean
+square + seed mean square - residual mean square) / episodes (Searle, Casella & McCulloch, "Variance
+components", 1992, chapter 4); where none is shared c is 0, and runs alone are the sampling unit. Degrees of
+freedom are Satterthwaite's (1946).
 """
 
 import itertools
@@ -59,10 +59,11 @@ class RunDifference:
 def average_over_runs(runs: Sequence[Mapping[int, bool]], confidence: float = CONFIDENCE) -> RunAverage:
     """Success rate of a method from several training runs.
 
-    The interval is Wilson's at the effective number of episodes which the variance of the mean and Student's t
-    imply, which keeps it inside [0, 1] (Korn & Graubard 1998, with Wilson's interval as in Dean & Pagano 2015).
-    It is never narrower than if the runs' luck were equal, as rates that happen to agree would have it; and where
-    nothing ever fails, or nothing succeeds, only the seeds count, for nothing tells how much runs share.
+    The interval is Wilson's at the effective number of episodes which the variance of the mean and Student's
+    t imply, which keeps it inside [0, 1] (Korn & Graubard 1998, with Wilson's interval as in Dean & Pagano
+    2015). It is never narrower than if the runs' luck were equal, as rates that happen to agree would have
+    it; and where nothing ever fails, or nothing succeeds, only the seeds count, for nothing tells how much
+    runs share.
 
     Args:
         runs: outcomes by seed, one mapping per training run; runs may share seeds or not.
@@ -99,8 +100,8 @@ def difference_over_runs(
     """Difference of two methods' success rates, every run of both on the same seeds.
 
     Scenes that are equally hard for both methods cancel. What remains of them is how much the methods' mean
-    outcomes on a seed differ in different ways from seed to seed; where there is none of that, this is Welch's t
-    test over runs.
+    outcomes on a seed differ in different ways from seed to seed; where there is none of that, this is
+    Welch's t test over runs.
 
     Args:
         a, b: outcomes by seed, one mapping per training run.
@@ -117,7 +118,8 @@ def difference_over_runs(
     difference = float(tables[0].mean() - tables[1].mean())
     parts = [(float(table.mean(1).var(ddof=1)) / len(table), len(table) - 1) for table in tables]
     if len(seeds) > 1:
-        # The mean outcomes' differences also scatter by the chance within single runs, which is no interaction.
+        # The mean outcomes' differences also scatter by the chance within single runs, which is no
+        # interaction.
         by_seed = (tables[0].mean(0) - tables[1].mean(0)).var(ddof=1) / len(seeds)
         interaction = by_seed - sum(_residual(table) for table in tables)
         parts.append((max(0.0, float(interaction)), len(seeds) - 1))
