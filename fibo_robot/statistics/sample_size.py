@@ -8,8 +8,8 @@ from scipy import special
 from fibo_robot.statistics.intervals import CONFIDENCE
 
 # Power rises with the number of seeds, apart from a ripple: the number of differing seeds is whole, and the
-# test rejects at whole counts. Averaged over a number of differing seeds with this variance, a ripple of period
-# 2 shrinks by exp(-pi^2 variance / 2), far below rounding.
+# test rejects at whole counts. Averaged over a number of differing seeds with this variance, a ripple of
+# period 2 shrinks by exp(-pi^2 variance / 2), far below rounding.
 _NO_RIPPLE_VARIANCE = 16.0
 _TAIL_DEVIATIONS = 8.0  # of the number of differing seeds; what lies beyond adds less than 1e-14
 
