@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -120,8 +120,8 @@ class DemonstrationWriter:
         free = shutil.disk_usage(self.folder).free
         if needed > free:  # HDF5 does not survive a disk that fills up
             raise DatasetError(
-                f"{self.target} takes {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB left. Make room and "
-                "run the same command again: what is recorded is kept."
+                f"{self.target} takes {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB left. Make "
+                "room and run the same command again: what is recorded is kept."
             )
         with replace_atomically(self.target) as temporary, h5py.File(temporary, "w") as file:
             data = file.create_group("data")
@@ -129,7 +129,7 @@ class DemonstrationWriter:
             for demo, number in parts.items():
                 with h5py.File(self.part(number), "r") as part:
                     part.copy("demo", data, name=demo)
-                total += int(data[demo].attrs["num_samples"])
+                    total += len(cast(h5py.Dataset, part["demo/actions"]))
             data.attrs["total"] = total
             data.attrs["env_args"] = json.dumps(env_args, indent=4)
             for key, demos in masks.items():
