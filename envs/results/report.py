@@ -1,4 +1,4 @@
-"""An evaluation's part of a report: the rate with its interval, films, failures, and what it all rests on."""
+"""An evaluation's part of a report: the rate with its interval, videos, failures, and what it all rests on."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def add_evaluation(
     evaluation: Evaluation,
     folder: Path,
     title: str = "Rollouts",
-    troubles: Sequence[str] = (),
+    problems: Sequence[str] = (),
 ) -> Section:
     """Add one evaluation.
 
@@ -36,7 +36,7 @@ def add_evaluation(
         evaluation: what happened.
         folder: where its videos lie.
         title: the section's heading.
-        troubles: sentences about what could not be made, such as a film.
+        problems: sentences about what could not be made, such as a video.
     """
     low, high = evaluation.interval
     counted = len(evaluation.counted)
@@ -65,7 +65,7 @@ def add_evaluation(
     )
     for note in evaluation.notes:
         section.note(note)
-    _troubles(section, evaluation, troubles)
+    _problems(section, evaluation, problems)
     clips = [
         VideoClip(
             folder / episode.video, f"Seed {episode.seed}, {episode.length} steps", episode.success_once
@@ -74,7 +74,7 @@ def add_evaluation(
         if episode.video and (folder / episode.video).is_file()
     ]
     if clips:
-        section.text("Films of the first seeds, failures first.").videos(clips)
+        section.text("Videos of the first seeds, failures first.").videos(clips)
     _timelines(section, evaluation, folder)
     if any(episode.object_positions for episode in evaluation.counted):
         section.figure(
@@ -141,7 +141,7 @@ def write_evaluation_report(
     evaluation: Evaluation,
     folder: Path,
     attention: "AttentionView | None" = None,
-    troubles: Sequence[str] = (),
+    problems: Sequence[str] = (),
 ) -> Path:
     """Write `report.html` into an evaluation's folder.
 
@@ -149,11 +149,11 @@ def write_evaluation_report(
         evaluation: what happened.
         folder: where its videos and timelines lie.
         attention: where the policy looked, if known.
-        troubles: sentences about what could not be made, such as a film.
+        problems: sentences about what could not be made, such as a video.
     """
     name = evaluation.policy.get("checkpoint", "policy")
     report = Report(f"{evaluation.task['name']}: {name}", "What the policy did in simulation.")
-    add_evaluation(report, evaluation, folder, troubles=troubles)
+    add_evaluation(report, evaluation, folder, problems=problems)
     if attention is not None:
         from fibo_robot.envs.results.report_attention import add_attention
 
@@ -162,27 +162,27 @@ def write_evaluation_report(
     return report.save(folder / "report.html")
 
 
-def write_films_grid(evaluation: Evaluation, folder: Path) -> list[str]:
-    """Show all films of an evaluation side by side in `videos/grid.mp4`, failures first.
+def write_videos_grid(evaluation: Evaluation, folder: Path) -> list[str]:
+    """Show all videos of an evaluation side by side in `videos/grid.mp4`, failures first.
 
     Returns:
         a sentence where that could not be written.
     """
-    films = [
+    videos = [
         folder / episode.video
         for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
         if episode.video and (folder / episode.video).is_file()
     ]
     try:
-        if len(films) > 1:
-            write_grid(films, folder / VIDEO_FOLDER / "grid.mp4")
+        if len(videos) > 1:
+            write_grid(videos, folder / VIDEO_FOLDER / "grid.mp4")
     except VideoWriteError as error:
         return [str(error)]
     return []
 
 
 def _timelines(section: Section, evaluation: Evaluation, folder: Path) -> None:
-    """The filmed episodes' actions, failures first, the first one open."""
+    """The recorded episodes' actions, failures first, the first one open."""
     shown = [
         episode
         for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
@@ -209,7 +209,7 @@ def _timelines(section: Section, evaluation: Evaluation, folder: Path) -> None:
         )
 
 
-def _troubles(section: Section, evaluation: Evaluation, others: Sequence[str]) -> None:
+def _problems(section: Section, evaluation: Evaluation, others: Sequence[str]) -> None:
     """Name everything that went wrong, each where it happened."""
     lines: list[str] = []
     for episode in evaluation.episodes:

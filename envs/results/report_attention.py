@@ -22,13 +22,13 @@ class AttentionView:
         seed: of the episode that was watched.
         seen: what each camera's encoder saw and attended to at the episode's first decision.
         encoders: by camera.
-        films: mp4 of each camera's attention over the episode, as far as there are any.
+        videos: mp4 of each camera's attention over the episode, as far as there are any.
     """
 
     seed: int
     seen: Sequence[SeenImage]
     encoders: Mapping[str, ImageEncoder]
-    films: Mapping[str, Path] = field(default_factory=dict)
+    videos: Mapping[str, Path] = field(default_factory=dict)
 
 
 def add_attention(report: Report, view: AttentionView) -> Section:
@@ -57,10 +57,10 @@ def add_attention(report: Report, view: AttentionView) -> Section:
             caption=f"{image.camera}: every head",
             collapsed=True,
         )
-    if view.films:
+    if view.videos:
         section.text("The same over the episode: the last layer, one frame per decision.")
         section.videos(
-            [VideoClip(film, f"Seed {view.seed}, {camera}") for camera, film in view.films.items()]
+            [VideoClip(video, f"Seed {view.seed}, {camera}") for camera, video in view.videos.items()]
         )
     for key, encoders in _by_mask(view.encoders).items():
         _add_masks(section, key, encoders)

@@ -47,8 +47,8 @@ def rollout(
     import torch
 
     from fibo_robot.envs.results.attention_overlay import image_encoders
-    from fibo_robot.envs.results.attention_videos import film_attention
-    from fibo_robot.envs.results.report import write_evaluation_report, write_films_grid
+    from fibo_robot.envs.results.attention_videos import record_attention
+    from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
     from fibo_robot.envs.rollouts.api import rollout as run
     from fibo_robot.envs.tasks import Task, get_task
@@ -85,10 +85,10 @@ def rollout(
         raise typer.Exit(130) from None
     _print(evaluation)
     # The result is safe by now: a video that cannot be written is missing from the report, and named there.
-    troubles = write_films_grid(evaluation, output)
+    troubles = write_videos_grid(evaluation, output)
     attention = None
     if videos and image_encoders(policy):
-        attention, missing = film_attention(policy, task, evaluation, output)
+        attention, missing = record_attention(policy, task, evaluation, output)
         troubles += missing
     report = write_evaluation_report(evaluation, output, attention, troubles)
     typer.echo(f"result: {output / 'eval.json'}\nreport: {report}")

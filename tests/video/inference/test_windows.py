@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from fibo_robot.attention import create_attention
+from fibo_robot.attention.maps import OverlayError, received_attention
 from fibo_robot.attention.reference import dense_mask
 from fibo_robot.encoders import create_video_encoder
 from fibo_robot.errors import FiboError
 from fibo_robot.video import VideoReader
 from fibo_robot.video.classifier import VideoClassifier
-from fibo_robot.video.inference.overlay import OverlayError, attention_map, received_attention
+from fibo_robot.video.inference.overlay import attention_map
 from fibo_robot.video.inference.predict import Score
 from fibo_robot.video.inference.streams import FrameBuffer, FrameStream, StreamError, classify_stream
 from fibo_robot.video.inference.windows import (
