@@ -23,7 +23,7 @@ DECISIONS = 60
 
 
 def watch_episode(
-    policy: Policy, task: Task, seed: int, timeline: ActionTrace | None = None, decisions: int = DECISIONS
+    policy: Policy, task: Task, seed: int, trace: ActionTrace | None = None, decisions: int = DECISIONS
 ) -> list[list[SeenImage]]:
     """What each camera's encoder saw and attended to, decision by decision.
 
@@ -31,7 +31,7 @@ def watch_episode(
         policy: see :func:`fibo_robot.envs.results.attention_overlay.look`; the episode's generator is reset.
         task: what is simulated.
         seed: the episode's.
-        timeline: its actions; without them only its first decision is seen.
+        trace: its actions; without them only its first decision is seen.
         decisions: at most so many.
 
     Raises:
@@ -41,7 +41,9 @@ def watch_episode(
     try:
         observation = runner.handle(Begin(seed)).observation
         seen = []
-        for chunk in (timeline.chunks if timeline else [None])[:decisions]:
+        for chunk in (trace.chunks if trace else [None])[:decisions]:
+            if observation is None:  # the episode is over
+                break
             stacked = {key: torch.from_numpy(value)[None] for key, value in observation.items()}
             seen.append(look(policy, stacked, seed))
             if chunk is not None:
@@ -60,15 +62,15 @@ def record_attention(
         policy: it must see pictures through an `ImageEncoder`.
         task: what is simulated.
         evaluation: its episodes; where no actions are known, the first one's beginning is shown.
-        folder: where its timelines lie, and the videos go.
+        folder: where its action traces lie, and the videos go.
 
     Returns:
         what there is to show, and a sentence about every video that could not be written.
     """
-    known = [episode for episode in evaluation.episodes if episode.action_trace]
-    seed = (known or evaluation.episodes)[0].seed
-    timeline = ActionTrace.load(folder / known[0].action_trace) if known else None
-    seen = watch_episode(policy, task, seed, timeline)
+    known = [(e.seed, e.action_trace) for e in evaluation.episodes if e.action_trace]
+    seed = known[0][0] if known else evaluation.episodes[0].seed
+    actions = ActionTrace.load(folder / known[0][1]) if known else None
+    seen = watch_episode(policy, task, seed, actions)
     rate = max(1, round(task.control_freq / policy.shape_meta.n_action_steps))
     videos, problems = {}, []
     for camera, frames in attention_frames(seen).items():

@@ -1,4 +1,4 @@
-"""An evaluation's part of a report: the rate with its interval, videos, failures, and what it all rests on."""
+"""An evaluation's part of a report: the rate with its interval, videos, failures, what it all rests on."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from fibo_robot.envs.results.figures import (
     curves_figure,
     positions_figure,
     time_figure,
-    timeline_figure,
+    action_figure,
 )
 from fibo_robot.envs.rollouts.action_trace import ActionTrace
 from fibo_robot.envs.rollouts.videos import VIDEO_FOLDER, VideoWriteError, write_grid
@@ -75,7 +75,7 @@ def add_evaluation(
     ]
     if clips:
         section.text("Videos of the first seeds, failures first.").videos(clips)
-    _timelines(section, evaluation, folder)
+    _action_traces(section, evaluation, folder)
     if any(episode.object_positions for episode in evaluation.counted):
         section.figure(
             positions_figure(evaluation.episodes), "Where the object lay, seed by seed, seen from above."
@@ -147,7 +147,7 @@ def write_evaluation_report(
 
     Args:
         evaluation: what happened.
-        folder: where its videos and timelines lie.
+        folder: where its videos and action traces lie.
         attention: where the policy looked, if known.
         problems: sentences about what could not be made, such as a video.
     """
@@ -181,18 +181,17 @@ def write_videos_grid(evaluation: Evaluation, folder: Path) -> list[str]:
     return []
 
 
-def _timelines(section: Section, evaluation: Evaluation, folder: Path) -> None:
+def _action_traces(section: Section, evaluation: Evaluation, folder: Path) -> None:
     """The recorded episodes' actions, failures first, the first one open."""
     shown = [
-        episode
+        (episode, ActionTrace.load(folder / episode.action_trace))
         for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
         if episode.action_trace and (folder / episode.action_trace).is_file()
     ]
     if not shown:
         return
-    timelines = [ActionTrace.load(folder / episode.action_trace) for episode in shown]
     text = "What the policy did in these episodes, step by step; actions are given as it asked for them."
-    if any(timeline.decisions for timeline in timelines):
+    if any(trace.decisions for _, trace in shown):
         text += (
             " Behaviour cloning has no value function. In its place, at each decision, how unsure the policy "
             "was: spread, the standard deviation of the mixture's actions (1 is half the range of the "
@@ -200,10 +199,10 @@ def _timelines(section: Section, evaluation: Evaluation, folder: Path) -> None:
             "components are in play (the exponential of their weights' entropy)."
         )
     section.text(text)
-    for index, (episode, timeline) in enumerate(zip(shown, timelines)):
+    for index, (episode, trace) in enumerate(shown):
         outcome = "solved" if episode.success_once else "not solved"
         section.figure(
-            timeline_figure(timeline, episode.first_success),
+            action_figure(trace, episode.first_success),
             f"Seed {episode.seed}, {outcome}: actions and decisions",
             collapsed=index > 0,
         )

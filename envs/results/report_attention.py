@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -72,7 +73,7 @@ def _by_mask(encoders: Mapping[str, ImageEncoder]) -> dict[tuple, dict[str, Imag
     groups: dict[tuple, dict[str, ImageEncoder]] = {}
     for camera, encoder in encoders.items():
         if isinstance(encoder.attention.options, FibottentionOptions):
-            blocks = encoder.vit.blocks
+            blocks: Any = encoder.vit.blocks  # timm's, of whatever kind was asked for
             key = (encoder.attention.options.rule, encoder.grid_size, blocks[0].attn.num_heads, len(blocks))
             groups.setdefault(key, {})[camera] = encoder
     return groups
