@@ -29,9 +29,9 @@ _DEMO_NAME = re.compile(r"demo_(\d+)")
 class DemonstrationFile:
     """A robomimic HDF5 file, open for reading; use it as a context manager.
 
-    A demonstration's arrays are checked against each other when it is first asked for, and once;
-    :meth:`check` checks many before long work begins. Sent to another process, the file is opened there at
-    its first use.
+    A demonstration's arrays are checked against each other when it is first asked for, and once (the first
+    one at opening); :meth:`check` checks many before long work begins. Sent to another process, the file is
+    opened there at its first use.
 
     Attributes:
         path: the file.
@@ -51,6 +51,7 @@ class DemonstrationFile:
         try:
             self.env_args = self._read_env_args()
             self.demos = self._read_names()
+            self._demo(self.demos[0])  # a file of another layout is refused here
         except DatasetError:
             self.close()
             raise
