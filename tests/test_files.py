@@ -91,6 +91,35 @@ def test_a_write_error_names_the_target_not_the_temporary_file(tmp_path: Path) -
     assert raised.value.filename == str(tmp_path / "target")
 
 
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+CHECKPOINT = (
+    "import torch; from fibo_robot.training.checkpoint import save_checkpoint\n"
+    "save_checkpoint('run', {'weight': torch.zeros(2000)}, {'name': 'test'}, {'kind': 'policy'})"
+)
+VIDEO_TEST = (
+    "import numpy as np; from pathlib import Path\n"
+    "from fibo_robot.video.inference.evaluation import VideoTest\n"
+    "test = VideoTest(['a', 'b'], [Path('a.mp4')], np.array([1]), np.zeros((1, 1000, 2), np.float32))\n"
+    "test.save(Path('run'))"
+)
+
+
+@pytest.mark.parametrize(
+    ("script", "name"), [(CHECKPOINT, "model.safetensors"), (VIDEO_TEST, "scores.safetensors")]
+)
+def test_tensors_that_do_not_fit_are_an_error_of_their_file(tmp_path: Path, script: str, name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMIT + script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stderr.strip().splitlines()[-1] == f"OSError: [Errno 27] File too large: 'run/{name}'"
+    assert name not in [path.name for path in (tmp_path / "run").iterdir()]
+
+
 COMPARE = ("-m", "fibo_robot.cli", "compare", "a", "--output", "compared")
 
 

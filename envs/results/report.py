@@ -27,6 +27,7 @@ def add_evaluation(
     evaluation: Evaluation,
     folder: Path,
     title: str = "Rollouts",
+    lead: str = "",
     problems: Sequence[str] = (),
 ) -> Section:
     """Add one evaluation.
@@ -36,13 +37,15 @@ def add_evaluation(
         evaluation: what happened.
         folder: where its videos lie.
         title: the section's heading.
+        lead: what the policy is; the number of episodes follows.
         problems: sentences about what could not be made, such as a video.
     """
     low, high = evaluation.interval
     counted = len(evaluation.counted)
-    section = report.section(
-        title, f"{len(evaluation.episodes)} episodes of {evaluation.task['name']}, one per seed."
-    )
+    count = f"{len(evaluation.episodes)} episodes of {evaluation.task['name']}, one per seed."
+    section = report.section(title, f"{lead} {count}".strip())
+    for note in evaluation.notes:
+        section.note(note)
     section.key_numbers(
         [
             KeyNumber(
@@ -63,8 +66,6 @@ def add_evaluation(
             ),
         ]
     )
-    for note in evaluation.notes:
-        section.note(note)
     _problems(section, evaluation, problems)
     clips = [
         VideoClip(

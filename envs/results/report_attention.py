@@ -63,9 +63,14 @@ def add_attention(report: Report, view: AttentionView) -> Section:
         section.videos(
             [VideoClip(video, f"Seed {view.seed}, {camera}") for camera, video in view.videos.items()]
         )
-    for key, encoders in _by_mask(view.encoders).items():
-        _add_masks(section, key, encoders)
+    add_masks(section, view.encoders)
     return section
+
+
+def add_masks(section: Section, encoders: Mapping[str, ImageEncoder]) -> None:
+    """Add Fibottention's masks of the encoders, by camera; nothing where they have another attention."""
+    for key, alike in _by_mask(encoders).items():
+        _add_masks(section, key, alike)
 
 
 def _by_mask(encoders: Mapping[str, ImageEncoder]) -> dict[tuple, dict[str, ImageEncoder]]:
