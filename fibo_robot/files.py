@@ -59,7 +59,7 @@ def name_write_errors(target: Path | str, temporary: Path | None = None) -> Iter
         unnamed = error.filename is None and error.errno in WRITE_ERRORS
         if unnamed or (temporary is not None and str(error.filename) == str(temporary)):
             error.filename = str(target)
-            error.strerror = os.strerror(error.errno)  # h5py says there all that it knows
+            error.strerror = os.strerror(error.errno or 0)  # h5py says there all that it knows
         raise
 
 

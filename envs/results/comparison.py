@@ -9,7 +9,7 @@ claim about the method, not about one checkpoint, rests on.
 
 import csv
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from fibo_robot.envs.results.evaluation import EVAL_FILE, Evaluation
 from fibo_robot.envs.results.figures import rates_figure
+from fibo_robot.envs.rollouts.identity import other_task_note
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically, write_json
 from fibo_robot.statistics import (
@@ -124,7 +125,17 @@ def compare(methods: Mapping[str, Sequence[Evaluation]]) -> Comparison:
     _check_comparable(methods)
     rows = tuple(_method_row(label, runs) for label, runs in methods.items())
     pairs = [_pair_row(a, methods[a], b, methods[b]) for a, b in itertools.combinations(methods, 2)]
-    return Comparison(rows, tuple(_holm(pairs)), tuple(_version_notes(methods)))
+    notes = (*_condition_notes(methods), *_version_notes(methods))
+    return Comparison(rows, tuple(_holm(pairs)), notes)
+
+
+def _condition_notes(methods: Mapping[str, Sequence[Evaluation]]) -> Iterator[str]:
+    """A sentence for each method evaluated on another task than its own, or where seeds do not repeat."""
+    for label, runs in methods.items():
+        others = {other_task_note(run.other_task) for run in runs if run.other_task}
+        yield from (f"{label}: {note}" for note in sorted(others))
+        if any(run.rollout.get("reproducible") is False for run in runs):
+            yield f"{label}: its simulation is not exact; an episode of one seed may end otherwise next time."
 
 
 def _version_notes(methods: Mapping[str, Sequence[Evaluation]]) -> list[str]:

@@ -1,7 +1,7 @@
 """What a rollout found: one row per episode, the rates over them, and `eval.json`.
 
 `eval.json` (schema version 2) holds
-    schema_version  1
+    schema_version  2
     per_episode     one row per seed: the fields of :class:`fibo_robot.envs.rollouts.episodes.Episode`, and
                     LeRobot's `episode_ix` and `success`
     aggregated      rates over the counted episodes, and LeRobot's `pc_success`, `avg_sum_reward`,
@@ -172,7 +172,7 @@ class Evaluation:
                 raise ValueError(f"an episode with seed {episode.seed!r}, success {episode.success_once!r}")
         if len({episode.seed for episode in episodes}) < len(episodes):
             raise ValueError("a seed has more than one episode")
-        for name in ("task", "policy", "rollout", "versions"):
+        for name in ("task", "policy", "rollout", "versions", "other_task"):
             if not isinstance(values[name], dict):
                 raise ValueError(f"{name} is no mapping")
         if "name" not in values["task"]:

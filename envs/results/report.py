@@ -8,12 +8,13 @@ import yaml
 
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.results.figures import (
+    action_figure,
     curves_figure,
     positions_figure,
     time_figure,
-    action_figure,
 )
 from fibo_robot.envs.rollouts.action_trace import ActionTrace
+from fibo_robot.envs.rollouts.identity import other_task_note
 from fibo_robot.envs.rollouts.videos import VIDEO_FOLDER, VideoWriteError, write_grid
 from fibo_robot.reporting import KeyNumber, Report, Section, VideoClip
 from fibo_robot.statistics import format_interval, format_rate
@@ -45,7 +46,8 @@ def add_evaluation(
     count = f"{len(evaluation.episodes)} episodes of {evaluation.task['name']}, one per seed."
     section = report.section(title, f"{lead} {count}".strip())
     for note in evaluation.notes:
-        section.note(note)
+        misleads = bool(evaluation.other_task) and note == other_task_note(evaluation.other_task)
+        section.note(note, kind="warning" if misleads else "info")
     section.key_numbers(
         [
             KeyNumber(

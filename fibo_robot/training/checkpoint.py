@@ -8,7 +8,6 @@
 Each file is replaced atomically, trainer.ckpt last, so a kill at any moment leaves a loadable directory.
 """
 
-import hashlib
 import json
 import subprocess
 from collections.abc import Mapping
@@ -48,14 +47,12 @@ class Checkpoint:
     state_dict: dict[str, Tensor]
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the model, wherever its folder is moved: JSON-ready, for the results it makes.
+        """What results say of the model beside a digest of its weights, wherever its folder is moved.
 
-        Its folder's name, SHA-256 of its weights, and what is known of its data and source.
+        Its folder's name, and what is known of its data and source; JSON-ready.
         """
-        with open(self.directory / MODEL, "rb") as stream:
-            weights = hashlib.file_digest(stream, "sha256").hexdigest()
         known = {key: self.meta[key] for key in ("dataset", "git_revision") if key in self.meta}
-        return {"checkpoint": self.directory.resolve().name, "weights_sha256": weights, **known}
+        return {"checkpoint": self.directory.resolve().name, **known}
 
     def training(self) -> dict[str, Any]:
         """How the model came about: its `config`, and `history`, one row of metrics an epoch.

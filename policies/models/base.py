@@ -71,7 +71,11 @@ class ChunkPolicy(nn.Module, ABC):
 
     def image_encoders(self) -> dict[str, ImageEncoder]:
         """What it sees each camera through, by observation key."""
-        return {key: encoder for key, encoder in self.observation.encoders.items() if isinstance(encoder, ImageEncoder)}
+        return {
+            key: encoder
+            for key, encoder in self.observation.encoders.items()
+            if isinstance(encoder, ImageEncoder)
+        }
 
     def fit_normalizer(self, statistics: Mapping[str, Tensor]) -> None:
         """Take the statistics of the data: `(samples, D)` of every low-dimensional key and of `action`."""

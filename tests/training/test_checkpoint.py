@@ -1,4 +1,3 @@
-import hashlib
 import json
 
 import pytest
@@ -69,8 +68,7 @@ def test_another_simulator_version_is_said_in_words(saved):
 
 def test_a_checkpoint_says_what_it_is_wherever_it_lies(saved, tmp_path):
     first = load_checkpoint(saved).describe()
-    weights = hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
-    assert (first["checkpoint"], first["weights_sha256"]) == (saved.name, weights)
+    assert first["checkpoint"] == saved.name
     assert first["git_revision"] == load_checkpoint(saved).meta["git_revision"]
     moved = saved.rename(saved.with_name("moved"))
     assert load_checkpoint(moved).describe() == {**first, "checkpoint": "moved"}

@@ -159,6 +159,16 @@ def test_different_versions_are_compared_and_named():
     assert "mujoco: 3.3.1 (a), 3.9.0 (b, c)" in note
 
 
+def test_another_task_than_the_policys_own_and_inexact_simulation_are_named():
+    plain = evaluation("ssff")
+    moved = replace(plain, other_task={"horizon": [400, 100]})
+    inexact = replace(plain, rollout={"success_hold": 10, "reproducible": False})
+    notes = compare({"a": [plain], "b": [moved], "c": [inexact]}).notes
+    assert notes[0].startswith("b: This is not the task that the policy was trained for: horizon was 400")
+    assert notes[1].startswith("c: its simulation is not exact")
+    assert len(notes) == 2
+
+
 def test_a_long_comparison_one_success_apart_is_quick():
     """Seeds needed used to be counted up one by one: two minutes for 200 episodes."""
     outcomes = np.array(["s"] * 1000)
