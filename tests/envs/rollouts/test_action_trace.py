@@ -114,10 +114,10 @@ class SeeingPolicy(ToyPolicy):
         super().__init__(shape_meta, noise=0.2)
         encoder = create_encoder("vit_micro", attention="softmax", image_size=16, patch_size=4)
         self.encoders = nn.ModuleDict({"top_image": encoder.eval()})
+        self.seen = []
 
     def image_encoders(self):
         return dict(self.encoders.items())
-        self.seen = []
 
     def act(self, obs, episodes):
         self.seen.append(obs["top_image"][0, -1].permute(1, 2, 0).numpy().copy())
@@ -141,10 +141,10 @@ def test_the_attention_video_shows_the_pictures_that_the_policy_decided_on(tmp_p
     assert len(watch_episode(policy, task, episode.seed, actions, decisions=2)) == 2
     assert len(watch_episode(policy, task, episode.seed)) == 1
 
-    view, troubles = record_attention(policy, task, evaluation, tmp_path)
-    assert view.films["top_image"].stat().st_size > 500 and troubles == []
-    view.films["top_image"].unlink()
-    view.films["top_image"].mkdir()
-    view, troubles = record_attention(policy, task, evaluation, tmp_path)
-    assert view.films == {} and len(view.seen) == 1
-    assert troubles == ["The video attention_seed_000205_top_image.mp4 could not be written: Is a directory."]
+    view, problems = record_attention(policy, task, evaluation, tmp_path)
+    assert view.videos["top_image"].stat().st_size > 500 and problems == []
+    view.videos["top_image"].unlink()
+    view.videos["top_image"].mkdir()
+    view, problems = record_attention(policy, task, evaluation, tmp_path)
+    assert view.videos == {} and len(view.seen) == 1
+    assert problems == ["The video attention_seed_000205_top_image.mp4 could not be written: Is a directory."]
