@@ -162,7 +162,7 @@ def test_table_shows_each_fix_and_json_holds_the_same(monkeypatch: pytest.Monkey
     _, shown = run_command(monkeypatch, [BROKEN, OPTIONAL], [EGL, NO_OSMESA])
     for fix in (BROKEN.fix, OPTIONAL.fix, NO_OSMESA.fix):
         assert fix in shown
-    status, text = run_command(monkeypatch, [BROKEN, OPTIONAL], [EGL, NO_OSMESA], "--json")
+    status, text = run_command(monkeypatch, [BROKEN, OPTIONAL], [EGL, NO_OSMESA], "--json", "-")
     answer = json.loads(text)
     assert status == 1 and answer["ok"] is False
     assert [(check["name"], check["ok"], check["needed"]) for check in answer["checks"]] == [

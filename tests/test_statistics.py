@@ -1,6 +1,7 @@
 """Intervals and tests against their definitions, other implementations, and simulation of their coverage."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from scipy import optimize, stats
 from fibo_robot.statistics import (
     Interval,
     PairedCounts,
-    average_over_training_seeds,
     episodes_to_resolve,
+    format_interval,
+    format_rate,
     mcnemar_exact,
     mcnemar_power,
     newcombe_interval,
@@ -129,36 +131,6 @@ def test_newcombe_interval_covers_the_true_difference_as_often_as_it_says(shared
     assert NOMINAL[0] < np.mean(covered) < NOMINAL[1]
 
 
-@pytest.mark.parametrize(("runs", "spread"), [(3, 0.15), (5, 0.1), (10, 0.05)])
-def test_average_over_training_seeds_covers_the_expected_rate(runs, spread):
-    """Per-run rates scatter with standard deviation `spread` around the method's own rate (beta-binomial)."""
-    generator = np.random.default_rng(2)
-    covered = []
-    for _ in range(3000):
-        rate = generator.uniform(0.4, 0.8)
-        total = rate * (1 - rate) / spread**2 - 1
-        run_rates = generator.beta(rate * total, (1 - rate) * total, size=runs)
-        average = average_over_training_seeds(generator.binomial(50, run_rates).tolist(), [50] * runs)
-        covered.append(rate in average.interval)
-    assert NOMINAL[0] < np.mean(covered) < NOMINAL[1]
-
-
-def test_pooling_the_episodes_of_three_training_seeds_would_be_overconfident():
-    average = average_over_training_seeds([48, 30, 12], [50, 50, 50])
-    pooled = wilson_interval(90, 150)
-    assert average.rate == pytest.approx(0.6)
-    assert average.between_std == pytest.approx(0.36)
-    assert average.within_std < 0.1
-    assert average.interval.low < pooled.low
-    assert average.interval.high > pooled.high
-
-
-def test_average_of_perfect_runs_keeps_an_honest_lower_end():
-    assert average_over_training_seeds([20, 20, 20], [20, 20, 20]).interval == wilson_interval(60, 60)
-    with pytest.raises(ValueError, match="at least two training runs"):
-        average_over_training_seeds([20], [20])
-
-
 @pytest.mark.parametrize(("episodes", "difference", "discordant"), [(25, 0.3, 0.5), (40, 0.2, 0.25)])
 def test_power_of_the_exact_test_is_the_chance_of_all_tables_that_it_rejects(
     episodes, difference, discordant
@@ -188,3 +160,60 @@ def test_episodes_to_resolve_reaches_the_power_and_not_long_before():
         episodes_to_resolve(0.5, 0.5)
     with pytest.raises(ValueError, match="share of differing seeds"):
         episodes_to_resolve(0.9, 0.8, discordant=0.05)
+
+
+def slow_power(episodes, difference, discordant):
+    """The exact power, summed over every number of differing seeds with scipy's own quantiles."""
+    counts = np.arange(episodes + 1)
+    critical = stats.binom.ppf(0.025, counts, 0.5)
+    critical = np.where(2 * stats.binom.cdf(critical, counts, 0.5) <= 0.05, critical, critical - 1)
+    share = (discordant + difference) / (2 * discordant)
+    rejects = stats.binom.cdf(critical, counts, share) + stats.binom.sf(counts - critical - 1, counts, share)
+    return np.sum(stats.binom.pmf(counts, episodes, discordant) * np.where(critical >= 0, rejects, 0.0))
+
+
+def counted_up(difference, discordant):
+    """The first number of episodes, one by one from the normal approximation, that reaches a power of 0.8."""
+    root = stats.norm.ppf(0.975) * np.sqrt(discordant) + stats.norm.ppf(0.8) * np.sqrt(
+        discordant - difference**2
+    )
+    episodes = int(np.ceil((root / difference) ** 2))
+    while slow_power(episodes, difference, discordant) < 0.8:
+        episodes += 1
+    return episodes
+
+
+@pytest.mark.parametrize(
+    ("difference", "shares"),
+    [
+        (0.02, (0.02, 0.04, 0.1)),
+        (0.05, (0.05, 0.06, 0.2)),
+        (0.1, (0.1, 0.11, 0.3, 0.6, 0.9, 0.99, 1.0)),
+        (0.25, (0.25, 0.4, 0.9, 1.0)),
+        (0.5, (0.5, 0.7, 1.0)),
+        (0.9, (0.9, 0.95, 1.0)),
+    ],
+)
+def test_episodes_to_resolve_are_those_that_counting_up_finds(difference, shares):
+    for discordant in shares:
+        found = episodes_to_resolve(difference, 0.0, discordant=discordant)
+        assert found == counted_up(difference, discordant), discordant
+
+
+def test_the_power_of_many_episodes_is_summed_where_it_lies():
+    for episodes, difference, discordant in ((3000, 0.02, 0.2), (5000, 0.03, 0.97), (900, 0.05, 0.05)):
+        expected = slow_power(episodes, difference, discordant)
+        assert mcnemar_power(episodes, difference, discordant) == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_success_apart_among_a_thousand_episodes_is_resolved_at_once():
+    """Counting up would take hours: the answer is 1.6 million, each step a sum over all of them."""
+    started = time.process_time()
+    episodes = episodes_to_resolve(0.5, 0.499, discordant=0.2)
+    assert time.process_time() - started < 5
+    assert mcnemar_power(episodes, 0.001, 0.2) >= 0.8 > mcnemar_power(episodes - 1, 0.001, 0.2)
+
+
+def test_rates_are_written_in_percent():
+    assert (format_rate(17 / 20), format_rate(float("nan"))) == ("85.0 %", "–")
+    assert format_interval(*wilson_interval(36, 36)) == "90.4 to 100.0\N{NO-BREAK SPACE}%"

@@ -11,7 +11,7 @@ import numpy as np
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile, dataset_hash
 from fibo_robot.envs.demonstrations.pool import map_with_environment
 from fibo_robot.envs.demonstrations.record import stack_observations
-from fibo_robot.envs.demonstrations.replay import check_states
+from fibo_robot.envs.demonstrations.replay import check_replayable, check_states
 from fibo_robot.envs.demonstrations.writer import Demonstration, DemonstrationWriter, write_part
 from fibo_robot.envs.tasks import TASKS, Task
 
@@ -65,21 +65,19 @@ def convert_demonstrations(
     if output.exists():
         raise DatasetError(f"{output} exists already; delete it or choose another output.")
     with DemonstrationFile(raw) as file:
-        demos = file.demos
-        for demo in demos:
-            file.array(demo, "states")
+        check_replayable(file)
         task = _observed_task(file.task(), image_size, renderer)
         masks = {key: file.mask(key) for key in file.masks}
-    settings = {"source": dataset_hash(raw), "task": task.to_dict()}
-    writer = DemonstrationWriter(output, settings)
-    parts = {demo: int(demo.removeprefix("demo_")) for demo in demos}
-    todo = [number for number in parts.values() if not writer.has(number)]
-    done = len(parts) - len(todo)
-    progress(done, len(parts))
-    job = partial(_convert_demo, raw=raw, folder=writer)
-    for _ in map_with_environment(job, todo, task, None, workers) if todo else ():
-        done += 1
+        settings = {"source": dataset_hash(raw), "task": task.to_dict()}
+        writer = DemonstrationWriter(output, settings)
+        parts = {demo: int(demo.removeprefix("demo_")) for demo in file.demos}
+        todo = [number for number in parts.values() if not writer.has(number)]
+        done = len(parts) - len(todo)
         progress(done, len(parts))
+        job = partial(_convert_demo, raw=file, folder=writer)
+        for _ in map_with_environment(job, todo, task, None, workers) if todo else ():
+            done += 1
+            progress(done, len(parts))
     env_args = task.env_args()
     env_args["fibo_robot"]["converted_from"] = {"name": raw.name, "sha256": settings["source"]}
     writer.finish(parts, env_args, masks)
@@ -100,11 +98,12 @@ def _observed_task(recorded: Task, image_size: int | None, renderer: str) -> Tas
     ).resolved()
 
 
-def _convert_demo(env: "SimulationEnv", number: int, raw: Path, folder: DemonstrationWriter) -> None:
+def _convert_demo(
+    env: "SimulationEnv", number: int, raw: DemonstrationFile, folder: DemonstrationWriter
+) -> None:
     demo = f"demo_{number}"
-    with DemonstrationFile(raw) as file:
-        states, actions, attributes = file.states(demo), file.actions(demo), file.attributes(demo)
-    check_states(env, states, f"{demo} of {raw}")
+    states, actions, attributes = raw.states(demo), raw.actions(demo), raw.attributes(demo)
+    check_states(env, states, f"{demo} of {raw.path}")
     env.take_geometry(attributes.get("model_file"))
     observations, solved = [], []
     for state in states:

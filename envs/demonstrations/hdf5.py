@@ -1,4 +1,4 @@
-"""Demonstration files in robomimic's HDF5 layout: checked when read, complete or absent when written.
+"""Demonstration files in robomimic's HDF5 layout: each demonstration is checked when it is first read.
 
 The layout: `data` holds one group per demonstration, `demo_0`, `demo_1`, …, with `obs/<key>`, `actions`,
 `states`, `rewards` and `dones`, and the attributes `num_samples` and `model_file`; `data` itself has the
@@ -10,6 +10,8 @@ what was executed, noise included) and the attributes `seed` and `success`.
 import hashlib
 import json
 import re
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +29,10 @@ _DEMO_NAME = re.compile(r"demo_(\d+)")
 class DemonstrationFile:
     """A robomimic HDF5 file, open for reading; use it as a context manager.
 
+    A demonstration's arrays are checked against each other when it is first asked for, and once (the first
+    one at opening); :meth:`check` checks many before long work begins. Sent to another process, the file is
+    opened there at its first use.
+
     Attributes:
         path: the file.
         demos: names of all demonstrations, in the order of their numbers.
@@ -34,38 +40,52 @@ class DemonstrationFile:
     """
 
     def __init__(self, path: Path | str) -> None:
-        """Open and check the file.
+        """Open the file and read what it holds.
 
         Raises:
             DatasetError: if it is missing, truncated, not HDF5 or not in robomimic's layout.
         """
         self.path = Path(path)
+        self._checked: set[str] = set()
+        self._opened: h5py.File | None = None
+        try:
+            self.env_args = self._read_env_args()
+            self.demos = self._read_names()
+            self._demo(self.demos[0])  # a file of another layout is refused here
+        except DatasetError:
+            self.close()
+            raise
+
+    @property
+    def _file(self) -> h5py.File:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    def _open(self) -> h5py.File:
         if not self.path.is_file():
             raise DatasetError(
                 f"The dataset {self.path} does not exist; record one with `fibo demos record`."
             )
         try:
-            self._file = h5py.File(self.path, "r")
+            return h5py.File(self.path, "r")
         except OSError as error:
             raise DatasetError(
                 f"The dataset {self.path} cannot be opened: it is truncated or no HDF5 file."
             ) from error
-        try:
-            self.env_args = self._read_env_args()
-            self.demos = self._read_names()
-            for demo in self.demos:
-                self._check_demo(demo)
-        except DatasetError:
-            self._file.close()
-            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
 
     def _read_env_args(self) -> dict[str, Any]:
-        if "data" not in self._file or "env_args" not in self._file["data"].attrs:
+        data = self._file.get("data")
+        if not isinstance(data, h5py.Group) or "env_args" not in data.attrs:
             raise DatasetError(
                 f"{self.path} is not in robomimic's layout: it has no data group with env_args."
             )
+        text = data.attrs["env_args"]
         try:
-            env_args = json.loads(self._file["data"].attrs["env_args"])
+            env_args = json.loads(text if isinstance(text, str | bytes) else str(text))
         except json.JSONDecodeError as error:
             raise DatasetError(f"The env_args of {self.path} are not JSON.") from error
         if not isinstance(env_args, dict) or "env_name" not in env_args:
@@ -73,34 +93,87 @@ class DemonstrationFile:
         return env_args
 
     def _read_names(self) -> list[str]:
-        numbers = [int(match[1]) for name in self._file["data"] if (match := _DEMO_NAME.fullmatch(name))]
+        numbers = [int(match[1]) for name in self._data() if (match := _DEMO_NAME.fullmatch(str(name)))]
         if not numbers:
             raise DatasetError(f"{self.path} holds no demonstrations (data/demo_0, …).")
         return [f"demo_{number}" for number in sorted(numbers)]
 
-    def _check_demo(self, demo: str) -> None:
-        group = self._file["data"][demo]
-        if "actions" not in group:
-            raise DatasetError(f"{self.path} is not in robomimic's layout: {demo} has no actions.")
-        length = len(group["actions"])
-        for key in ("states", "rewards", "dones", *(f"obs/{key}" for key in group.get("obs", ()))):
-            if key in group and len(group[key]) != length:
-                rows = len(group[key])
+    def _data(self) -> h5py.Group:
+        data = self._file["data"]
+        assert isinstance(data, h5py.Group)  # as _read_env_args has found
+        return data
+
+    def _demo(self, demo: str) -> h5py.Group:
+        """A demonstration's group; checked when it is first asked for."""
+        group = self._data()[demo]
+        if demo not in self._checked:
+            if not isinstance(group, h5py.Group) or "actions" not in group:
+                raise DatasetError(f"{self.path} is not in robomimic's layout: {demo} has no actions.")
+            length = len(_array(group, "actions"))
+            for key in _keys(group):
+                if key in ("states", "rewards", "dones") or key.startswith("obs/"):
+                    rows = len(_array(group, key))
+                    if rows != length:
+                        raise DatasetError(
+                            f"{self.path} is damaged: {demo} has {length} actions but {rows} rows of {key}."
+                        )
+            self._checked.add(demo)
+        assert isinstance(group, h5py.Group)
+        return group
+
+    def check(
+        self, demos: Sequence[str] | None = None, action_dim: int | None = None, action_key: str = "actions"
+    ) -> None:
+        """Look for what would stop or spoil training, before it begins; a missing `model_file` only warns.
+
+        Args:
+            demos: which ones; default: all.
+            action_dim: how many entries an action must have; None takes any number.
+            action_key: the array that holds the actions.
+
+        Raises:
+            DatasetError: a demonstration is damaged or empty, or its actions have another length or numbers
+                that are not finite.
+        """
+        demos = self.demos if demos is None else demos
+        for demo in demos:
+            actions = self.array(demo, action_key)[:]
+            if len(actions) == 0:
                 raise DatasetError(
-                    f"{self.path} is damaged: {demo} has {length} actions but {rows} rows of {key}."
+                    f"{demo} of {self.path} has no steps; remove it from the file or its mask."
                 )
+            if action_dim is not None and actions.shape[1:] != (action_dim,):
+                raise DatasetError(
+                    f"{demo} of {self.path} has actions of shape {actions.shape[1:]}, the task takes "
+                    f"({action_dim},): the file was recorded with another robot or controller."
+                )
+            if not np.isfinite(actions).all():
+                step = int(np.argwhere(~np.isfinite(actions))[0][0])
+                raise DatasetError(
+                    f"{demo} of {self.path} has {action_key} that are not finite, first at step {step}; "
+                    "remove it from the file or its mask."
+                )
+        without = [demo for demo in demos if "model_file" not in self._demo(demo).attrs]
+        if without:
+            warnings.warn(
+                f"{len(without)} of {len(demos)} demonstrations of {self.path} have no model_file "
+                f"({without[0]} is the first). They train a policy, but as the scene they were recorded in "
+                "is not known, their replay may differ.",
+                stacklevel=2,
+            )
 
     @property
     def masks(self) -> list[str]:
         """Names of the file's filter keys, such as `train` and `valid`."""
-        return sorted(self._file["mask"]) if "mask" in self._file else []
+        masks = self._file.get("mask")
+        return sorted(masks) if isinstance(masks, h5py.Group) else []
 
     def mask(self, filter_key: str) -> list[str]:
         """Demonstrations under a filter key, by number; raises DatasetError for one that is not there."""
         if filter_key not in self.masks:
             known = ", ".join(self.masks) or "none"
             raise DatasetError(f"{self.path} has no mask {filter_key!r}; it has: {known}.")
-        names = {name.decode() for name in self._file["mask"][filter_key][:]}
+        names = {name.decode() for name in _array(self._file, f"mask/{filter_key}")[:]}
         unknown = names.difference(self.demos)
         if unknown:
             raise DatasetError(
@@ -111,11 +184,12 @@ class DemonstrationFile:
     @property
     def obs_keys(self) -> list[str]:
         """Observation keys of the first demonstration; none in a raw file."""
-        return sorted(self._file["data"][self.demos[0]].get("obs", ()))
+        keys = _keys(self._demo(self.demos[0]))
+        return sorted(key.removeprefix("obs/") for key in keys if key.startswith("obs/"))
 
     def length(self, demo: str) -> int:
         """Number of steps of one demonstration."""
-        return len(self._file["data"][demo]["actions"])
+        return len(self.array(demo, "actions"))
 
     def actions(self, demo: str) -> np.ndarray:
         """The executed actions, `(T, A)`."""
@@ -135,20 +209,19 @@ class DemonstrationFile:
         return stored_object_state(values, self.env_args, str(self.path)) if key == "object" else values
 
     def array(self, demo: str, key: str) -> h5py.Dataset:
-        """Any array of a demonstration, first axis time, to read parts of; `key` as in `obs/object`.
+        """Any array of a demonstration, first axis time; `key` as in `obs/object`. Slice it to read a part.
 
         Raises:
             DatasetError: if the demonstration has no such array.
         """
-        group = self._file["data"][demo]
+        group = self._demo(demo)
         if key not in group:
-            known = ", ".join([k for k in group if k != "obs"] + [f"obs/{k}" for k in group.get("obs", ())])
-            raise DatasetError(f"{demo} of {self.path} has no {key!r}; it has: {known}.")
-        return group[key]
+            raise DatasetError(f"{demo} of {self.path} has no {key!r}; it has: {', '.join(_keys(group))}.")
+        return _array(group, key)
 
     def attributes(self, demo: str) -> dict[str, Any]:
         """Attributes of one demonstration, such as `model_file`, `seed` and `success`."""
-        return dict(self._file["data"][demo].attrs)
+        return dict(self._demo(demo).attrs)
 
     def task(self) -> Task:
         """The task the demonstrations were recorded on, rebuilt from :attr:`env_args`.
@@ -162,7 +235,8 @@ class DemonstrationFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def __enter__(self) -> "DemonstrationFile":
         return self
@@ -171,6 +245,22 @@ class DemonstrationFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _keys(group: h5py.Group) -> list[str]:
+    """Names of a demonstration's arrays, `actions` or `obs/object`."""
+    obs = group.get("obs")
+    seen = [f"obs/{key}" for key in obs] if isinstance(obs, h5py.Group) else []
+    return [str(key) for key in group if key != "obs"] + seen
+
+
+def _array(group: h5py.Group, key: str) -> h5py.Dataset:
+    array = group[key]
+    if not isinstance(array, h5py.Dataset) or not array.shape:
+        raise DatasetError(
+            f"{group.file.filename} is not in robomimic's layout: {group.name}/{key} is no array."
+        )
+    return array
 
 
 def dataset_hash(path: Path | str) -> str:

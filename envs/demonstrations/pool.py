@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fibo_robot.envs.simulation.rendering import prepare_rendering
 from fibo_robot.envs.tasks import Task
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_environment: "SimulationEnv | None" = None
+# In a worker process: what each item is given to, and what it works with.
+_work: Callable[[Any], Any] | None = None
 
 
 class WorkerError(FiboError):
@@ -36,7 +37,8 @@ def map_with_environment(
     """Yield `function(env, item)` for every item, in the order in which they finish.
 
     Args:
-        function: importable by name (it travels to other processes).
+        function: importable by name; it travels to each other process once, and what is bound to it (by
+            `functools.partial`) stays there from item to item, as an open file does.
         items: what to work on.
         task: what to build each worker's environment of.
         obs_keys: observations of these environments (default: all).
@@ -59,9 +61,11 @@ def map_with_environment(
         return
     # Forked workers hang as soon as they render: start them afresh.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(min(workers, max(len(items), 1)), context, _prepare_worker)
+    executor = ProcessPoolExecutor(
+        min(workers, max(len(items), 1)), context, _prepare_worker, (function, task, obs_keys)
+    )
     try:
-        futures = [executor.submit(_call, function, item, task, obs_keys) for item in items]
+        futures = [executor.submit(_call, item) for item in items]
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
@@ -72,12 +76,24 @@ def map_with_environment(
         executor.shutdown(cancel_futures=True)
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(
+    function: "Callable[[SimulationEnv, Item], Result]", task: Task, obs_keys: Sequence[str] | None
+) -> None:
+    global _work
     # The parent decides when to stop, and takes its workers along if it is killed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     # Mesa's software renderer would start a thread per core in every worker.
     os.environ["LP_NUM_THREADS"] = "0"
+    environment: SimulationEnv | None = None
+
+    def work(item: Any) -> Any:
+        nonlocal environment
+        # Made with the first item: what goes wrong in it is the item's error, not a broken process.
+        environment = environment or task.make_env(obs_keys)
+        return function(environment, item)
+
+    _work = work
 
 
 def _exit_with_parent() -> None:
@@ -87,13 +103,6 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _call(
-    function: "Callable[[SimulationEnv, Item], Result]",
-    item: Item,
-    task: Task,
-    obs_keys: Sequence[str] | None,
-) -> Result:
-    global _environment
-    if _environment is None:
-        _environment = task.make_env(obs_keys)
-    return function(_environment, item)
+def _call(item: Any) -> Any:
+    assert _work is not None
+    return _work(item)

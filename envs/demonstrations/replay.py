@@ -93,16 +93,25 @@ def replay_demonstrations(
     """
     if by not in ("states", "actions"):
         raise DatasetError(f"Demonstrations replay by states or by actions, not by {by!r}.")
-    with DemonstrationFile(path) as file:
-        demos, task = file.demos, file.task()
-        for demo in demos:
-            file.array(demo, "states")
     replayed: dict[str, ReplayedDemo] = {}
-    progress(0, len(demos))
-    for entry in map_with_environment(partial(_replay, path=Path(path), by=by), demos, task, (), workers):
-        replayed[entry.demo] = entry
-        progress(len(replayed), len(demos))
+    with DemonstrationFile(path) as file:
+        demos = file.demos
+        check_replayable(file)
+        progress(0, len(demos))
+        for entry in map_with_environment(
+            partial(_replay, file=file, by=by), demos, file.task(), (), workers
+        ):
+            replayed[entry.demo] = entry
+            progress(len(replayed), len(demos))
     return Replay(Path(path), by, tuple(replayed[demo] for demo in demos))
+
+
+def check_replayable(file: DemonstrationFile) -> None:
+    """Raise DatasetError if a demonstration has no states or no steps; nothing is simulated."""
+    for demo in file.demos:
+        file.array(demo, "states")
+        if file.length(demo) == 0:
+            raise DatasetError(f"{demo} of {file.path} has no steps; remove it from the file.")
 
 
 def check_same_simulation(path: Path | str, task: "Task") -> None:
@@ -127,11 +136,10 @@ def _in_short(task: "Task") -> str:
     return f"{task.env_name}, {' and '.join(task.robots)}, {task.control_freq} Hz"
 
 
-def _replay(env: "SimulationEnv", demo: str, path: Path, by: str) -> ReplayedDemo:
-    with DemonstrationFile(path) as file:
-        states, actions, attributes = file.states(demo), file.actions(demo), file.attributes(demo)
-    check_states(env, states, f"{demo} of {path}")
-    env.take_geometry(attributes.get("model_file"))
+def _replay(env: "SimulationEnv", demo: str, file: DemonstrationFile, by: str) -> ReplayedDemo:
+    states, actions = file.states(demo), file.actions(demo)
+    check_states(env, states, f"{demo} of {file.path}")
+    env.take_geometry(file.attributes(demo).get("model_file"))
     success, error = False, 0.0
     if by == "states":
         for state in states:

@@ -4,18 +4,19 @@ Files recorded here add `expert_actions` (what the expert meant, where `actions`
 included) and the attributes `seed` and `success`.
 """
 
+import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError
-from fibo_robot.files import replace_atomically, write_json
+from fibo_robot.files import replace_atomically, write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,24 @@ class DemonstrationWriter:
             parts: the number of the part that each demonstration comes from, by its name.
             env_args: robomimic's environment metadata.
             masks: names of demonstrations by filter key.
+
+        Raises:
+            DatasetError: the disk has no room for it.
         """
+        needed = sum(self.part(number).stat().st_size for number in parts.values())
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:  # HDF5 does not survive a disk that fills up
+            raise DatasetError(
+                f"{self.target} takes {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB left. Make "
+                "room and run the same command again: what is recorded is kept."
+            )
         with replace_atomically(self.target) as temporary, h5py.File(temporary, "w") as file:
             data = file.create_group("data")
             total = 0
             for demo, number in parts.items():
                 with h5py.File(self.part(number), "r") as part:
                     part.copy("demo", data, name=demo)
-                total += int(data[demo].attrs["num_samples"])
+                    total += len(cast(h5py.Dataset, part["demo/actions"]))
             data.attrs["total"] = total
             data.attrs["env_args"] = json.dumps(env_args, indent=4)
             for key, demos in masks.items():
@@ -128,8 +139,10 @@ class DemonstrationWriter:
 
 def write_part(path: Path, demonstration: Demonstration) -> None:
     """Write one part file of a :class:`DemonstrationWriter`, atomically."""
-    with replace_atomically(path) as temporary, h5py.File(temporary, "w") as file:
+    content = io.BytesIO()  # in memory first: HDF5 does not survive a disk that fills up
+    with h5py.File(content, "w") as file:
         demonstration.write(file.create_group("demo"))
+    write_bytes(path, content.getvalue())
 
 
 def split_masks(demos: Sequence[str], every: int = 10) -> dict[str, list[str]]:

@@ -1,1 +1,1 @@
-"""What rollouts come to: success rates with intervals, comparisons, figures, reports and films."""
+"""What rollouts come to: success rates with intervals, comparisons, figures, reports and videos."""

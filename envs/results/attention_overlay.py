@@ -1,31 +1,21 @@
-"""Where a policy looks: the attention of any layer and head, laid over the camera's picture.
-
-Weights are read off the attention itself, not recomputed beside it: a core that is linear in its values
-shows its weights when the values are unit vectors. Linear-angular attention is normalised after its linear
-part, so there the linear part is asked.
-"""
+"""Where a policy looks: the attention of any layer and head, laid over the camera's picture."""
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-import matplotlib
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fibo_robot.attention.cores import AttentionCore
+from fibo_robot.attention.maps import OverlayError, attention_weights, blend, heat_map
 from fibo_robot.encoders.image import ImageEncoder
-from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import Policy
 
-STRENGTH = 0.6  # how much of the colour covers the picture where attention is strongest
 PIXELS_PER_PIXEL = 4  # a 76-pixel crop becomes large enough to look at
-
-
-class OverlayError(FiboError):
-    """The asked layer, head or camera does not exist."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +55,11 @@ class SeenImage:
                 f"{len(self.weights[0])} heads, counted from 0."
             ) from None
         received = weights[self.num_prefix_tokens :, self.num_prefix_tokens :].abs().mean(0)
-        received = received - received.min()
-        return (received / received.max().clamp(min=1e-12)).reshape(self.grid).numpy()
+        return heat_map(received.reshape(self.grid))
 
     def overlay(self, layer: int, head: int | None = None, enlarge: int = PIXELS_PER_PIXEL) -> np.ndarray:
         """The picture with :meth:`heat` over it, uint8 `(enlarge H, enlarge W, 3)`."""
-        height, width = (side * enlarge for side in self.image.shape[:2])
-        heat = torch.from_numpy(self.heat(layer, head)).float()[None, None]
-        heat = nn.functional.interpolate(heat, (height, width), mode="bilinear")[0, 0].numpy()
-        colour = matplotlib.colormaps["inferno"](heat)[..., :3]
-        cover = STRENGTH * heat[..., None]
-        image = self.image.repeat(enlarge, 0).repeat(enlarge, 1) / 255
-        mixed = (1 - cover) * image + cover * colour
-        return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
+        return blend(self.image.repeat(enlarge, 0).repeat(enlarge, 1), self.heat(layer, head))
 
     def heads(self, layer: int, enlarge: int = 2) -> np.ndarray:
         """One layer's heads row by row in the most square grid, each an :meth:`overlay`."""
@@ -88,17 +70,18 @@ class SeenImage:
         return np.vstack(rows)
 
 
-def image_encoders(policy: Policy) -> dict[str, ImageEncoder]:
+@runtime_checkable
+class SeesThroughEncoders(Protocol):
+    """A policy that says which `ImageEncoder` it sees each camera through."""
+
+    def image_encoders(self) -> Mapping[str, ImageEncoder]:
+        """By observation key."""
+        ...
+
+
+def image_encoders(policy: Policy) -> Mapping[str, ImageEncoder]:
     """The encoder of each camera that a policy sees through an `ImageEncoder`, by observation key."""
-    if not isinstance(policy, nn.Module):
-        return {}
-    return {
-        key: module
-        for name, module in policy.named_modules()
-        if isinstance(module, ImageEncoder)
-        for key in policy.shape_meta.keys("rgb")
-        if key in name.split(".")
-    }
+    return policy.image_encoders() if isinstance(policy, SeesThroughEncoders) else {}
 
 
 @torch.inference_mode()
@@ -106,7 +89,7 @@ def look(policy: Policy, obs: Mapping[str, Tensor], episode: int = 0) -> list[Se
     """Let a policy decide on one observation `(1, n_obs_steps, ...)` and watch every camera's attention.
 
     Args:
-        policy: a module that holds one `ImageEncoder` per camera, under the camera's observation key.
+        policy: it says by `image_encoders()` what it sees through.
         obs: as for `policy.act`; the last step is shown.
         episode: whose sampling noise is used; it does not change the attention.
 
@@ -149,6 +132,7 @@ def _recorded(encoders: Mapping[str, ImageEncoder]) -> Iterator[dict[str, _Recor
             record.image, record.weights = inputs[0][-1].cpu(), []
 
         def attend(core: nn.Module, inputs: tuple, record: _Record = record) -> None:
+            assert isinstance(core, AttentionCore)
             q, k = inputs[0][-1:], inputs[1][-1:]
             record.weights.append(attention_weights(core, q, k)[0].float().cpu())
 
@@ -161,24 +145,6 @@ def _recorded(encoders: Mapping[str, ImageEncoder]) -> Iterator[dict[str, _Recor
     finally:
         for handle in handles:
             handle.remove()
-
-
-def attention_weights(core: AttentionCore, q: Tensor, k: Tensor) -> Tensor:
-    """The weights `(B, heads, N, N)` that a core gives keys (columns) for queries (rows).
-
-    Args:
-        core: any attention core of ours.
-        q, k: `(B, heads, N, head_dim)`.
-    """
-    num_tokens, width = q.shape[-2:]
-    columns = []
-    for part in range(math.ceil(num_tokens / width)):
-        value = torch.zeros_like(k)
-        keys = torch.arange(part * width, min((part + 1) * width, num_tokens), device=k.device)
-        value[..., keys, keys - part * width] = 1
-        out = core.weigh(q, k, value)
-        columns.append(out[..., : len(keys)])
-    return torch.cat(columns, dim=-1)
 
 
 def _to_image(image: Tensor) -> np.ndarray:

@@ -1,29 +1,33 @@
 """Compare evaluations: which method succeeds more often, by how much, and how sure that is.
 
-A method is one evaluation, or several, one per training seed. Two methods of one evaluation each are
+A method is one evaluation, or several, one per training run. Two methods of one evaluation each are
 compared pair by pair on their common seeds (exact McNemar test, Newcombe's interval of the difference).
-Where methods have several training seeds each, the training run is the sampling unit and their per-run
-rates are compared with Welch's t: it is what a claim about the method, not about one checkpoint, rests on.
+Where methods have several training runs each, runs and seeds are both samples, and mean rates are compared
+on the seeds that every run of both has (:func:`fibo_robot.statistics.difference_over_runs`): it is what a
+claim about the method, not about one checkpoint, rests on.
 """
 
 import csv
 import itertools
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from matplotlib.figure import Figure
 
-from fibo_robot.envs.results.evaluation import Evaluation
+from fibo_robot.envs.results.evaluation import EVAL_FILE, Evaluation
+from fibo_robot.envs.results.figures import rates_figure
+from fibo_robot.envs.rollouts.identity import other_task_note
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically, write_json
 from fibo_robot.statistics import (
     CONFIDENCE,
+    Interval,
     PairedCounts,
-    average_over_training_seeds,
+    average_over_runs,
+    difference_over_runs,
     episodes_to_resolve,
     mcnemar_exact,
     newcombe_interval,
@@ -57,14 +61,15 @@ class PairRow:
     """Method `a` against method `b`.
 
     Attributes:
-        difference: success rate of `a` minus that of `b`; `low` and `high` bound it with 95 % confidence.
+        difference: success rate of `a` minus that of `b` on the common seeds; `low` and `high` bound it with
+            95 % confidence.
         p_value: that both succeed equally often.
         p_holm: the same, adjusted for the number of pairs compared (Holm 1979).
-        test: `mcnemar` on common seeds, or `welch` over training runs.
-        common_seeds: seeds the comparison rests on.
-        only_a: common seeds that only `a` solved; `only_b` likewise. None for `welch`.
+        test: `mcnemar`, or `runs` for a t test with variance between runs and between seeds.
+        common_seeds: seeds the comparison rests on, which every run of both has.
+        only_a: common seeds that only `a` solved; `only_b` likewise. None for `runs`.
         episodes_needed: common seeds that would tell a difference of this size apart four times in five;
-            None where there is none, or for `welch`.
+            None where there is none, or for `runs`.
     """
 
     a: str
@@ -73,35 +78,38 @@ class PairRow:
     low: float | None
     high: float | None
     p_value: float | None
-    p_holm: float | None
     test: str
     common_seeds: int
-    only_a: int | None
-    only_b: int | None
-    episodes_needed: int | None
+    p_holm: float | None = None
+    only_a: int | None = None
+    only_b: int | None = None
+    episodes_needed: int | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outcome of :func:`compare`."""
+    """The outcome of :func:`compare`; `notes` are sentences about what may mislead."""
 
     methods: tuple[MethodRow, ...]
     pairs: tuple[PairRow, ...]
+    notes: tuple[str, ...] = ()
 
     def save(self, directory: Path | str) -> None:
         """Write `comparison.json`, `methods.csv`, `pairs.csv` and `comparison.png`, each atomically."""
-        from fibo_robot.envs.results.figures import rates_figure
-
         directory = Path(directory)
         methods, pairs = [asdict(row) for row in self.methods], [asdict(row) for row in self.pairs]
-        write_json(
-            directory / "comparison.json",
-            {"schema_version": SCHEMA_VERSION, "confidence": CONFIDENCE, "methods": methods, "pairs": pairs},
-        )
+        content = {"schema_version": SCHEMA_VERSION, "confidence": CONFIDENCE, "notes": list(self.notes)}
+        write_json(directory / "comparison.json", {**content, "methods": methods, "pairs": pairs})
         _write_csv(directory / "methods.csv", [entry.name for entry in fields(MethodRow)], methods)
         _write_csv(directory / "pairs.csv", [entry.name for entry in fields(PairRow)], pairs)
         with replace_atomically(directory / "comparison.png") as temporary:
-            rates_figure(self.methods).savefig(temporary, dpi=160)
+            self.figure().savefig(temporary, dpi=160)
+
+    def figure(self) -> Figure:
+        """Success rates with their intervals, one row per method."""
+        return rates_figure(
+            {row.method: (row.success_rate, Interval(row.low, row.high)) for row in self.methods}
+        )
 
 
 def compare(methods: Mapping[str, Sequence[Evaluation]]) -> Comparison:
@@ -117,7 +125,35 @@ def compare(methods: Mapping[str, Sequence[Evaluation]]) -> Comparison:
     _check_comparable(methods)
     rows = tuple(_method_row(label, runs) for label, runs in methods.items())
     pairs = [_pair_row(a, methods[a], b, methods[b]) for a, b in itertools.combinations(methods, 2)]
-    return Comparison(rows, tuple(_holm(pairs)))
+    notes = (*_condition_notes(methods), *_version_notes(methods))
+    return Comparison(rows, tuple(_holm(pairs)), notes)
+
+
+def _condition_notes(methods: Mapping[str, Sequence[Evaluation]]) -> Iterator[str]:
+    """A sentence for each method evaluated on another task than its own, or where seeds do not repeat."""
+    for label, runs in methods.items():
+        others = {other_task_note(run.other_task) for run in runs if run.other_task}
+        yield from (f"{label}: {note}" for note in sorted(others))
+        if any(run.rollout.get("reproducible") is False for run in runs):
+            yield f"{label}: its simulation is not exact; an episode of one seed may end otherwise next time."
+
+
+def _version_notes(methods: Mapping[str, Sequence[Evaluation]]) -> list[str]:
+    """A sentence for each package of which the evaluations were made with different versions."""
+    versions: dict[str, dict[str, list[str]]] = {}  # by package, by version, the methods that had it
+    for label, runs in methods.items():
+        for package in {name for others in methods.values() for run in others for name in run.versions}:
+            for run in runs:
+                labels = versions.setdefault(package, {}).setdefault(run.versions.get(package, "unknown"), [])
+                if label not in labels:
+                    labels.append(label)
+    return [
+        f"Evaluated with different versions of {package}: "
+        + ", ".join(f"{version} ({', '.join(labels)})" for version, labels in sorted(found.items()))
+        + ". Episodes may differ for that alone."
+        for package, found in sorted(versions.items())
+        if len(found) > 1
+    ]
 
 
 def _check_comparable(methods: Mapping[str, Sequence[Evaluation]]) -> None:
@@ -152,9 +188,7 @@ def _method_row(label: str, runs: Sequence[Evaluation]) -> MethodRow:
     if len(runs) == 1:
         rate, interval = runs[0].success_rate, runs[0].interval
     else:
-        average = average_over_training_seeds(
-            [run.successes for run in runs], [len(run.counted) for run in runs]
-        )
+        average = average_over_runs([_outcomes(run) for run in runs])
         rate, interval = average.rate, average.interval
     return MethodRow(
         method=label,
@@ -170,28 +204,46 @@ def _method_row(label: str, runs: Sequence[Evaluation]) -> MethodRow:
     )
 
 
+def _outcomes(run: Evaluation) -> dict[int, bool]:
+    """Success by seed, of the episodes that count."""
+    return {seed: episode.success_once for seed, episode in run.by_seed().items()}
+
+
 def _pair_row(a: str, runs_a: Sequence[Evaluation], b: str, runs_b: Sequence[Evaluation]) -> PairRow:
     common = _common_seeds(a, runs_a, b, runs_b)
-    if len(runs_a) > 1:
-        return _welch(a, runs_a, b, runs_b, len(common))
-    outcomes_a, outcomes_b = runs_a[0].by_seed(), runs_b[0].by_seed()
-    counts = PairedCounts.of(
-        [outcomes_a[seed].success_once for seed in common], [outcomes_b[seed].success_once for seed in common]
+    outcomes_a, outcomes_b = (
+        [{seed: outcomes[seed] for seed in common} for outcomes in map(_outcomes, runs)]
+        for runs in (runs_a, runs_b)
     )
-    interval = newcombe_interval(counts)
-    needed = None
-    if counts.difference:
-        rate_a, rate_b = (
-            (counts.both + counts.only_a) / len(common),
-            (counts.both + counts.only_b) / len(common),
+    if len(runs_a) > 1:
+        found = difference_over_runs(outcomes_a, outcomes_b)
+        low, high = found.interval or (None, None)
+        return PairRow(
+            a=a,
+            b=b,
+            difference=found.difference,
+            low=low,
+            high=high,
+            p_value=found.p_value,
+            test="runs",
+            common_seeds=len(common),
         )
-        discordant = (counts.only_a + counts.only_b) / len(common)
-        needed = episodes_to_resolve(rate_a, rate_b, discordant=discordant)
-    p_value = mcnemar_exact(counts)
+    counts = PairedCounts.of(list(outcomes_a[0].values()), list(outcomes_b[0].values()))
+    needed = episodes_to_resolve(*counts.rates, discordant=counts.discordant) if counts.difference else None
+    low, high = newcombe_interval(counts)
     return PairRow(
-        a, b, counts.difference, interval.low, interval.high, p_value, None, "mcnemar",
-        len(common), counts.only_a, counts.only_b, needed,
-    )  # fmt: skip
+        a=a,
+        b=b,
+        difference=counts.difference,
+        low=low,
+        high=high,
+        p_value=mcnemar_exact(counts),
+        test="mcnemar",
+        common_seeds=len(common),
+        only_a=counts.only_a,
+        only_b=counts.only_b,
+        episodes_needed=needed,
+    )
 
 
 def _common_seeds(a: str, runs_a: Sequence[Evaluation], b: str, runs_b: Sequence[Evaluation]) -> list[int]:
@@ -209,31 +261,15 @@ def _common_seeds(a: str, runs_a: Sequence[Evaluation], b: str, runs_b: Sequence
     return common
 
 
-def _welch(
-    a: str, runs_a: Sequence[Evaluation], b: str, runs_b: Sequence[Evaluation], common: int
-) -> PairRow:
-    rates_a, rates_b = [run.success_rate for run in runs_a], [run.success_rate for run in runs_b]
-    difference = float(np.mean(rates_a) - np.mean(rates_b))
-    low = high = p_value = None
-    if np.ptp(rates_a) > 0 or np.ptp(rates_b) > 0:  # without any spread t says nothing
-        test = stats.ttest_ind(rates_a, rates_b, equal_var=False)
-        low, high = (float(end) for end in test.confidence_interval(CONFIDENCE))
-        p_value = float(test.pvalue)
-    return PairRow(a, b, difference, low, high, p_value, None, "welch", common, None, None, None)
-
-
 def _holm(pairs: Sequence[PairRow]) -> list[PairRow]:
     """Add Holm's step-down adjusted p-values."""
-    order = sorted(
-        (index for index, pair in enumerate(pairs) if pair.p_value is not None),
-        key=lambda index: pairs[index].p_value,
-    )
+    known = sorted((pair.p_value, index) for index, pair in enumerate(pairs) if pair.p_value is not None)
     adjusted: dict[int, float] = {}
     floor = 0.0
-    for rank, index in enumerate(order):
-        floor = max(floor, min(1.0, (len(order) - rank) * pairs[index].p_value))
+    for rank, (p_value, index) in enumerate(known):
+        floor = max(floor, min(1.0, (len(known) - rank) * p_value))
         adjusted[index] = floor
-    return [PairRow(**{**asdict(pair), "p_holm": adjusted.get(index)}) for index, pair in enumerate(pairs)]
+    return [replace(pair, p_holm=adjusted.get(index)) for index, pair in enumerate(pairs)]
 
 
 def _write_csv(target: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -247,21 +283,19 @@ def _write_csv(target: Path, columns: Sequence[str], rows: Sequence[Mapping[str,
 
 
 def load_method(argument: str) -> tuple[str, list[Path]]:
-    """Read `[LABEL=]PATH[,PATH…]`; without a label, the folder that names the run."""
-    label, _, paths = argument.rpartition("=")
-    folders = [Path(path) for path in paths.split(",")]
+    """Read `[LABEL=]PATH[,PATH…]`; without a label, the folder that names the run.
+
+    A path may itself hold `=` or `,`: what exists as it stands is a path, and a label holds no slash.
+    """
+    if Path(argument).exists():
+        label, folders = "", [Path(argument)]
+    else:
+        label, equals, paths = argument.partition("=")
+        if not equals or "/" in label or Path(argument.split(",")[0]).exists():
+            label, paths = "", argument
+        folders = [Path(paths)] if Path(paths).exists() else [Path(path) for path in paths.split(",")]
     if not label:
-        folder = folders[0].parent if folders[0].name == "eval.json" else folders[0]
+        folder = folders[0].parent if folders[0].name == EVAL_FILE else folders[0]
         folder = folder.resolve()
         label = folder.parent.name if folder.name == "rollouts" else folder.name
     return label, folders
-
-
-def format_rate(rate: float) -> str:
-    """A rate as a percentage, a dash where there is none."""
-    return "–" if math.isnan(rate) else f"{100 * rate:.1f} %"
-
-
-def format_interval(low: float, high: float) -> str:
-    """An interval of rates in percent, as `51.2 to 98.0 %`."""
-    return f"{100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%"

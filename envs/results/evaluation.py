@@ -1,7 +1,7 @@
 """What a rollout found: one row per episode, the rates over them, and `eval.json`.
 
 `eval.json` (schema version 2) holds
-    schema_version  1
+    schema_version  2
     per_episode     one row per seed: the fields of :class:`fibo_robot.envs.rollouts.episodes.Episode`, and
                     LeRobot's `episode_ix` and `success`
     aggregated      rates over the counted episodes, and LeRobot's `pc_success`, `avg_sum_reward`,
@@ -154,8 +154,31 @@ class Evaluation:
             raise EvaluationError(
                 f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}; roll out again."
             )
+        try:
+            return cls._from_dict(values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise EvaluationError(
+                f"{path} is incomplete or damaged ({reason}). Run `fibo rollout` again, with --resume where "
+                "its folder still has episodes.jsonl."
+            ) from error
+
+    @classmethod
+    def _from_dict(cls, values: Mapping[str, Any]) -> "Evaluation":
+        """Read what :meth:`to_dict` wrote; KeyError, TypeError, ValueError or AttributeError otherwise."""
+        episodes = tuple(Episode.from_dict(row) for row in values["per_episode"])
+        for episode in episodes:
+            if type(episode.seed) is not int or type(episode.success_once) is not bool:
+                raise ValueError(f"an episode with seed {episode.seed!r}, success {episode.success_once!r}")
+        if len({episode.seed for episode in episodes}) < len(episodes):
+            raise ValueError("a seed has more than one episode")
+        for name in ("task", "policy", "rollout", "versions", "other_task"):
+            if not isinstance(values[name], dict):
+                raise ValueError(f"{name} is no mapping")
+        if "name" not in values["task"]:
+            raise ValueError("the task has no name")
         return cls(
-            episodes=tuple(Episode.from_dict(row) for row in values["per_episode"]),
+            episodes=episodes,
             task=values["task"],
             policy=values["policy"],
             rollout=values["rollout"],

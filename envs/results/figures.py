@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from fibo_robot.envs.rollouts.episodes import Episode
 from fibo_robot.reporting import FIGURE_STYLE
+from fibo_robot.statistics import Interval
 
 if TYPE_CHECKING:
-    from fibo_robot.envs.results.comparison import MethodRow
     from fibo_robot.envs.rollouts.action_trace import ActionTrace
 
 _COLOURS = FIGURE_STYLE["axes.prop_cycle"].by_key()["color"]
@@ -21,21 +21,19 @@ SUCCESS, FAILURE = "#2e9e6b", "#d9730d"
 _ARM_ACTION = ("x", "y", "z", "turn x", "turn y", "turn z", "gripper")
 
 
-def rates_figure(methods: Sequence["MethodRow"]) -> Figure:
-    """Success rates with their intervals, one row per method."""
+def rates_figure(rates: Mapping[str, tuple[float, Interval]]) -> Figure:
+    """Success rates with their intervals, one row per method, by its name."""
     with matplotlib.rc_context(FIGURE_STYLE):
-        figure = Figure(figsize=(6.6, 1.1 + 0.45 * len(methods)), layout="constrained")
+        figure = Figure(figsize=(6.6, 1.1 + 0.45 * len(rates)), layout="constrained")
         axes = figure.add_subplot()
-        places = np.arange(len(methods))[::-1]
-        rates = np.array([row.success_rate for row in methods])
+        places = np.arange(len(rates))[::-1]
+        middles = np.array([rate for rate, _ in rates.values()])
+        lows, highs = np.array([interval for _, interval in rates.values()]).T
         # Rounding may put an end a hair inside of the rate, which matplotlib refuses.
-        ends = [
-            [max(0.0, r.success_rate - r.low) for r in methods],
-            [max(0.0, r.high - r.success_rate) for r in methods],
-        ]
-        axes.errorbar(rates * 100, places, xerr=np.array(ends) * 100, fmt="o", capsize=4)
-        axes.set_yticks(places, [row.method for row in methods])
-        axes.set_ylim(-0.6, len(methods) - 0.4)
+        ends = np.stack([middles - lows, highs - middles]).clip(min=0)
+        axes.errorbar(middles * 100, places, xerr=ends * 100, fmt="o", capsize=4)
+        axes.set_yticks(places, list(rates))
+        axes.set_ylim(-0.6, len(rates) - 0.4)
         axes.set_xlim(-2, 102)
         axes.set_xlabel("success rate, %, with 95 % interval")
     return figure
@@ -46,12 +44,14 @@ def positions_figure(episodes: Sequence[Episode]) -> Figure:
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(5.2, 4.4), layout="constrained")
         axes = figure.add_subplot()
-        placed = [episode for episode in episodes if episode.counts and episode.object_positions]
+        placed = [
+            (episode.success_once, next(iter(episode.object_positions.values()))[:2])
+            for episode in episodes
+            if episode.counts and episode.object_positions
+        ]
         for success, colour, marker in ((True, SUCCESS, "o"), (False, FAILURE, "X")):
-            chosen = [e for e in placed if e.success_once == success]
-            points = (
-                np.array([next(iter(e.object_positions.values()))[:2] for e in chosen]).reshape(-1, 2) * 100
-            )
+            chosen = [position for solved, position in placed if solved == success]
+            points = np.array(chosen).reshape(-1, 2) * 100
             label = f"{'solved' if success else 'not solved'} ({len(chosen)})"
             axes.scatter(points[:, 0], points[:, 1], c=colour, marker=marker, s=50, label=label)
         axes.set_aspect("equal", adjustable="datalim")
@@ -61,7 +61,7 @@ def positions_figure(episodes: Sequence[Episode]) -> Figure:
     return figure
 
 
-def time_figure(seconds: dict[str, float]) -> Figure:
+def time_figure(seconds: Mapping[str, float]) -> Figure:
     """Where the time went: one stacked bar."""
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(6.6, 1.5), layout="constrained")
@@ -99,34 +99,34 @@ def curves_figure(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Fig
     return figure
 
 
-def timeline_figure(timeline: "ActionTrace", first_success: int | None) -> Figure:
+def action_figure(trace: "ActionTrace", first_success: int | None) -> Figure:
     """An episode's actions, one row per dimension, and below them the numbers about its decisions.
 
     Args:
-        timeline: what the policy did.
+        trace: what the policy did.
         first_success: the step, counted from 1, after which the task was first solved; it is marked.
     """
-    steps, size = timeline.actions.shape
+    steps, size = trace.actions.shape
     arms, rest = divmod(size, len(_ARM_ACTION))
     names = [f"action {index + 1}" for index in range(size)]
     if rest == 0:
         names = [
             name if arms == 1 else f"{name}, {arm}" for arm in range(1, arms + 1) for name in _ARM_ACTION
         ]
-    rows = size + len(timeline.decisions)
+    rows = size + len(trace.decisions)
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(5.4, 0.8 + 0.6 * rows), layout="constrained")
         axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
         time = np.arange(1, steps + 1)
         for index, (ax, name) in enumerate(zip(axes, names)):
-            ax.step(time, timeline.actions[:, index], where="mid", linewidth=1.4)
+            ax.step(time, trace.actions[:, index], where="mid", linewidth=1.4)
             ax.axhline(0.0, color="#8c93a3", linewidth=0.8)
-            reach = 1.15 * max(1.0, float(np.abs(timeline.actions[:, index]).max()))
+            reach = 1.15 * max(1.0, float(np.abs(trace.actions[:, index]).max()))
             ax.set_ylim(-reach, reach)
             ax.set_yticks([-1, 1])
             _name_row(ax, name)
-        decided = 1 + timeline.n_action_steps * np.arange(len(next(iter(timeline.decisions.values()), ())))
-        for ax, (name, values) in zip(axes[size:], timeline.decisions.items()):
+        decided = 1 + trace.n_action_steps * np.arange(len(next(iter(trace.decisions.values()), ())))
+        for ax, (name, values) in zip(axes[size:], trace.decisions.items()):
             ax.plot(decided, values, "o-", color=_COLOURS[4], markersize=2.5, linewidth=1.2)
             ax.margins(y=0.2)
             ax.locator_params(axis="y", nbins=2)

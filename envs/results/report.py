@@ -1,4 +1,4 @@
-"""An evaluation's part of a report: the rate with its interval, films, failures, and what it all rests on."""
+"""An evaluation's part of a report: the rate with its interval, videos, failures, what it all rests on."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from fibo_robot.envs.results.comparison import format_interval, format_rate
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.results.figures import (
+    action_figure,
     curves_figure,
     positions_figure,
     time_figure,
-    timeline_figure,
 )
 from fibo_robot.envs.rollouts.action_trace import ActionTrace
+from fibo_robot.envs.rollouts.identity import other_task_note
 from fibo_robot.envs.rollouts.videos import VIDEO_FOLDER, VideoWriteError, write_grid
 from fibo_robot.reporting import KeyNumber, Report, Section, VideoClip
+from fibo_robot.statistics import format_interval, format_rate
 
 if TYPE_CHECKING:
     from fibo_robot.envs.results.report_attention import AttentionView
@@ -27,7 +28,8 @@ def add_evaluation(
     evaluation: Evaluation,
     folder: Path,
     title: str = "Rollouts",
-    troubles: Sequence[str] = (),
+    lead: str = "",
+    problems: Sequence[str] = (),
 ) -> Section:
     """Add one evaluation.
 
@@ -36,13 +38,16 @@ def add_evaluation(
         evaluation: what happened.
         folder: where its videos lie.
         title: the section's heading.
-        troubles: sentences about what could not be made, such as a film.
+        lead: what the policy is; the number of episodes follows.
+        problems: sentences about what could not be made, such as a video.
     """
     low, high = evaluation.interval
     counted = len(evaluation.counted)
-    section = report.section(
-        title, f"{len(evaluation.episodes)} episodes of {evaluation.task['name']}, one per seed."
-    )
+    count = f"{len(evaluation.episodes)} episodes of {evaluation.task['name']}, one per seed."
+    section = report.section(title, f"{lead} {count}".strip())
+    for note in evaluation.notes:
+        misleads = bool(evaluation.other_task) and note == other_task_note(evaluation.other_task)
+        section.note(note, kind="warning" if misleads else "info")
     section.key_numbers(
         [
             KeyNumber(
@@ -63,9 +68,7 @@ def add_evaluation(
             ),
         ]
     )
-    for note in evaluation.notes:
-        section.note(note)
-    _troubles(section, evaluation, troubles)
+    _problems(section, evaluation, problems)
     clips = [
         VideoClip(
             folder / episode.video, f"Seed {episode.seed}, {episode.length} steps", episode.success_once
@@ -74,8 +77,8 @@ def add_evaluation(
         if episode.video and (folder / episode.video).is_file()
     ]
     if clips:
-        section.text("Films of the first seeds, failures first.").videos(clips)
-    _timelines(section, evaluation, folder)
+        section.text("Videos of the first seeds, failures first.").videos(clips)
+    _action_traces(section, evaluation, folder)
     if any(episode.object_positions for episode in evaluation.counted):
         section.figure(
             positions_figure(evaluation.episodes), "Where the object lay, seed by seed, seen from above."
@@ -141,19 +144,19 @@ def write_evaluation_report(
     evaluation: Evaluation,
     folder: Path,
     attention: "AttentionView | None" = None,
-    troubles: Sequence[str] = (),
+    problems: Sequence[str] = (),
 ) -> Path:
     """Write `report.html` into an evaluation's folder.
 
     Args:
         evaluation: what happened.
-        folder: where its videos and timelines lie.
+        folder: where its videos and action traces lie.
         attention: where the policy looked, if known.
-        troubles: sentences about what could not be made, such as a film.
+        problems: sentences about what could not be made, such as a video.
     """
     name = evaluation.policy.get("checkpoint", "policy")
     report = Report(f"{evaluation.task['name']}: {name}", "What the policy did in simulation.")
-    add_evaluation(report, evaluation, folder, troubles=troubles)
+    add_evaluation(report, evaluation, folder, problems=problems)
     if attention is not None:
         from fibo_robot.envs.results.report_attention import add_attention
 
@@ -162,37 +165,36 @@ def write_evaluation_report(
     return report.save(folder / "report.html")
 
 
-def write_films_grid(evaluation: Evaluation, folder: Path) -> list[str]:
-    """Show all films of an evaluation side by side in `videos/grid.mp4`, failures first.
+def write_videos_grid(evaluation: Evaluation, folder: Path) -> list[str]:
+    """Show all videos of an evaluation side by side in `videos/grid.mp4`, failures first.
 
     Returns:
         a sentence where that could not be written.
     """
-    films = [
+    videos = [
         folder / episode.video
         for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
         if episode.video and (folder / episode.video).is_file()
     ]
     try:
-        if len(films) > 1:
-            write_grid(films, folder / VIDEO_FOLDER / "grid.mp4")
+        if len(videos) > 1:
+            write_grid(videos, folder / VIDEO_FOLDER / "grid.mp4")
     except VideoWriteError as error:
         return [str(error)]
     return []
 
 
-def _timelines(section: Section, evaluation: Evaluation, folder: Path) -> None:
-    """The filmed episodes' actions, failures first, the first one open."""
+def _action_traces(section: Section, evaluation: Evaluation, folder: Path) -> None:
+    """The recorded episodes' actions, failures first, the first one open."""
     shown = [
-        episode
+        (episode, ActionTrace.load(folder / episode.action_trace))
         for episode in sorted(evaluation.episodes, key=lambda episode: episode.success_once)
         if episode.action_trace and (folder / episode.action_trace).is_file()
     ]
     if not shown:
         return
-    timelines = [ActionTrace.load(folder / episode.action_trace) for episode in shown]
     text = "What the policy did in these episodes, step by step; actions are given as it asked for them."
-    if any(timeline.decisions for timeline in timelines):
+    if any(trace.decisions for _, trace in shown):
         text += (
             " Behaviour cloning has no value function. In its place, at each decision, how unsure the policy "
             "was: spread, the standard deviation of the mixture's actions (1 is half the range of the "
@@ -200,16 +202,16 @@ def _timelines(section: Section, evaluation: Evaluation, folder: Path) -> None:
             "components are in play (the exponential of their weights' entropy)."
         )
     section.text(text)
-    for index, (episode, timeline) in enumerate(zip(shown, timelines)):
+    for index, (episode, trace) in enumerate(shown):
         outcome = "solved" if episode.success_once else "not solved"
         section.figure(
-            timeline_figure(timeline, episode.first_success),
+            action_figure(trace, episode.first_success),
             f"Seed {episode.seed}, {outcome}: actions and decisions",
             collapsed=index > 0,
         )
 
 
-def _troubles(section: Section, evaluation: Evaluation, others: Sequence[str]) -> None:
+def _problems(section: Section, evaluation: Evaluation, others: Sequence[str]) -> None:
     """Name everything that went wrong, each where it happened."""
     lines: list[str] = []
     for episode in evaluation.episodes:

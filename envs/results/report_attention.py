@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -22,13 +23,13 @@ class AttentionView:
         seed: of the episode that was watched.
         seen: what each camera's encoder saw and attended to at the episode's first decision.
         encoders: by camera.
-        films: mp4 of each camera's attention over the episode, as far as there are any.
+        videos: mp4 of each camera's attention over the episode, as far as there are any.
     """
 
     seed: int
     seen: Sequence[SeenImage]
     encoders: Mapping[str, ImageEncoder]
-    films: Mapping[str, Path] = field(default_factory=dict)
+    videos: Mapping[str, Path] = field(default_factory=dict)
 
 
 def add_attention(report: Report, view: AttentionView) -> Section:
@@ -57,14 +58,19 @@ def add_attention(report: Report, view: AttentionView) -> Section:
             caption=f"{image.camera}: every head",
             collapsed=True,
         )
-    if view.films:
+    if view.videos:
         section.text("The same over the episode: the last layer, one frame per decision.")
         section.videos(
-            [VideoClip(film, f"Seed {view.seed}, {camera}") for camera, film in view.films.items()]
+            [VideoClip(video, f"Seed {view.seed}, {camera}") for camera, video in view.videos.items()]
         )
-    for key, encoders in _by_mask(view.encoders).items():
-        _add_masks(section, key, encoders)
+    add_masks(section, view.encoders)
     return section
+
+
+def add_masks(section: Section, encoders: Mapping[str, ImageEncoder]) -> None:
+    """Add Fibottention's masks of the encoders, by camera; nothing where they have another attention."""
+    for key, alike in _by_mask(encoders).items():
+        _add_masks(section, key, alike)
 
 
 def _by_mask(encoders: Mapping[str, ImageEncoder]) -> dict[tuple, dict[str, ImageEncoder]]:
@@ -72,7 +78,7 @@ def _by_mask(encoders: Mapping[str, ImageEncoder]) -> dict[tuple, dict[str, Imag
     groups: dict[tuple, dict[str, ImageEncoder]] = {}
     for camera, encoder in encoders.items():
         if isinstance(encoder.attention.options, FibottentionOptions):
-            blocks = encoder.vit.blocks
+            blocks: Any = encoder.vit.blocks  # timm's, of whatever kind was asked for
             key = (encoder.attention.options.rule, encoder.grid_size, blocks[0].attn.num_heads, len(blocks))
             groups.setdefault(key, {})[camera] = encoder
     return groups

@@ -1,14 +1,16 @@
 """The part of a report that compares methods: rates with intervals, and every pair."""
 
-from fibo_robot.envs.results.comparison import Comparison, format_interval, format_rate
-from fibo_robot.envs.results.figures import rates_figure
+from fibo_robot.envs.results.comparison import Comparison
 from fibo_robot.reporting import Report, Section
+from fibo_robot.statistics import format_interval, format_rate
 
 
 def add_comparison(report: Report, comparison: Comparison) -> Section:
     """Add a table of methods with intervals, a figure, and a table of pairs."""
     section = report.section("Comparison", "Success rates with 95 % intervals, and every pair of methods.")
-    section.figure(rates_figure(comparison.methods), "Success rate of each method with its 95 % interval.")
+    for note in comparison.notes:
+        section.note(note, kind="warning")
+    section.figure(comparison.figure(), "Success rate of each method with its 95 % interval.")
     section.table(
         [
             {
@@ -39,9 +41,10 @@ def add_comparison(report: Report, comparison: Comparison) -> Section:
     section.text(
         "Differences in percentage points, with 95 % intervals; solved alone: seeds that only the first, "
         "and only the second of the two solved. Single runs are paired on common seeds: exact McNemar "
-        "test, Newcombe's interval of the difference. Several training runs are compared with Welch's t "
-        "over runs. Adjusted p-values allow for the number of pairs (Holm). Seeds needed: to tell a "
-        "difference of this size apart four times in five."
+        "test, Newcombe's interval of the difference. Several training runs are compared by a t test on "
+        "their common seeds, with the variance between runs and between seeds. Adjusted p-values allow for "
+        "the number of pairs (Holm). Seeds needed: to tell a difference of this size apart four times in "
+        "five."
     )
     return section
 

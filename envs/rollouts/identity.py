@@ -1,6 +1,7 @@
 """Which policy an evaluation is of, and whether it is evaluated on the task it was trained for."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 

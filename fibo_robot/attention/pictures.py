@@ -3,7 +3,7 @@
 Figures are made without pyplot, so they neither open a window nor stay in memory.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
@@ -89,19 +89,18 @@ def receptive_field(num_tokens: int, num_heads: int, num_layers: int, rule: Offs
 def receptive_field_figure(num_tokens: int, num_heads: int, num_layers: int) -> "Figure":
     """Draw :func:`receptive_field` over the layers, one line per offset rule."""
     from matplotlib.figure import Figure
-
-    from fibo_robot.attention.wythoff import OFFSET_RULES
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(5, 3), layout="constrained")
     ax = figure.add_subplot()
     layers = range(1, num_layers + 1)
-    for rule in OFFSET_RULES:
+    for rule in get_args(OffsetRule):
         shares = receptive_field(num_tokens, num_heads, num_layers, rule)
         ax.plot(layers, 100 * shares.numpy(), marker="o", markersize=3, label=rule)
     ax.set_xlabel("layers")
     ax.set_ylabel("patches reached (%)")
     ax.set_title("Without the class token", fontsize=10)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylim(0, 105)
     ax.legend()
     return figure

@@ -22,7 +22,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="[LABEL=]EVAL[,EVAL]...",
-            help="eval.json or its folder; several joined by commas are training seeds of one method.",
+            help="eval.json or its folder; several joined by commas are training runs of one method.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", help="Folder for JSON, CSV, plot and report.")] = Path(
@@ -32,12 +32,13 @@ def compare(
     """Compare success rates: a table with intervals, paired tests, JSON, CSV, a plot and report.html."""
     from rich.console import Console
 
-    from fibo_robot.envs.results.comparison import ComparisonError, format_interval, format_rate, load_method
+    from fibo_robot.envs.results.comparison import ComparisonError, load_method
     from fibo_robot.envs.results.comparison import compare as run
     from fibo_robot.envs.results.evaluation import Evaluation
     from fibo_robot.envs.results.report import add_evaluation, add_training
     from fibo_robot.envs.results.report_comparison import add_comparison, pair_rows
     from fibo_robot.reporting import Report
+    from fibo_robot.statistics import format_interval, format_rate
 
     folders: dict[str, list[Path]] = {}
     for argument in evaluations:
@@ -66,6 +67,8 @@ def compare(
         for pair in pair_rows(comparison):
             pairs_table.add_row(*("–" if pair[name] is None else str(pair[name]) for name in PAIR_COLUMNS))
         console.print(pairs_table)
+    for note in comparison.notes:
+        typer.echo(f"note: {note}")
 
     comparison.save(output)
     report = Report("Comparison: " + ", ".join(methods), "Policies on the same seeds.")

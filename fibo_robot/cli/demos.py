@@ -1,11 +1,11 @@
 """`fibo demos`: record, convert, replay and look at demonstrations, and record clips of robot skills."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from fibo_robot.cli.json_result import JsonFile, write_result
 from fibo_robot.progress import progress_bar
 
 Output = Annotated[Path, typer.Option("--output", help="HDF5 file to make.")]
@@ -69,15 +69,16 @@ def replay(
         Literal["states", "actions"], typer.Option("--by", help="Show states, or play actions.")
     ] = "states",
     workers: Workers = 2,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Say how many demonstrations still end in success when they are played again."""
     from fibo_robot.envs.demonstrations.replay import replay_demonstrations
 
     with progress_bar(f"Replaying {path.name}") as progress:
         done = replay_demonstrations(path, by, workers, progress)
-    if as_json:
-        typer.echo(json.dumps(done.to_dict()))
+    if json_file is not None:
+        write_result(json_file, done.to_dict())
+    if json_file == "-":
         return
     failed = [demo.demo for demo in done.demos if not demo.success]
     note = f" Failed: {', '.join(failed)}." if failed else ""
@@ -104,12 +105,15 @@ def skills(
 def info(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="robomimic file.")],
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Also draw frames into this PNG.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Say what a file of demonstrations holds; nothing is simulated."""
     from fibo_robot.envs.demonstrations.info import describe_demonstrations, draw_contact_sheet
 
     described = describe_demonstrations(path)
-    typer.echo(json.dumps(described.to_dict()) if as_json else described.to_text())
+    if json_file is not None:
+        write_result(json_file, described.to_dict())
+    if json_file != "-":
+        typer.echo(described.to_text())
     if sheet is not None:
         draw_contact_sheet(path, sheet)

@@ -1,9 +1,11 @@
 """`fibo doctor`: what works on this machine, and how to mend what does not."""
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+
+from fibo_robot.cli.json_result import JsonFile, write_result
 
 if TYPE_CHECKING:
     from fibo_robot.doctor import Check
@@ -13,11 +15,10 @@ def register(app: typer.Typer) -> None:
     """Add `doctor` to the command."""
 
     @app.command()
-    def doctor(
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    ) -> None:
+    def doctor(json_file: JsonFile = None) -> None:
         """Check versions, rendering, video decoders and devices; exit status 1 if something needed fails."""
         from concurrent.futures import ThreadPoolExecutor
+        from dataclasses import asdict
 
         from rich.console import Console
 
@@ -28,9 +29,9 @@ def register(app: typer.Typer) -> None:
             machine, rendering = pool.submit(run_checks), pool.submit(check_rendering)
             checks = [*machine.result(), *rendering.result()]
         ok = all(check.ok for check in checks if check.needed)
-        if as_json:
-            _print_json(checks, ok)
-        else:
+        if json_file is not None:
+            write_result(json_file, {"ok": ok, "checks": [asdict(check) for check in checks]})
+        if json_file != "-":
             _print_table(checks, ok)
         raise typer.Exit(0 if ok else 1)
 
@@ -54,13 +55,6 @@ def check_rendering() -> "list[Check]":
         )
         for probe in probes
     ]
-
-
-def _print_json(checks: "list[Check]", ok: bool) -> None:
-    import json
-    from dataclasses import asdict
-
-    typer.echo(json.dumps({"ok": ok, "checks": [asdict(check) for check in checks]}, indent=2))
 
 
 def _print_table(checks: "list[Check]", ok: bool) -> None:

@@ -5,11 +5,14 @@ nothing heavy at the top, so that `fibo --help` answers at once; the work is imp
 """
 
 import importlib
+import os
 import sys
+from typing import NoReturn
 
 import typer
 
 from fibo_robot.errors import FiboError
+from fibo_robot.files import WRITE_ERRORS
 
 COMMANDS = (
     "bench",
@@ -38,15 +41,34 @@ for _command in COMMANDS:
 def main() -> None:
     """Run the command; an error the user can act on becomes one message and status 1, Ctrl-C status 130."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where an error can still be told, not at the interpreter's exit
     except FiboError as error:
-        typer.echo(f"fibo: {error}", err=True)
+        _stop(str(error))
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        _drop_output()
         sys.exit(1)
     except OSError as error:
-        if error.filename is None:  # not about a file: a fault of the program, to be seen whole
-            raise
-        typer.echo(f"fibo: {error.filename}: {error.strerror}", err=True)
-        sys.exit(1)
+        if error.filename is None and error.errno not in WRITE_ERRORS:
+            raise  # about no file: a fault of the program, to be seen whole
+        _drop_output()
+        # Only standard output, and what a library writes by itself, have no name here.
+        written = error.filename or "The output could not be written"
+        _stop(f"{written}: {error.strerror or error}.")
     except KeyboardInterrupt:
-        typer.echo("fibo: interrupted", err=True)
-        sys.exit(130)
+        _stop("interrupted", status=130)
+
+
+def _stop(message: str, status: int = 1) -> NoReturn:
+    typer.echo(f"fibo: {message}", err=True)
+    sys.exit(status)
+
+
+def _drop_output() -> None:
+    """Where standard output takes no more, forget what is left, which its closing would try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

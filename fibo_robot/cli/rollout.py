@@ -1,7 +1,7 @@
 """`fibo rollout`: evaluate a trained policy in the simulator."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -47,19 +47,20 @@ def rollout(
     import torch
 
     from fibo_robot.envs.results.attention_overlay import image_encoders
-    from fibo_robot.envs.results.attention_videos import film_attention
-    from fibo_robot.envs.results.report import write_evaluation_report, write_films_grid
+    from fibo_robot.envs.results.attention_videos import record_attention
+    from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
     from fibo_robot.envs.rollouts.api import rollout as run
     from fibo_robot.envs.tasks import Task, get_task
     from fibo_robot.policies import load_policy
+    from fibo_robot.training.checkpoint import load_checkpoint
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_policy(checkpoint, device=device)
     task = Task.from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
     output = output or checkpoint / "rollouts"
-    training = _training(checkpoint)
+    saved = load_checkpoint(checkpoint)
     notes = [] if check_demos is None else [_check_demonstrations(check_demos, task, workers)]
     try:
         evaluation = run(
@@ -74,9 +75,9 @@ def rollout(
             success_hold=None if full_horizon else SUCCESS_HOLD,
             engine=engine,
             allow_other_task=other_task is not None,
-            policy_info=_describe(checkpoint, policy.meta),
+            policy_info=saved.describe(),
             notes=notes,
-            training=training,
+            training=saved.training(),
         )
     except KeyboardInterrupt:
         typer.echo(
@@ -85,12 +86,12 @@ def rollout(
         raise typer.Exit(130) from None
     _print(evaluation)
     # The result is safe by now: a video that cannot be written is missing from the report, and named there.
-    troubles = write_films_grid(evaluation, output)
+    problems = write_videos_grid(evaluation, output)
     attention = None
     if videos and image_encoders(policy):
-        attention, missing = film_attention(policy, task, evaluation, output)
-        troubles += missing
-    report = write_evaluation_report(evaluation, output, attention, troubles)
+        attention, missing = record_attention(policy, task, evaluation, output)
+        problems += missing
+    report = write_evaluation_report(evaluation, output, attention, problems)
     typer.echo(f"result: {output / 'eval.json'}\nreport: {report}")
 
 
@@ -99,7 +100,7 @@ def _print(evaluation: "Evaluation") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fibo_robot.envs.results.comparison import format_interval, format_rate
+    from fibo_robot.statistics import format_interval, format_rate
 
     low, high = evaluation.interval
     table = Table("Task", "Episodes", "Success", "95 % interval", "At end", "Errors", "Steps/s")
@@ -115,29 +116,6 @@ def _print(evaluation: "Evaluation") -> None:
     Console().print(table)
     for episode in evaluation.errors:
         typer.echo(f"seed {episode.seed}: {episode.error}")
-
-
-def _training(checkpoint: Path) -> dict[str, Any]:
-    """The run's config and its history of metrics, which an older or hand-made checkpoint may lack."""
-    import json
-
-    import yaml
-
-    from fibo_robot.training.callbacks import HISTORY
-    from fibo_robot.training.checkpoint import CONFIG, CheckpointError
-
-    path = checkpoint / HISTORY
-    try:
-        history = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}). Remove it: only curves are lost.") from error
-    return {"config": yaml.safe_load((checkpoint / CONFIG).read_text(encoding="utf-8")), "history": history}
-
-
-def _describe(checkpoint: Path, meta: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its policy beside the weights, wherever its folder is moved."""
-    known = {key: meta[key] for key in ("dataset", "git_revision") if key in meta}
-    return {"checkpoint": checkpoint.resolve().name, **known}
 
 
 def _check_demonstrations(path: Path, task: "Task", workers: int) -> str:

@@ -10,10 +10,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import matplotlib
 import numpy as np
+from av.error import FFmpegError
+from cycler import cycler
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
@@ -21,13 +24,11 @@ from PIL import Image, UnidentifiedImageError
 from fibo_robot.errors import FiboError
 
 # Colours that keep a contrast of at least 3:1 on the page's white and on its dark paper.
-FIGURE_STYLE = {
+FIGURE_STYLE: dict[Any, Any] = {
     "figure.figsize": (6.6, 3.4),
     "figure.constrained_layout.use": True,
     "font.size": 12,
-    "axes.prop_cycle": matplotlib.cycler(
-        color=["#2f7ed8", "#d9730d", "#2e9e6b", "#c4508f", "#8a6fd1", "#8c8c3e"]
-    ),
+    "axes.prop_cycle": cycler(color=["#2f7ed8", "#d9730d", "#2e9e6b", "#c4508f", "#8a6fd1", "#8c8c3e"]),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -110,7 +111,7 @@ def encode_video(path: Path | str) -> str:
             stream = next(iter(container.streams.video), None)
             found = (stream.codec_context.name, stream.codec_context.pix_fmt) if stream else None
             is_mp4 = "mp4" in container.format.name
-    except (OSError, av.FFmpegError) as error:
+    except (OSError, FFmpegError) as error:
         raise ReportError(f"Cannot read the video {path} for the report: {error}.") from error
     if not is_mp4 or found != ("h264", "yuv420p"):
         raise ReportError(
@@ -157,7 +158,9 @@ def _inline_svg(document: str, name: str) -> str:
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    width = float(re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)[1]) * SVG_PIXELS_PER_POINT
+    width_in_points = re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)
+    assert width_in_points is not None  # matplotlib always writes it
+    width = float(width_in_points[1]) * SVG_PIXELS_PER_POINT
     svg = svg.replace(
         "<svg", f'<svg aria-hidden="true" focusable="false" style="max-width: {width:.0f}px"', 1
     )
@@ -171,20 +174,20 @@ def _use_page_colours(figure: Figure) -> list[Callable[[], None]]:
     """
     undo: list[Callable[[], None]] = []
 
-    def repaint(get: Callable[[], object], put: Callable[[object], None], old: str, new: str) -> None:
+    def repaint(get: Callable[[], Any], put: Callable[[Any], None], old: str, new: str) -> None:
         colour = get()
         if isinstance(colour, (str, tuple)) and colour != "none" and same_color(colour, old):
             undo.append(lambda: put(colour))
             put(new)
 
-    def ink(artist: object) -> None:
+    def ink(artist: Any) -> None:
         repaint(artist.get_color, artist.set_color, "black", _INK)
 
-    def paper(patch: object) -> None:
+    def paper(patch: Any) -> None:
         repaint(patch.get_facecolor, patch.set_facecolor, "white", _PAPER)
 
     paper(figure.patch)
-    for text in figure.texts + [figure._suptitle] * (figure._suptitle is not None):
+    for text in figure.texts:
         ink(text)
     for axes in figure.axes:
         paper(axes.patch)
@@ -195,8 +198,8 @@ def _use_page_colours(figure: Figure) -> list[Callable[[], None]]:
                 ink(artist)
             for line in axis.get_ticklines() + axis.get_ticklines(minor=True):
                 ink(line)
-        for title in (axes.title, axes._left_title, axes._right_title):
-            ink(title)
+        for place in ("title", "_left_title", "_right_title"):  # get_title gives only their words
+            ink(getattr(axes, place))
         over_data = bool(axes.images or axes.collections)
         for artist in [*axes.lines, *([] if over_data else axes.texts)]:
             ink(artist)

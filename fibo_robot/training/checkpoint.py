@@ -18,15 +18,16 @@ from typing import Any
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 import fibo_robot
 from fibo_robot.errors import FiboError
-from fibo_robot.files import replace_atomically, write_json
+from fibo_robot.files import replace_atomically, write_bytes, write_json
 
 FORMAT_VERSION = 1
 CONFIG, MODEL, META, TRAINER = "config.yaml", "model.safetensors", "meta.json", "trainer.ckpt"
+HISTORY = "history.json"
 RECORDED_PACKAGES = ("torch", "timm", "lightning", "mujoco", "robosuite", "robomimic", "numpy")
 # A model may act differently under another version of these: loading warns.
 BEHAVIOUR_PACKAGES = ("mujoco", "robosuite")
@@ -44,6 +45,27 @@ class Checkpoint:
     config: dict[str, Any]
     meta: dict[str, Any]
     state_dict: dict[str, Tensor]
+
+    def describe(self) -> dict[str, Any]:
+        """What results say of the model beside a digest of its weights, wherever its folder is moved.
+
+        Its folder's name, and what is known of its data and source; JSON-ready.
+        """
+        known = {key: self.meta[key] for key in ("dataset", "git_revision") if key in self.meta}
+        return {"checkpoint": self.directory.resolve().name, **known}
+
+    def training(self) -> dict[str, Any]:
+        """How the model came about: its `config`, and `history`, one row of metrics an epoch.
+
+        Raises:
+            CheckpointError: the history is damaged; a checkpoint without one has no rows.
+        """
+        path = self.directory / HISTORY
+        try:
+            history = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged ({error}). Remove it: only curves are lost.") from error
+        return {"config": self.config, "history": history}
 
 
 def save_checkpoint(
@@ -66,8 +88,9 @@ def save_checkpoint(
             **meta,
         },
     )
-    with replace_atomically(directory / MODEL) as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in state_dict.items()}, temporary)
+    # Not by safetensors' own writer, whose error on a full disk names no file and is no OSError.
+    content = save({key: value.detach().cpu().contiguous() for key, value in state_dict.items()})
+    write_bytes(directory / MODEL, content)
 
 
 def load_checkpoint(directory: Path | str) -> Checkpoint:

@@ -71,6 +71,7 @@ class DemonstrationDataset(Dataset[Batch]):
             demos = demos[:max_demos]
             if not demos:
                 raise DatasetError(f"{path} has no demonstrations in its mask '{filter_key}'.")
+            file.check(demos, shape_meta.action.dim, action_key)
             for demo in demos:
                 actions.append(file.array(demo, action_key)[:])
                 if _HAND in file.obs_keys:

@@ -69,6 +69,14 @@ class ChunkPolicy(nn.Module, ABC):
     def predict(self, features: Tensor, noise: Noise) -> Tensor:
         """Normalised actions (B, H, A') for features (B, F); row i draws only from row i of `noise`."""
 
+    def image_encoders(self) -> dict[str, ImageEncoder]:
+        """What it sees each camera through, by observation key."""
+        return {
+            key: encoder
+            for key, encoder in self.observation.encoders.items()
+            if isinstance(encoder, ImageEncoder)
+        }
+
     def fit_normalizer(self, statistics: Mapping[str, Tensor]) -> None:
         """Take the statistics of the data: `(samples, D)` of every low-dimensional key and of `action`."""
         self.normalizer.fit({**statistics, "action": self.actions.encode(statistics["action"])})

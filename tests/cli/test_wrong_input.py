@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import h5py
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 from fibo_robot.cli import main as command_line
+from fibo_robot.cli.demos import Renderer
+from fibo_robot.envs.simulation.rendering import RENDERERS
 from fibo_robot.interfaces import ActionSpec
 from fibo_robot.training.checkpoint import save_checkpoint
 
@@ -167,9 +170,43 @@ def test_unknown_task_is_named_with_the_nearest_known_one(capsys: pytest.Capture
     assert "lfit" in message and "lift" in message.replace("lfit", "")
 
 
-def test_unknown_renderer_is_named_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, "demos", "record", "lift", "--output", "out.hdf5", "--renderer", "opengl")
-    assert "opengl" in message and "egl, osmesa" in message
+@pytest.mark.parametrize(
+    ("arguments", "known"),
+    [
+        (("demos", "record", "lift", "--output", "out.hdf5", "--renderer", "opengl"), RENDERERS),
+        (("demos", "replay", "demos.hdf5", "--by", "opengl"), ("states", "actions")),
+    ],
+)
+def test_unknown_choice_is_named_with_the_known_ones(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    known: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fibo", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main()
+    shown = " ".join(capsys.readouterr().err.split())
+    assert stopped.value.code == 2
+    assert "'opengl' is not one of" in shown
+    assert all(f"'{name}'" in shown for name in known)
+
+
+def test_every_renderer_can_be_chosen() -> None:
+    assert get_args(get_args(Renderer)[0]) == ("auto", *RENDERERS)
+
+
+# --- fibo compare ------------------------------------------------------------------------------------------
+
+
+def test_missing_evaluation_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "There is no seed=0/rollouts" in refused(capsys, "compare", "fibo=seed=0/rollouts")
+
+
+@pytest.mark.parametrize("content", ["{ cut off", "[]", '{"schema_version": 1}', '{"schema_version": 7}'])
+def test_damaged_evaluation_is_named(capsys: pytest.CaptureFixture[str], content: str) -> None:
+    Path("eval.json").write_text(content)
+    assert "eval.json" in refused(capsys, "compare", "eval.json")
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -49,13 +51,18 @@ class Page(HTMLParser):
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
 
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
+    def all(self, tag: str) -> list[dict[str, str]]:
+        """Attributes of each such element; one without value is empty."""
+        return [
+            {key: value or "" for key, value in attributes.items()}
+            for name, attributes in self.elements
+            if name == tag
+        ]
 
 
 def write_video(path: Path, codec: str = "libx264", pixel_format: str = "yuv420p") -> Path:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=20, pix_fmt=pixel_format)
+        stream: Any = container.add_stream(codec, rate=20, pix_fmt=pixel_format)
         stream.width = stream.height = 64
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
@@ -106,7 +113,7 @@ def test_page_loads_nothing_from_outside(tmp_path: Path) -> None:
     page = Page(html)
     for _, attributes in page.elements:
         for name in ("src", "href", "xlink:href", "srcset", "poster", "data", "action"):
-            assert attributes.get(name, "#").startswith(("#", "data:"))
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
     outside_data = re.sub(r"data:[\w/+-]*;base64,[\w+/=]*", "", html)
     assert "//" not in re.sub(r"/\*.*?\*/", "", outside_data)
     assert not re.search(r"url\((?!#)|@import", outside_data)
@@ -183,7 +190,7 @@ def test_figure_is_valid_svg_with_the_page_colours_and_leaves_the_figure_alone()
     assert "#010203" not in svg and "#fdfcfb" not in svg
     assert axes.xaxis.label.get_color() == "black"
     assert axes.lines[-1].get_color() == "black"
-    assert matplotlib.colors.same_color(figure.patch.get_facecolor(), "white")
+    assert same_color(figure.patch.get_facecolor(), "white")
 
 
 def test_chosen_colours_and_labels_over_a_heat_map_stay() -> None:

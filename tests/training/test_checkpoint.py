@@ -64,3 +64,21 @@ def test_another_simulator_version_is_said_in_words(saved):
     meta["versions"]["mujoco"] = "2.0"
     (sentence,) = version_differences(meta)
     assert "mujoco 2.0" in sentence
+
+
+def test_a_checkpoint_says_what_it_is_wherever_it_lies(saved, tmp_path):
+    first = load_checkpoint(saved).describe()
+    assert first["checkpoint"] == saved.name
+    assert first["git_revision"] == load_checkpoint(saved).meta["git_revision"]
+    moved = saved.rename(saved.with_name("moved"))
+    assert load_checkpoint(moved).describe() == {**first, "checkpoint": "moved"}
+
+
+def test_how_a_checkpoint_came_about_is_its_config_and_history(saved):
+    config = load_checkpoint(saved).config
+    assert load_checkpoint(saved).training() == {"config": config, "history": []}
+    (saved / "history.json").write_text('[{"step": 1}]')
+    assert load_checkpoint(saved).training()["history"] == [{"step": 1}]
+    (saved / "history.json").write_text('[{"step"')
+    with pytest.raises(CheckpointError, match=r"history\.json is damaged"):
+        load_checkpoint(saved).training()

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from fibo_robot.files import replace_atomically, write_json
+from fibo_robot.files import replace_atomically, write_bytes, write_json
 from fibo_robot.progress import track
 from fibo_robot.statistics import wilson_interval
 from fibo_robot.video.classifier import VideoClassifier
@@ -89,8 +89,8 @@ class VideoTest:
         """Write test.json, every video's scores (scores.safetensors, videos.json) and confusion.png."""
         write_json(folder / "test.json", self.to_dict())
         write_json(folder / "videos.json", [str(path) for path in self.paths])
-        with replace_atomically(folder / "scores.safetensors") as temporary:
-            save_file({"scores": self.scores, "targets": self.targets}, temporary)
+        # Not by safetensors' own writer, whose error on a full disk names no file and is no OSError.
+        write_bytes(folder / "scores.safetensors", save({"scores": self.scores, "targets": self.targets}))
         with replace_atomically(folder / "confusion.png") as temporary:
             Image.fromarray(confusion_image(self.confusion, self.labels)).save(temporary)
 

@@ -1,10 +1,7 @@
 """A copy of a video with its labels and the encoder's attention written onto it.
 
 The map shows how much each patch is attended to by all others in one layer, averaged over heads: the column
-sums of its attention matrix. They are read off the attention itself: a core is linear in its values, so the
-gradient of the sum of its outputs with respect to them is the column sums, and no matrix is ever made. Of
-linear-angular attention, which is normalised after its linear part, the linear part is asked. Of the few
-that are not linear in their values (TOST, AFNO), the map is the gradient at the values that they had.
+sums of its attention matrix (:mod:`fibo_robot.attention.maps`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,16 +10,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import matplotlib
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from fibo_robot.attention.cores import AttentionCore
+from fibo_robot.attention.maps import OverlayError, blend, heat_map, received_attention
 from fibo_robot.encoders import VideoEncoder
-from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically
 from fibo_robot.progress import track
 from fibo_robot.video.classifier import VideoClassifier
@@ -31,23 +26,14 @@ from fibo_robot.video.inference.windows import WindowScores, frame_times, turnin
 from fibo_robot.video.reading.clip import open_clip
 from fibo_robot.video.training.sampling import Box
 
-STRENGTH = 0.6  # how much of the colour covers the picture where attention is strongest
-STRONGEST = 0.02  # share of patches that are shown as equally strong
 MIN_HEIGHT = 360  # smaller videos are enlarged, so that the words can be read
 # x264's default preset takes half of the time of an overlay; this one writes a slightly larger file.
 _X264 = {"crf": "20", "preset": "veryfast"}
 
 
-class OverlayError(FiboError):
-    """The encoder has no such layer, or the video cannot be written."""
-
-
 @torch.no_grad()
 def attention_map(encoder: VideoEncoder, clip: Tensor, layer: int = -1) -> np.ndarray:
     """How much each patch of a clip is attended to, `(T', H', W')`, scaled to [0, 1] over the clip.
-
-    The strongest patches are all 1: large ViTs gather much of their attention in single patches that mean
-    nothing (arXiv 2309.16588), beside which the rest would not be seen.
 
     Args:
         encoder: in evaluation mode. In `divided` mode it is the attention over space that is shown.
@@ -64,9 +50,7 @@ def attention_map(encoder: VideoEncoder, clip: Tensor, layer: int = -1) -> np.nd
     (core,) = (module for module in block.modules() if isinstance(module, AttentionCore))
     with _watching(core, encoder.num_prefix_tokens) as seen:
         encoder(clip[None].to(encoder.mean.device))
-    heat = torch.cat(seen).float().reshape(encoder.grid)
-    low, high = heat.min(), heat.flatten().quantile(1 - STRONGEST)
-    return ((heat - low) / (high - low).clamp(min=1e-12)).clamp(max=1).cpu().numpy()
+    return heat_map(torch.cat(seen).reshape(encoder.grid))
 
 
 @contextmanager
@@ -83,23 +67,6 @@ def _watching(core: AttentionCore, num_prefix_tokens: int) -> Iterator[list[Tens
         yield seen
     finally:
         handle.remove()
-
-
-def received_attention(
-    core: AttentionCore, q: Tensor, k: Tensor, v: Tensor, *, num_prefix_tokens: int = 0
-) -> Tensor:
-    """What each token gives to all patches together, `(B, heads, N)`: column sums of the attention matrix.
-
-    Args:
-        core: any attention core of ours.
-        q, k, v: `(B, heads, N, head_dim)`.
-        num_prefix_tokens: the first queries, which are left out of the sum.
-    """
-    with torch.enable_grad():
-        value = v.detach().requires_grad_()
-        out = core.weigh(q, k, value)
-        (gradient,) = torch.autograd.grad(out[:, :, num_prefix_tokens:].sum(), value)
-    return gradient.mean(-1)
 
 
 def whole_video(path: Path | str, scores: Sequence[Score]) -> list[WindowScores]:
@@ -177,15 +144,12 @@ def draw(picture: np.ndarray, box: Box, heat: np.ndarray, scores: Sequence[Score
     """
     enlarged = max(1, -(-MIN_HEIGHT // picture.shape[0]))
     height, width = (side * enlarged // 2 * 2 for side in picture.shape[:2])
-    canvas = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
-    canvas = canvas.astype(np.float32) / 255
+    canvas = np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
     top, left = box.top * enlarged, box.left * enlarged
     side = (min(box.height * enlarged, height - top), min(box.width * enlarged, width - left))
-    large = F.interpolate(torch.from_numpy(heat).float()[None, None], side, mode="bilinear")[0, 0].numpy()
-    cover = STRENGTH * large[..., None]
     seen = canvas[top : top + side[0], left : left + side[1]]
-    seen[:] = (1 - cover) * seen + cover * matplotlib.colormaps["inferno"](large)[..., :3]
-    image = Image.fromarray((canvas.clip(0, 1) * 255).round().astype(np.uint8))
+    seen[:] = blend(seen, heat)
+    image = Image.fromarray(canvas)
     pen, size = ImageDraw.Draw(image), max(14, height // 20)
     if (side[0], side[1]) != (height, width):
         corners = (left, top, left + side[1] - 1, top + side[0] - 1)

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import yaml
 from matplotlib.figure import Figure
 
-from fibo_robot.attention.pictures import mask_figure
 from fibo_robot.envs.results.evaluation import Evaluation
+from fibo_robot.envs.results.report import add_evaluation, add_training
+from fibo_robot.envs.results.report_attention import add_masks
 from fibo_robot.policies import load_policy
-from fibo_robot.policies.models.base import ChunkPolicy
 from fibo_robot.reporting import FIGURE_STYLE, KeyNumber, Report, VideoClip
-from fibo_robot.statistics import wilson_interval
-from fibo_robot.training.callbacks import HISTORY
-from fibo_robot.training.checkpoint import load_checkpoint
+from fibo_robot.statistics import format_interval, format_rate, wilson_interval
+from fibo_robot.training.checkpoint import HISTORY, load_checkpoint
 
 
 def write_report(output: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
@@ -26,7 +24,6 @@ def write_report(output: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
     checkpoint = load_checkpoint(output / "policy")
     videos, frames = final_accuracy(output / "classifier"), final_accuracy(output / "single_frame")
     clips = len((output / "classified.jsonl").read_text().splitlines())
-    low, high = evaluation.interval
     minutes = sum(float(stage["seconds"]) for stage in stages) / 60
     report = Report(
         "fibo_robot quickstart",
@@ -36,18 +33,31 @@ def write_report(output: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
         [
             KeyNumber(
                 "Lift success rate",
-                f"{evaluation.success_rate:.0%}",
+                format_rate(evaluation.success_rate),
                 f"{evaluation.successes} of {len(evaluation.counted)} fresh seeds, "
-                f"95 % interval {low:.0%} to {high:.0%}",
+                f"95 % interval {format_interval(*evaluation.interval)}",
             ),
-            KeyNumber("Skill accuracy, video", f"{videos:.0%}", _counted(videos, clips)),
-            KeyNumber("The same on one frame, as a control", f"{frames:.0%}", _counted(frames, clips)),
+            KeyNumber("Skill accuracy, video", format_rate(videos), _counted(videos, clips)),
+            KeyNumber("The same on one frame, as a control", format_rate(frames), _counted(frames, clips)),
             KeyNumber("Time", f"{minutes:.1f} min", "all stages, on this machine"),
         ]
     )
-    _robot(report, output, evaluation)
+    demonstrations = checkpoint.meta["dataset"]["demos"]
+    add_evaluation(
+        report,
+        evaluation,
+        output / "rollouts",
+        "The robot",
+        f"Behaviour cloning on {demonstrations} scripted demonstrations: two 84-pixel cameras and "
+        "proprioception, each camera with its own Fibottention encoder. Every evaluation episode starts from "
+        "a seed that no demonstration used.",
+    )
+    add_training(report, {"policy": [evaluation]})
     _video(report, output)
-    _attention(report, load_policy(output / "policy"))
+    add_masks(
+        report.section("The attention", "Each head attends along its own Fibonacci diagonals."),
+        load_policy(output / "policy").image_encoders(),
+    )
     rows = [
         {"stage": stage["title"], "command": stage["command"], "seconds": round(float(stage["seconds"]))}
         for stage in stages
@@ -60,7 +70,6 @@ def write_report(output: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
         caption="Versions",
         collapsed=True,
     )
-    ran.config(yaml.safe_dump(checkpoint.config, sort_keys=False), "Configuration of the policy's training")
     return report.save(output / "report.html")
 
 
@@ -71,52 +80,13 @@ def final_accuracy(run_dir: Path) -> float:
 
 def _counted(accuracy: float, clips: int) -> str:
     right = round(accuracy * clips)
-    low, high = wilson_interval(right, clips)
-    return f"{right} of {clips} held-out clips, 95 % interval {low:.0%} to {high:.0%}"
+    interval = format_interval(*wilson_interval(right, clips))
+    return f"{right} of {clips} held-out clips, 95 % interval {interval}"
 
 
 def history(run_dir: Path) -> list[dict[str, float]]:
     """The metrics of every epoch of a training run."""
     return json.loads((run_dir / HISTORY).read_text(encoding="utf-8"))
-
-
-def _robot(report: Report, output: Path, evaluation: Evaluation) -> None:
-    section = report.section(
-        "The robot",
-        "Behaviour cloning on 100 scripted demonstrations: two 84-pixel cameras and proprioception, each "
-        "camera with its own Fibottention encoder. Every evaluation episode starts from a seed that no "
-        "demonstration used.",
-    )
-    section.figure(
-        _curves(
-            {"training": (output / "policy", "train/loss"), "validation": (output / "policy", "valid/loss")}
-        ),
-        "Negative log-likelihood per action of the policy over training.",
-    )
-    folder = output / "rollouts"
-    section.videos(
-        [
-            VideoClip(
-                folder / episode.video, f"Seed {episode.seed}, {episode.length} steps", episode.success_once
-            )
-            for episode in evaluation.episodes
-            if episode.video
-        ]
-    )
-    section.table(
-        [
-            {
-                "seed": episode.seed,
-                "success": episode.success_once,
-                "at end": episode.success_at_end,
-                "first success at step": episode.first_success,
-                "steps": episode.length,
-            }
-            for episode in evaluation.episodes
-        ],
-        caption=f"All {len(evaluation.episodes)} episodes",
-        collapsed=True,
-    )
 
 
 def _video(report: Report, output: Path) -> None:
@@ -125,11 +95,8 @@ def _video(report: Report, output: Path) -> None:
         "Clips of robot skills whose label lies in the motion: each class has a partner that shows the same "
         "kind of pictures in the opposite order. The control sees one frame of each clip.",
     )
-    runs = {
-        "video": (output / "classifier", "valid/accuracy"),
-        "one frame": (output / "single_frame", "valid/accuracy"),
-    }
-    section.figure(_curves(runs, "accuracy"), "Accuracy on held-out episodes over training.")
+    runs = {"video": output / "classifier", "one frame": output / "single_frame"}
+    section.figure(_accuracies(runs), "Accuracy on held-out episodes over training.")
     predictions = [json.loads(line) for line in (output / "classified.jsonl").read_text().splitlines()]
     with (output / "skills" / "clips.csv").open(newline="", encoding="utf-8") as stream:
         labels = {Path(row["path"]).name: row["label"] for row in csv.DictReader(stream)}
@@ -141,28 +108,14 @@ def _video(report: Report, output: Path) -> None:
     section.videos(list(shown.values()))
 
 
-def _attention(report: Report, policy: ChunkPolicy) -> None:
-    encoder = next(iter(policy.observation.encoders.values()))
-    options = encoder.attention.to_dict()
-    section = report.section(
-        "The attention",
-        "Each head attends along its own Fibonacci diagonals: which patch (column) each patch (row) of the "
-        f"policy's encoder looks at, head by head, by the rule `{options['rule']}`.",
-    )
-    with matplotlib.rc_context(FIGURE_STYLE):
-        heads = encoder.vit.blocks[0].attn.num_heads
-        figure = mask_figure(encoder.num_patches, heads, options["rule"], grid=encoder.grid_size)
-    section.figure(figure, "Above, the heads' masks; below, what the middle patch sees.")
-
-
-def _curves(runs: Mapping[str, tuple[Path, str]], label: str = "loss") -> Figure:
+def _accuracies(runs: Mapping[str, Path]) -> Figure:
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(7, 2.8), layout="constrained")
         axes = figure.add_subplot()
-        for name, (run_dir, metric) in runs.items():
-            rows = [row for row in history(run_dir) if metric in row]
-            axes.plot([row["step"] for row in rows], [row[metric] for row in rows], label=name)
+        for name, run_dir in runs.items():
+            rows = [row for row in history(run_dir) if "valid/accuracy" in row]
+            axes.plot([row["step"] for row in rows], [row["valid/accuracy"] for row in rows], label=name)
         axes.set_xlabel("training step")
-        axes.set_ylabel(label)
+        axes.set_ylabel("accuracy")
         axes.legend()
     return figure

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from fibo_robot.envs.demonstrations.writer import Demonstration
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.errors import FiboError
+from tests.envs.demonstrations.opened import opened
 
 pytestmark = pytest.mark.sim
 TASK = get_task("lift", cameras=("agentview",), image_size=32)
@@ -73,7 +73,7 @@ def test_a_recording_continues_after_an_interruption(
     assert not target.exists()
     monkeypatch.setattr(recording, "run_expert", run_expert)
     record_demonstrations(TASK, target, Recording(2, 40, 0.1))
-    with h5py.File(recorded) as whole, h5py.File(target) as resumed:
+    with opened(recorded) as whole, opened(target) as resumed:
         for demo in ("demo_0", "demo_1"):
             for key in ("actions", "states", "obs/agentview_image"):
                 np.testing.assert_array_equal(
@@ -125,7 +125,7 @@ def test_a_task_without_expert_is_refused(tmp_path: Path) -> None:
 def test_states_of_another_scene_are_refused(recorded: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.hdf5"
     path.write_bytes(recorded.read_bytes())
-    with h5py.File(path, "r+") as file:
+    with opened(path, "r+") as file:
         del file["data/demo_0/states"]
         file["data/demo_0/states"] = np.zeros((len(file["data/demo_0/actions"]), 40))
     with pytest.raises(DatasetError, match="have 40 entries"):
@@ -135,7 +135,7 @@ def test_states_of_another_scene_are_refused(recorded: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(recorded: Path, tmp_path: Path) -> None:
     record_demonstrations(TASK, tmp_path / "lift.hdf5", Recording(2, 40, 0.1), workers=2)
-    with h5py.File(recorded) as one, h5py.File(tmp_path / "lift.hdf5") as two:
+    with opened(recorded) as one, opened(tmp_path / "lift.hdf5") as two:
         for demo in ("demo_0", "demo_1"):
             for key in ("actions", "states", "obs/agentview_image", "obs/object"):
                 np.testing.assert_array_equal(one[f"data/{demo}/{key}"][:], two[f"data/{demo}/{key}"][:])
@@ -145,8 +145,8 @@ def test_the_number_of_workers_changes_nothing(recorded: Path, tmp_path: Path) -
 def three_human_demos(shared_data: Path, tmp_path: Path) -> Path:
     path = tmp_path / "raw.hdf5"
     with (
-        h5py.File(shared_data / "robot" / "lift_panda_human29_raw.hdf5") as whole,
-        h5py.File(path, "w") as part,
+        opened(shared_data / "robot" / "lift_panda_human29_raw.hdf5") as whole,
+        opened(path, "w") as part,
     ):
         data = part.create_group("data")
         data.attrs.update(whole["data"].attrs)

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from fibo_robot.attention.cores import DiagonalCore, SoftmaxCore
-from fibo_robot.attention.reference import dense_mask
+from fibo_robot.attention.maps import OverlayError
 from fibo_robot.encoders import create_encoder
-from fibo_robot.envs.results.attention_overlay import OverlayError, attention_weights, look
+from fibo_robot.envs.results.attention_overlay import image_encoders, look
 from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
 
 
@@ -24,7 +23,13 @@ class TwoCameras(nn.Module):
             {key: create_encoder("vit_micro", attention=attention) for key in self.shape_meta.obs}
         ).eval()
 
+    def image_encoders(self):
+        return dict(self.encoders.items())
+
     def reset(self, episodes):
+        pass
+
+    def forget(self, episodes):
         pass
 
     def act(self, obs, episodes):
@@ -38,24 +43,6 @@ def observation():
         key: torch.randint(0, 256, (1, 1, 3, 84, 84), dtype=torch.uint8)
         for key in ("left_image", "right_image")
     }
-
-
-def test_softmax_weights_are_the_softmax():
-    core = SoftmaxCore(2, 8, SoftmaxCore.options_type())
-    q, k = torch.randn(2, 1, 2, 21, 8)
-    expected = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1)
-    torch.testing.assert_close(attention_weights(core, q, k), expected)
-
-
-def test_fibottention_weights_are_zero_off_its_diagonals_and_sum_to_one():
-    core = DiagonalCore(2, 8, DiagonalCore.options_type())
-    core.place(0, 1)
-    q, k = torch.randn(2, 1, 2, 50, 8)
-    weights = attention_weights(core, q, k)[0]
-    mask = dense_mask(core.offsets(50), 50, 1)
-    assert (weights[~mask] == 0).all()
-    assert not mask.all()
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 50))
 
 
 @pytest.mark.parametrize("attention", ["softmax", "fibottention", "castling"])
@@ -80,3 +67,21 @@ def test_looking_leaves_the_policy_as_it_was():
     look(policy, obs)
     assert torch.equal(policy.encoders["left_image"](obs["left_image"][:, -1]).tokens, before)
     assert not any(module._forward_pre_hooks for module in policy.modules())
+
+
+def test_a_policy_that_names_no_encoder_is_refused():
+    class Blind:
+        shape_meta = ShapeMeta({}, action=ActionSpec.deltas())
+
+        def reset(self, episodes):
+            pass
+
+        def act(self, obs, episodes):
+            return torch.zeros(1, 1, 1)
+
+        def forget(self, episodes):
+            pass
+
+    assert image_encoders(Blind()) == {}
+    with pytest.raises(OverlayError, match="no image encoder"):
+        look(Blind(), {})

@@ -3,13 +3,15 @@
 import csv
 import itertools
 import json
+import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from fibo_robot.envs.results.comparison import ComparisonError, compare, load_method
-from fibo_robot.envs.results.evaluation import Evaluation
+from fibo_robot.envs.results.evaluation import Evaluation, EvaluationError
 from fibo_robot.envs.rollouts.episodes import Episode
 
 TASK = {"name": "lift", "horizon": 400, "cameras": ["agentview"]}
@@ -39,8 +41,8 @@ def test_single_runs_are_paired_on_the_seeds_that_both_finished():
     assert (pair.test, pair.common_seeds, pair.only_a, pair.only_b) == ("mcnemar", 13, 7, 1)
     assert pair.difference == pytest.approx(6 / 13)
     assert pair.p_value == pytest.approx(stats.binomtest(7, 8).pvalue)
-    assert pair.low < pair.difference < pair.high
-    assert pair.episodes_needed > 0
+    assert pair.low is not None and pair.high is not None and pair.low < pair.difference < pair.high
+    assert pair.episodes_needed is not None and pair.episodes_needed > 0
 
 
 def test_an_episode_lost_to_the_machinery_is_no_failure_of_the_policy():
@@ -48,23 +50,54 @@ def test_an_episode_lost_to_the_machinery_is_no_failure_of_the_policy():
     assert (row.episodes, row.successes, row.success_rate, row.errors) == (3, 3, 1.0, 1)
 
 
+def spread_out(*counts, seeds=20):
+    """A run for each count, so many of its episodes solved, in an order that no run shares with another."""
+    generator = np.random.default_rng(3)
+    return [
+        evaluation("".join(generator.permutation(list("s" * count + "f" * (seeds - count)))))
+        for count in counts
+    ]
+
+
 def test_several_training_runs_are_compared_by_run_not_by_episode():
-    strong = [evaluation("s" * n + "f" * (20 - n)) for n in (18, 16, 19)]
-    weak = [evaluation("s" * n + "f" * (20 - n)) for n in (12, 15, 9)]
-    comparison = compare({"strong": strong, "weak": weak})
+    """Scenes decide nothing here, so that the seeds add nothing to Welch's test over runs."""
+    comparison = compare({"strong": spread_out(18, 16, 19), "weak": spread_out(12, 15, 9)})
     (pair,) = comparison.pairs
-    expected = stats.ttest_ind([0.9, 0.8, 0.95], [0.6, 0.75, 0.45], equal_var=False)
-    assert pair.test == "welch"
-    assert pair.p_value == pytest.approx(expected.pvalue)
-    assert (pair.low, pair.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    expected = np.asarray(stats.ttest_ind([0.9, 0.8, 0.95], [0.6, 0.75, 0.45], equal_var=False))
+    assert (pair.test, pair.common_seeds, pair.only_a, pair.episodes_needed) == ("runs", 20, None, None)
+    assert pair.p_value == pytest.approx(expected[1])
     assert comparison.methods[0].runs == 3
     assert comparison.methods[0].success_rate == pytest.approx(53 / 60)
+
+
+def test_several_training_runs_are_compared_on_the_seeds_that_all_of_them_finished():
+    """The last five seeds, solved by `a` alone, were lost by a run of `b`: nothing rests on them."""
+    a = [evaluation("ssfs" * 5 + "sssss"), evaluation("sfss" * 5 + "sssss")]
+    b = [evaluation("sfff" * 5 + "fffff"), evaluation("fffs" * 5 + "eeeee")]
+    (pair,) = compare({"a": a, "b": b}).pairs
+    assert pair.common_seeds == 20
+    assert pair.difference == pytest.approx(0.75 - 0.25)
+    shorter = compare({"a": [first_episodes(run) for run in a], "b": [first_episodes(run) for run in b]})
+    assert pair == shorter.pairs[0]
+
+
+def first_episodes(run, count=20):
+    return replace(run, episodes=run.episodes[:count])
+
+
+def test_training_runs_on_the_same_seeds_are_less_sure_than_on_their_own():
+    """Every run solves the same scenes: what looks like 60 episodes are 20."""
+    same = [evaluation("s" * 14 + "f" * 6) for _ in range(3)]
+    own = [evaluation("s" * 14 + "f" * 6, first_seed=100 * run) for run in range(3)]
+    (shared,), (separate,) = compare({"a": same}).methods, compare({"a": own}).methods
+    assert shared.success_rate == separate.success_rate
+    assert shared.high - shared.low > 1.5 * (separate.high - separate.low)
 
 
 def test_p_values_of_several_pairs_are_adjusted_by_holm():
     a, b, c = evaluation("s" * 20), evaluation("s" * 12 + "f" * 8), evaluation("s" * 10 + "f" * 10)
     pairs = compare({"a": [a], "b": [b], "c": [c]}).pairs
-    raw = [pair.p_value for pair in pairs]
+    raw = [pair.p_value for pair in pairs if pair.p_value is not None]
     # By hand: sorted p-values times 3, 2, 1, made monotone.
     assert raw == pytest.approx([2 / 2**8, 2 / 2**10, 0.5])
     assert [pair.p_holm for pair in pairs] == pytest.approx([2 * raw[0], 3 * raw[1], raw[2]])
@@ -74,7 +107,7 @@ def test_adjusted_p_values_are_those_of_the_closed_bonferroni_test():
     """A pair is rejected if every set of pairs that holds it is: the set's smallest p times its size."""
     outcomes = ["s" * 30, "s" * 22 + "f" * 8, "s" * 15 + "f" * 15, "f" * 9 + "s" * 21]
     pairs = compare({str(index): [evaluation(row)] for index, row in enumerate(outcomes)}).pairs
-    raw = [pair.p_value for pair in pairs]
+    raw = [pair.p_value for pair in pairs if pair.p_value is not None]
     for index, pair in enumerate(pairs):
         sets = [
             chosen
@@ -118,10 +151,42 @@ def test_policies_that_see_different_things_can_still_be_compared():
     assert compare({"a": [evaluation("ssss")], "b": [blind]}).pairs[0].common_seeds == 4
 
 
+def test_different_versions_are_compared_and_named():
+    old = replace(evaluation("ssff"), versions={"mujoco": "3.3.1", "torch": "2.9"})
+    new = replace(evaluation("sfsf"), versions={"mujoco": "3.9.0", "torch": "2.9"})
+    assert compare({"a": [old], "b": [old]}).notes == ()
+    (note,) = compare({"a": [old], "b": [new], "c": [new]}).notes
+    assert "mujoco: 3.3.1 (a), 3.9.0 (b, c)" in note
+
+
+def test_another_task_than_the_policys_own_and_inexact_simulation_are_named():
+    plain = evaluation("ssff")
+    moved = replace(plain, other_task={"horizon": [400, 100]})
+    inexact = replace(plain, rollout={"success_hold": 10, "reproducible": False})
+    notes = compare({"a": [plain], "b": [moved], "c": [inexact]}).notes
+    assert notes[0].startswith("b: This is not the task that the policy was trained for: horizon was 400")
+    assert notes[1].startswith("c: its simulation is not exact")
+    assert len(notes) == 2
+
+
+def test_a_long_comparison_one_success_apart_is_quick():
+    """Seeds needed used to be counted up one by one: two minutes for 200 episodes."""
+    outcomes = np.array(["s"] * 1000)
+    outcomes[:100] = "f"
+    other = outcomes.copy()
+    other[50:149] = np.where(other[50:149] == "s", "f", "s")  # 99 seeds differ, 50 to 49
+    started = time.process_time()
+    (pair,) = compare({"a": [evaluation("".join(outcomes))], "b": [evaluation("".join(other))]}).pairs
+    assert (pair.only_a, pair.only_b) == (49, 50)
+    assert time.process_time() - started < 5
+    assert pair.episodes_needed is not None and 700_000 < pair.episodes_needed < 800_000
+
+
 def test_a_comparison_is_saved_as_json_csv_and_plot(tmp_path):
     compare({"a": [evaluation("ssss")], "b": [evaluation("sfsf")]}).save(tmp_path)
     values = json.loads((tmp_path / "comparison.json").read_text())
     assert values["methods"][1]["success_rate"] == 0.5
+    assert values["notes"] == []
     with open(tmp_path / "pairs.csv", newline="") as stream:
         (row,) = csv.DictReader(stream)
     assert float(row["difference"]) == 0.5
@@ -137,3 +202,61 @@ def test_a_method_is_named_after_its_run(tmp_path):
     assert load_method(f"{tmp_path}/dense/rollouts/eval.json")[0] == "dense"
     label, paths = load_method("fibo=a,b")
     assert (label, [str(path) for path in paths]) == ("fibo", ["a", "b"])
+
+
+def test_a_path_may_hold_an_equals_sign_or_a_comma(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/seed=0/rollouts", "runs/seed=1/rollouts", "seed=0/rollouts", "lr=1,2"):
+        (tmp_path / folder).mkdir(parents=True)
+    found = {
+        argument: (label, [str(path) for path in paths])
+        for argument in (
+            "seed=0/rollouts",
+            "runs/seed=0/rollouts",
+            "runs/seed=0/rollouts,runs/seed=1/rollouts",
+            "fibo=seed=0/rollouts",
+            "fibo=runs/seed=0/rollouts,runs/seed=1/rollouts",
+            "fibo=lr=1,2",
+        )
+        for label, paths in [load_method(argument)]
+    }
+    both = ["runs/seed=0/rollouts", "runs/seed=1/rollouts"]
+    assert found == {
+        "seed=0/rollouts": ("seed=0", ["seed=0/rollouts"]),
+        "runs/seed=0/rollouts": ("seed=0", both[:1]),
+        "runs/seed=0/rollouts,runs/seed=1/rollouts": ("seed=0", both),
+        "fibo=seed=0/rollouts": ("fibo", ["seed=0/rollouts"]),
+        "fibo=runs/seed=0/rollouts,runs/seed=1/rollouts": ("fibo", both),
+        "fibo=lr=1,2": ("fibo", ["lr=1,2"]),
+    }
+
+
+DAMAGE = {
+    "no episodes": (lambda values: values.pop("per_episode"), "no 'per_episode'"),
+    "no versions": (lambda values: values.pop("versions"), "no 'versions'"),
+    "an episode without seed": (lambda values: values["per_episode"][1].pop("seed"), "seed"),
+    "an episode that is no row": (lambda values: values["per_episode"].append(3), "incomplete or damaged"),
+    "a seed twice": (lambda values: values["per_episode"].append(values["per_episode"][0]), "more than one"),
+    "a task without name": (lambda values: values["task"].clear(), "task has no name"),
+    "a success that is a word": (
+        lambda values: values["per_episode"][0].update(success_once="yes"),
+        "success 'yes'",
+    ),
+    "a session of another kind": (
+        lambda values: values["sessions"].append({"x": 1}),
+        "incomplete or damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_an_incomplete_or_damaged_evaluation_is_refused(tmp_path, kind):
+    damage, words = DAMAGE[kind]
+    path = evaluation("sfs").save(tmp_path)
+    assert Evaluation.load(tmp_path).success_rate == pytest.approx(2 / 3)
+    values = json.loads(path.read_text())
+    damage(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(EvaluationError, match=words) as refused:
+        Evaluation.load(tmp_path)
+    assert str(path) in str(refused.value) and "fibo rollout" in str(refused.value)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from fibo_robot.encoders import create_encoder
-from fibo_robot.envs.results.attention_videos import attention_films, film_attention, watch_episode
+from fibo_robot.envs.results.attention_videos import attention_frames, record_attention, watch_episode
 from fibo_robot.envs.results.evaluation import EvaluationError
 from fibo_robot.envs.rollouts.action_trace import ActionTrace, ActionTraceRecorder
 from fibo_robot.envs.rollouts.api import rollout
@@ -116,13 +116,16 @@ class SeeingPolicy(ToyPolicy):
         self.encoders = nn.ModuleDict({"top_image": encoder.eval()})
         self.seen = []
 
+    def image_encoders(self):
+        return dict(self.encoders.items())
+
     def act(self, obs, episodes):
         self.seen.append(obs["top_image"][0, -1].permute(1, 2, 0).numpy().copy())
         self.encoders["top_image"](obs["top_image"][:, -1])
         return super().act(obs, episodes)
 
 
-def test_the_attention_film_shows_the_pictures_that_the_policy_decided_on(tmp_path):
+def test_the_attention_video_shows_the_pictures_that_the_policy_decided_on(tmp_path):
     task = ToyTask(horizon=9)
     policy = SeeingPolicy(task.shape_meta())
     evaluation = rollout(policy, task, [205], workers=1, output=tmp_path, videos=1)
@@ -133,15 +136,15 @@ def test_the_attention_film_shows_the_pictures_that_the_policy_decided_on(tmp_pa
     assert len(seen) == len(actions.chunks) == len(decided_on)
     for (image,), picture in zip(seen, decided_on):
         np.testing.assert_array_equal(image.image, picture)
-    frames = attention_films(seen)["top_image"]
+    frames = attention_frames(seen)["top_image"]
     assert [frame.shape for frame in frames] == [(64, 64, 3)] * len(seen)
     assert len(watch_episode(policy, task, episode.seed, actions, decisions=2)) == 2
     assert len(watch_episode(policy, task, episode.seed)) == 1
 
-    view, troubles = film_attention(policy, task, evaluation, tmp_path)
-    assert view.films["top_image"].stat().st_size > 500 and troubles == []
-    view.films["top_image"].unlink()
-    view.films["top_image"].mkdir()
-    view, troubles = film_attention(policy, task, evaluation, tmp_path)
-    assert view.films == {} and len(view.seen) == 1
-    assert troubles == ["The video attention_seed_000205_top_image.mp4 could not be written: Is a directory."]
+    view, problems = record_attention(policy, task, evaluation, tmp_path)
+    assert view.videos["top_image"].stat().st_size > 500 and problems == []
+    view.videos["top_image"].unlink()
+    view.videos["top_image"].mkdir()
+    view, problems = record_attention(policy, task, evaluation, tmp_path)
+    assert view.videos == {} and len(view.seen) == 1
+    assert problems == ["The video attention_seed_000205_top_image.mp4 could not be written: Is a directory."]

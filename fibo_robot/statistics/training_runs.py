@@ -1,0 +1,160 @@
+"""Success rates over several training runs, for claims about a method rather than about one checkpoint.
+
+Episodes share luck in two ways. Those of one run share that run's: a good initialisation helps all of them.
+And where runs are rolled out on the same seeds, episodes of one seed share that scene's: an easy one is
+solved by every run. Treating them as independent, or only runs as sharing nothing, understates the
+uncertainty. The variance of a mean over R runs with rates m_r is
+
+    Var = s^2 / R + c,
+
+s^2 the sample variance of the rates and c the mean covariance of two runs' rates, which they owe to the seeds
+that they share: the outcomes' sample covariance over these, times their number, over the product of the runs'
+numbers of episodes. Where every run has the same seeds this is the two-way random effects estimate (run mean
+square + seed mean square - residual mean square) / episodes (Searle, Casella & McCulloch, "Variance
+components", 1992, chapter 4); where none is shared c is 0, and runs alone are the sampling unit. Degrees of
+freedom are Satterthwaite's (1946).
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from fibo_robot.statistics.intervals import CONFIDENCE, Interval, wilson_interval
+
+
+@dataclass(frozen=True)
+class RunAverage:
+    """A success rate over several training runs.
+
+    Attributes:
+        rate: mean of the runs' rates.
+        interval: for the rate expected of a new training run on new seeds, not only of these.
+        run_std: standard deviation of the runs' rates.
+        seed_std: standard deviation of the mean that comes from the seeds which the runs share.
+    """
+
+    rate: float
+    interval: Interval
+    run_std: float
+    seed_std: float
+
+
+@dataclass(frozen=True)
+class RunDifference:
+    """The difference of two methods' mean rates, A minus B.
+
+    `interval` and `p_value` (that both methods succeed equally often) are None where neither runs nor seeds
+    vary, which says nothing about either.
+    """
+
+    difference: float
+    interval: Interval | None
+    p_value: float | None
+
+
+def average_over_runs(runs: Sequence[Mapping[int, bool]], confidence: float = CONFIDENCE) -> RunAverage:
+    """Success rate of a method from several training runs.
+
+    The interval is Wilson's at the effective number of episodes which the variance of the mean and Student's
+    t imply, which keeps it inside [0, 1] (Korn & Graubard 1998, with Wilson's interval as in Dean & Pagano
+    2015). It is never narrower than if the runs' luck were equal, as rates that happen to agree would have
+    it; and where nothing ever fails, or nothing succeeds, only the seeds count, for nothing tells how much
+    runs share.
+
+    Args:
+        runs: outcomes by seed, one mapping per training run; runs may share seeds or not.
+
+    Raises:
+        ValueError: fewer than two runs, or a run without episodes.
+    """
+    if len(runs) < 2 or not all(runs):
+        raise ValueError("averaging needs at least two training runs, each with at least one episode")
+    rates = np.array([np.mean(list(run.values())) for run in runs], dtype=float)
+    count, rate = len(runs), float(rates.mean())
+    seeds = set().union(*runs)
+    run_variance = float(rates.var(ddof=1))
+    shared = max(0.0, float(np.mean([_covariance(a, b) for a, b in itertools.combinations(runs, 2)])))
+    if 0 < rate < 1:
+        chance = float(np.mean([r * (1 - r) / len(run) for r, run in zip(rates, runs)]))
+        least = chance / count + (count - 1) / count * shared
+        sizes = [rate * (1 - rate) / least] if least > 0 else []
+        variance = run_variance / count + shared
+        if variance > 0:
+            z = special.ndtri(0.5 + confidence / 2)
+            t = _student(confidence, [(run_variance / count, count - 1), (shared, len(seeds) - 1)])
+            sizes.append(rate * (1 - rate) / variance * (z / t) ** 2)
+        size = min([*sizes, float(sum(map(len, runs)))])
+    else:
+        size = float(len(seeds))
+    interval = wilson_interval(rate * size, size, confidence)
+    return RunAverage(rate, interval, math.sqrt(run_variance), math.sqrt(shared))
+
+
+def difference_over_runs(
+    a: Sequence[Mapping[int, bool]], b: Sequence[Mapping[int, bool]], confidence: float = CONFIDENCE
+) -> RunDifference:
+    """Difference of two methods' success rates, every run of both on the same seeds.
+
+    Scenes that are equally hard for both methods cancel. What remains of them is how much the methods' mean
+    outcomes on a seed differ in different ways from seed to seed; where there is none of that, this is
+    Welch's t test over runs.
+
+    Args:
+        a, b: outcomes by seed, one mapping per training run.
+
+    Raises:
+        ValueError: fewer than two runs of either, or runs on different seeds.
+    """
+    if len(a) < 2 or len(b) < 2:
+        raise ValueError("a comparison over runs needs at least two training runs of each method")
+    seeds = sorted(a[0])
+    if not seeds or any(set(run) != set(seeds) for run in (*a, *b)):
+        raise ValueError("a comparison over runs needs every run on the same seeds")
+    tables = [np.array([[run[seed] for seed in seeds] for run in runs], dtype=float) for runs in (a, b)]
+    difference = float(tables[0].mean() - tables[1].mean())
+    parts = [(float(table.mean(1).var(ddof=1)) / len(table), len(table) - 1) for table in tables]
+    if len(seeds) > 1:
+        # The mean outcomes' differences also scatter by the chance within single runs, which is no
+        # interaction.
+        by_seed = (tables[0].mean(0) - tables[1].mean(0)).var(ddof=1) / len(seeds)
+        interaction = by_seed - sum(_residual(table) for table in tables)
+        parts.append((max(0.0, float(interaction)), len(seeds) - 1))
+    error = math.sqrt(sum(variance for variance, _ in parts))
+    if error == 0:
+        return RunDifference(difference, None, None)
+    half = _student(confidence, parts) * error
+    freedom = _degrees_of_freedom(parts)
+    p_value = 2 * float(special.stdtr(freedom, -abs(difference) / error))
+    interval = Interval(max(-1.0, difference - half), min(1.0, difference + half))
+    return RunDifference(difference, interval, p_value)
+
+
+def _covariance(a: Mapping[int, bool], b: Mapping[int, bool]) -> float:
+    """Covariance of two runs' rates through the seeds that they share; 0 for fewer than two of these."""
+    common = sorted(a.keys() & b.keys())
+    if len(common) < 2:
+        return 0.0
+    outcomes = np.array([[run[seed] for seed in common] for run in (a, b)], dtype=float)
+    return float(np.cov(outcomes)[0, 1]) * len(common) / (len(a) * len(b))
+
+
+def _residual(table: np.ndarray) -> float:
+    """Variance of a method's mean that comes from neither run nor seed, of outcomes `(runs, seeds)`."""
+    runs, seeds = table.shape
+    rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+    return float((rest**2).sum()) / ((runs - 1) * (seeds - 1) * runs * seeds)
+
+
+def _degrees_of_freedom(parts: Sequence[tuple[float, int]]) -> float:
+    """Satterthwaite's, of a sum of variances, each given with its own degrees of freedom."""
+    whole = sum(variance for variance, _ in parts)
+    return whole**2 / sum(variance**2 / freedom for variance, freedom in parts if variance > 0)
+
+
+def _student(confidence: float, parts: Sequence[tuple[float, int]]) -> float:
+    """Critical value of Student's t for a sum of variances."""
+    return float(special.stdtrit(_degrees_of_freedom(parts), 0.5 + confidence / 2))
