@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -105,6 +105,8 @@ def mcnemar_exact(counts: PairedCounts) -> float:
     discordant = counts.only_a + counts.only_b
     if discordant == 0:
         return 1.0
+    from scipy import stats  # half a second, and comparisons alone need it
+
     return float(stats.binomtest(counts.only_a, discordant, 0.5).pvalue)
 
 
@@ -239,6 +241,8 @@ def mcnemar_power(
         difference: true difference of the success rates.
         discordant: true share of seeds on which the outcomes differ.
     """
+    from scipy import stats
+
     alpha = 1 - confidence
     counts = np.arange(episodes + 1)
     # Largest c with 2 P(X <= c) <= alpha for X ~ Binomial(m, 1/2): the test rejects up to c, and mirrored.

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.errors import FiboError
@@ -216,6 +215,8 @@ def _welch(
     difference = float(np.mean(rates_a) - np.mean(rates_b))
     low = high = p_value = None
     if np.ptp(rates_a) > 0 or np.ptp(rates_b) > 0:  # without any spread t says nothing
+        from scipy import stats  # half a second
+
         test = stats.ttest_ind(rates_a, rates_b, equal_var=False)
         low, high = (float(end) for end in test.confidence_interval(CONFIDENCE))
         p_value = float(test.pvalue)

@@ -14,6 +14,9 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def doctor(
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+        full: Annotated[
+            bool, typer.Option("--full", help="Draw with Warp, too; its kernels compile for a minute or more.")
+        ] = False,
     ) -> None:
         """Check versions, rendering, video decoders and devices; exit status 1 if something needed fails."""
         from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +25,9 @@ def register(app: typer.Typer) -> None:
 
         from fibo_robot.doctor import run_checks
 
-        # Each check waits for a process; Warp's first one compiles its kernels for a minute or more.
+        # Each check waits for a process of its own.
         with Console(stderr=True).status("Trying everything ..."), ThreadPoolExecutor() as pool:
-            machine, rendering = pool.submit(run_checks), pool.submit(check_rendering)
+            machine, rendering = pool.submit(run_checks), pool.submit(check_rendering, full)
             checks = [*machine.result(), *rendering.result()]
         ok = all(check.ok for check in checks if check.needed)
         if as_json:
@@ -34,14 +37,19 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(0 if ok else 1)
 
 
-def check_rendering() -> "list[Check]":
-    """Every rendering back end, tried; one that draws OpenGL's pictures (egl or osmesa) is enough."""
-    from fibo_robot.doctor import Check
-    from fibo_robot.envs.simulation.rendering import probe_renderers
+def check_rendering(full: bool = False) -> "list[Check]":
+    """Every rendering back end; one that draws OpenGL's pictures (egl or osmesa) is enough.
 
-    probes = probe_renderers()
+    Args:
+        full: draw with Warp, too; else only look whether it is installed.
+    """
+    from fibo_robot.doctor import Check, check_warp_installed
+    from fibo_robot.envs.simulation.rendering import FIXES, RENDERERS, probe_renderers
+
+    tried = RENDERERS if full else tuple(name for name in RENDERERS if name != "warp")
+    probes = probe_renderers(tried)
     has_opengl = any(probe.ok for probe in probes if probe.name in ("egl", "osmesa"))
-    return [
+    checks = [
         Check(
             "rendering",
             probe.name,
@@ -52,6 +60,7 @@ def check_rendering() -> "list[Check]":
         )
         for probe in probes
     ]
+    return checks if full else [*checks, check_warp_installed(FIXES["warp"])]
 
 
 def _print_json(checks: "list[Check]", ok: bool) -> None:

@@ -112,8 +112,7 @@ def _training(checkpoint: Path) -> dict[str, Any]:
 
     import yaml
 
-    from fibo_robot.training.callbacks import HISTORY
-    from fibo_robot.training.checkpoint import CONFIG, CheckpointError
+    from fibo_robot.training.checkpoint import CONFIG, HISTORY, CheckpointError
 
     path = checkpoint / HISTORY
     try:

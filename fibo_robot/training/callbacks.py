@@ -10,9 +10,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from fibo_robot.files import write_json
 from fibo_robot.training import checkpoint
+from fibo_robot.training.checkpoint import HISTORY
 from fibo_robot.training.module import ModelModule
-
-HISTORY = "history.json"
 
 
 class CheckpointDirectory(Checkpoint):

@@ -4,6 +4,7 @@
     model.safetensors   the weights, normaliser statistics and all
     meta.json           shape_meta or labels, versions, dataset hash, git revision, ...
     trainer.ckpt        optimiser and loop state; read only to resume training, with weights_only
+    history.json        the metrics of every epoch, kept by the trainer beside these; loading needs none of it
 
 Each file is replaced atomically, trainer.ckpt last, so a kill at any moment leaves a loadable directory.
 """
@@ -27,6 +28,7 @@ from fibo_robot.files import replace_atomically, write_json
 
 FORMAT_VERSION = 1
 CONFIG, MODEL, META, TRAINER = "config.yaml", "model.safetensors", "meta.json", "trainer.ckpt"
+HISTORY = "history.json"
 RECORDED_PACKAGES = ("torch", "timm", "lightning", "mujoco", "robosuite", "robomimic", "numpy")
 # A model may act differently under another version of these: loading warns.
 BEHAVIOUR_PACKAGES = ("mujoco", "robosuite")

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fibo_robot.training.build import build
 from fibo_robot.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from fibo_robot.training.run import build
 
 _TRUSTED = {
     "fibo_robot.encoders.create_encoder",

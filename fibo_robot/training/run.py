@@ -15,14 +15,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from fibo_robot.attention.swap import angular_cores
 from fibo_robot.errors import FiboError
+from fibo_robot.training.build import build
 from fibo_robot.training.callbacks import CheckpointDirectory, History
 from fibo_robot.training.castling import CastlingSchedule
 from fibo_robot.training.checkpoint import CONFIG, TRAINER
@@ -79,22 +78,6 @@ def train(config: DictConfig) -> Path:
     )
     _fit(trainer, module, data, state if done else None)
     return run_dir
-
-
-def build(node: Any, **given: Any) -> Any:
-    """Call the config node's target with its config and `given`; what it raises for the user passes through.
-
-    Hydra turns dataclasses that it is given into configs, so it only prepares the call.
-    """
-    try:
-        return instantiate(node, _partial_=True)(**given)
-    except FiboError:
-        raise
-    except (InstantiationException, TypeError, ValueError) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if isinstance(cause, FiboError):
-            raise cause from None
-        raise ConfigError(f"Cannot build {node._target_}: {cause or error}") from error
 
 
 def _refuse_other_run(run_dir: Path, resolved: dict[str, Any]) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from fibo_robot.training.build import build
 from fibo_robot.training.config import compose_config, options_of
-from fibo_robot.training.run import build
 from fibo_robot.video.classifier import VideoClassifier
 from fibo_robot.video.training.data import VideoData
 

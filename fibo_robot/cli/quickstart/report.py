@@ -16,8 +16,7 @@ from fibo_robot.policies import load_policy
 from fibo_robot.policies.models.bc import BehaviourCloning
 from fibo_robot.reporting import FIGURE_STYLE, KeyNumber, Report, VideoClip
 from fibo_robot.statistics import wilson_interval
-from fibo_robot.training.callbacks import HISTORY
-from fibo_robot.training.checkpoint import load_checkpoint
+from fibo_robot.training.checkpoint import HISTORY, load_checkpoint
 
 
 def write_report(output: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
