@@ -226,7 +226,7 @@ class RendererProbe:
 
 
 def probe_renderers(names: Sequence[str] = RENDERERS, timeout: float = 300.0) -> list[RendererProbe]:
-    """Draw a sphere with each renderer, all at once, in processes of their own: a broken driver can abort one.
+    """Draw a sphere with each renderer, side by side in processes of their own: a broken driver aborts one.
 
     Args:
         names: which renderers.

@@ -15,7 +15,8 @@ def register(app: typer.Typer) -> None:
     def doctor(
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
         full: Annotated[
-            bool, typer.Option("--full", help="Draw with Warp, too; its kernels compile for a minute or more.")
+            bool,
+            typer.Option("--full", help="Draw with Warp, too; compiling its kernels takes minutes."),
         ] = False,
     ) -> None:
         """Check versions, rendering, video decoders and devices; exit status 1 if something needed fails."""

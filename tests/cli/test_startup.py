@@ -1,4 +1,4 @@
-"""What a command imports decides how long its first answer takes: trainers and simulators stay out of the way."""
+"""What a command imports decides how long its first answer takes: trainers and simulators stay out."""
 
 import json
 import subprocess

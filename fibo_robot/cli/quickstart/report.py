@@ -44,7 +44,7 @@ def write_report(output: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
             KeyNumber("Time", f"{minutes:.1f} min", "all stages, on this machine"),
         ]
     )
-    _robot(report, output, evaluation)
+    _robot(report, output, evaluation, checkpoint.meta["dataset"]["demos"])
     _video(report, output)
     _attention(report, load_policy(output / "policy"))
     rows = [
@@ -79,12 +79,12 @@ def history(run_dir: Path) -> list[dict[str, float]]:
     return json.loads((run_dir / HISTORY).read_text(encoding="utf-8"))
 
 
-def _robot(report: Report, output: Path, evaluation: Evaluation) -> None:
+def _robot(report: Report, output: Path, evaluation: Evaluation, demonstrations: int) -> None:
     section = report.section(
         "The robot",
-        "Behaviour cloning on 100 scripted demonstrations: two 84-pixel cameras and proprioception, each "
-        "camera with its own Fibottention encoder. Every evaluation episode starts from a seed that no "
-        "demonstration used.",
+        f"Behaviour cloning on {demonstrations} scripted demonstrations: two 84-pixel cameras and "
+        "proprioception, each camera with its own Fibottention encoder. Every evaluation episode starts from "
+        "a seed that no demonstration used.",
     )
     section.figure(
         _curves(
