@@ -161,6 +161,17 @@ def check_devices() -> list[Check]:
     return [machine, *(Check(**answer) for answer in json.loads(output))]
 
 
+def check_warp_installed(fix: str) -> Check:
+    """Whether MuJoCo Warp is there, by its version alone: the first picture compiles for a minute or more."""
+    found = {name: _installed(name) for name in ("mujoco-warp", "warp-lang")}
+    missing = [name for name, version in found.items() if version is None]
+    if missing:
+        return Check("rendering", "warp", False, f"{', '.join(missing)} not installed", fix, needed=False)
+    versions = ", ".join(f"{name} {version}" for name, version in found.items())
+    detail = f"{versions} installed, not tried: fibo doctor --full draws with it"
+    return Check("rendering", "warp", True, detail, needed=False)
+
+
 def _installed(name: str) -> Version | None:
     try:
         return Version(metadata.version(name))

@@ -11,7 +11,14 @@ from typer.testing import CliRunner
 
 from fibo_robot import doctor
 from fibo_robot.cli.main import app
-from fibo_robot.doctor import Check, check_decoders, check_devices, check_import, check_versions
+from fibo_robot.doctor import (
+    Check,
+    check_decoders,
+    check_devices,
+    check_import,
+    check_versions,
+    check_warp_installed,
+)
 from fibo_robot.envs.simulation import rendering
 from fibo_robot.envs.simulation.rendering import RendererProbe
 
@@ -127,7 +134,9 @@ def run_command(
     monkeypatch: pytest.MonkeyPatch, checks: list[Check], probes: list[RendererProbe], *options: str
 ) -> tuple[int, str]:
     monkeypatch.setattr(doctor, "run_checks", lambda: checks)
-    monkeypatch.setattr(rendering, "probe_renderers", lambda: probes)
+    monkeypatch.setattr(
+        rendering, "probe_renderers", lambda names: [probe for probe in probes if probe.name in names]
+    )
     result = CliRunner().invoke(app, ["doctor", *options], env={"COLUMNS": "120"})
     return result.exit_code, result.output
 
@@ -162,6 +171,7 @@ def test_table_shows_each_fix_and_json_holds_the_same(monkeypatch: pytest.Monkey
     _, shown = run_command(monkeypatch, [BROKEN, OPTIONAL], [EGL, NO_OSMESA])
     for fix in (BROKEN.fix, OPTIONAL.fix, NO_OSMESA.fix):
         assert fix in shown
+    pretend_versions(monkeypatch, **{"mujoco-warp": "3.9.0.1", "warp-lang": "1.15.0"})
     status, text = run_command(monkeypatch, [BROKEN, OPTIONAL], [EGL, NO_OSMESA], "--json", "-")
     answer = json.loads(text)
     assert status == 1 and answer["ok"] is False
@@ -170,7 +180,27 @@ def test_table_shows_each_fix_and_json_holds_the_same(monkeypatch: pytest.Monkey
         ("triton", False, False),
         ("egl", True, False),
         ("osmesa", False, False),
+        ("warp", True, False),
     ]
+
+
+def test_warp_is_drawn_with_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first picture compiles for over a minute, so by default its version has to do."""
+    broken = RendererProbe("warp", False, "kernels do not compile", "another warp-lang")
+    pretend_versions(monkeypatch, **{"mujoco-warp": "3.9.0.1", "warp-lang": "1.15.0"})
+    _, quick = run_command(monkeypatch, [WORKS], [EGL, OSMESA, broken], "--json")
+    _, full = run_command(monkeypatch, [WORKS], [EGL, OSMESA, broken], "--json", "--full")
+    (looked_at,) = (check for check in json.loads(quick)["checks"] if check["name"] == "warp")
+    (tried,) = (check for check in json.loads(full)["checks"] if check["name"] == "warp")
+    assert looked_at["ok"] and "3.9.0.1" in looked_at["detail"] and "--full" in looked_at["detail"]
+    assert not tried["ok"] and tried["detail"] == "kernels do not compile"
+
+
+def test_missing_warp_is_optional_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_versions(monkeypatch, **{"mujoco-warp": "3.9.0.1", "warp-lang": None})
+    check = check_warp_installed("install it")
+    assert (check.ok, check.needed, check.fix) == (False, False, "install it")
+    assert check.detail == "warp-lang not installed"
 
 
 @pytest.mark.sim
@@ -178,14 +208,14 @@ def test_rendering_is_tried_for_real_and_a_missing_library_is_told_apart(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """On a machine that renders, at least one OpenGL back end draws; without its library it does not."""
-    monkeypatch.setattr(rendering, "RENDERERS", ("egl", "osmesa"))
-    here = {probe.name: probe.ok for probe in rendering.probe_renderers(timeout=60)}
+    opengl = ("egl", "osmesa")
+    here = {probe.name: probe.ok for probe in rendering.probe_renderers(opengl, timeout=60)}
     assert any(here.values())
     # An unusable library first on the loader's path is as good as none.
     for name in ("libEGL.so.1", "libOSMesa.so.8"):
         (tmp_path / name).touch()
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    without = rendering.probe_renderers(timeout=60)
+    without = rendering.probe_renderers(opengl, timeout=60)
     assert [probe.ok for probe in without] == [False, False]
     assert "libegl1" in without[0].fix and "libosmesa6" in without[1].fix
     assert all(probe.detail for probe in without)

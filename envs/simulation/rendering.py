@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -235,28 +237,29 @@ class RendererProbe:
     fix: str
 
 
-def probe_renderers(timeout: float = 300.0) -> list[RendererProbe]:
-    """Draw a sphere with every renderer, each in a process of its own (a broken driver can abort one).
+def probe_renderers(names: Sequence[str] = RENDERERS, timeout: float = 300.0) -> list[RendererProbe]:
+    """Draw a sphere with each renderer, side by side in processes of their own: a broken driver aborts one.
 
     Args:
+        names: which renderers.
         timeout: seconds per renderer; Warp compiles its kernels on the first run.
     """
-    probes = []
-    for name in RENDERERS:
-        command = [sys.executable, "-m", "fibo_robot.envs.simulation.rendering", name]
-        environment = {**os.environ, "MUJOCO_GL": "disable" if name == "warp" else name}
-        environment.pop("PYOPENGL_PLATFORM", None)
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            probes.append(RendererProbe(name, False, f"gave no picture within {timeout:.0f} s", FIXES[name]))
-            continue
-        if done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["ok"]:
-            probes.append(RendererProbe(name, True, "", ""))
-        else:
-            reason = (done.stderr.strip().splitlines() or ["drew an empty picture"])[-1]
-            probes.append(RendererProbe(name, False, reason, FIXES[name]))
-    return probes
+    with ThreadPoolExecutor(max(len(names), 1)) as pool:
+        return list(pool.map(lambda name: _probe_renderer(name, timeout), names))
+
+
+def _probe_renderer(name: str, timeout: float) -> RendererProbe:
+    command = [sys.executable, "-m", "fibo_robot.envs.simulation.rendering", name]
+    environment = {**os.environ, "MUJOCO_GL": "disable" if name == "warp" else name}
+    environment.pop("PYOPENGL_PLATFORM", None)
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return RendererProbe(name, False, f"gave no picture within {timeout:.0f} s", FIXES[name])
+    if done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["ok"]:
+        return RendererProbe(name, True, "", "")
+    reason = (done.stderr.strip().splitlines() or ["drew an empty picture"])[-1]
+    return RendererProbe(name, False, reason, FIXES[name])
 
 
 def _loads(library: str) -> bool:

@@ -1,7 +1,7 @@
 """`fibo doctor`: what works on this machine, and how to mend what does not."""
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,13 @@ def register(app: typer.Typer) -> None:
     """Add `doctor` to the command."""
 
     @app.command()
-    def doctor(json_file: JsonFile = None) -> None:
+    def doctor(
+        json_file: JsonFile = None,
+        full: Annotated[
+            bool,
+            typer.Option("--full", help="Draw with Warp, too; compiling its kernels takes minutes."),
+        ] = False,
+    ) -> None:
         """Check versions, rendering, video decoders and devices; exit status 1 if something needed fails."""
         from concurrent.futures import ThreadPoolExecutor
         from dataclasses import asdict
@@ -24,9 +30,9 @@ def register(app: typer.Typer) -> None:
 
         from fibo_robot.doctor import run_checks
 
-        # Each check waits for a process; Warp's first one compiles its kernels for a minute or more.
+        # Each check waits for a process of its own.
         with Console(stderr=True).status("Trying everything ..."), ThreadPoolExecutor() as pool:
-            machine, rendering = pool.submit(run_checks), pool.submit(check_rendering)
+            machine, rendering = pool.submit(run_checks), pool.submit(check_rendering, full)
             checks = [*machine.result(), *rendering.result()]
         ok = all(check.ok for check in checks if check.needed)
         if json_file is not None:
@@ -36,15 +42,20 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(0 if ok else 1)
 
 
-def check_rendering() -> "list[Check]":
-    """Every rendering back end, tried; one that draws OpenGL's pictures (egl or osmesa) is enough."""
-    from fibo_robot.doctor import Check
-    from fibo_robot.envs.simulation.rendering import probe_renderers
+def check_rendering(full: bool = False) -> "list[Check]":
+    """Every rendering back end; one that draws OpenGL's pictures (egl or osmesa) is enough.
 
-    probes = probe_renderers()
+    Args:
+        full: draw with Warp, too; else only look whether it is installed.
+    """
+    from fibo_robot.doctor import Check, check_warp_installed
+    from fibo_robot.envs.simulation.rendering import FIXES, RENDERERS, probe_renderers
+
+    tried = RENDERERS if full else tuple(name for name in RENDERERS if name != "warp")
+    probes = probe_renderers(tried)
     has_simulator = find_spec("mujoco") is not None  # what draws; without it nothing else is amiss
     has_opengl = any(probe.ok for probe in probes if probe.name in ("egl", "osmesa"))
-    return [
+    checks = [
         Check(
             "rendering",
             probe.name,
@@ -55,6 +66,7 @@ def check_rendering() -> "list[Check]":
         )
         for probe in probes
     ]
+    return checks if full else [*checks, check_warp_installed(FIXES["warp"])]
 
 
 def _print_table(checks: "list[Check]", ok: bool) -> None:

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from fibo_robot.durations import in_words
 from fibo_robot.files import write_json
 from fibo_robot.training import checkpoint
 from fibo_robot.training.checkpoint import HISTORY
@@ -45,15 +46,20 @@ class CheckpointDirectory(Checkpoint):
 
 
 class History(pl.Callback):
-    """Keeps one row of metrics per epoch in `history.json`; a resumed run continues the same rows."""
+    """Keeps one row of metrics per epoch in `history.json`; a resumed run continues the same rows.
+
+    Each row is also printed, with the time this run has taken and what it will still take at that pace.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.rows: list[dict[str, float]] = []
         self._started = time.monotonic()
+        self._first_epoch = 0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
+        self._first_epoch = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
@@ -71,9 +77,14 @@ class History(pl.Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             write_json(self.directory / HISTORY, [_without_nan(row) for row in self.rows])
-            seconds = time.monotonic() - self._started
             shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            print(f"epoch {row['epoch']}/{trainer.max_epochs}  {shown}  ({seconds:.0f} s)", flush=True)
+            print(f"epoch {row['epoch']}/{trainer.max_epochs}  {shown}  ({self._time(trainer)})", flush=True)
+
+    def _time(self, trainer: pl.Trainer) -> str:
+        elapsed = time.monotonic() - self._started
+        done = trainer.current_epoch + 1
+        left = elapsed / (done - self._first_epoch) * (max(trainer.max_epochs or 0, done) - done)
+        return in_words(elapsed) + (f", about {in_words(left)} left" if left else "")
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

@@ -4,6 +4,7 @@
     model.safetensors   the weights, normaliser statistics and all
     meta.json           shape_meta or labels, versions, dataset hash, git revision, ...
     trainer.ckpt        optimiser and loop state; read only to resume training, with weights_only
+    history.json        the metrics of every epoch, kept by the trainer beside these; loading needs none of it
 
 Each file is replaced atomically, trainer.ckpt last, so a kill at any moment leaves a loadable directory.
 """

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -8,7 +9,7 @@ from fibo_robot.errors import FiboError
 
 def help_stage(tmp_path, command: str, result: str) -> Stage:
     """A stage that runs a real, quick command; its result is there or not."""
-    return Stage(f"Ask {command} for help", (command, "--help"), tmp_path / result)
+    return Stage(f"Ask {command} for help", "To see it.", (command, "--help"), tmp_path / result, expected=90)
 
 
 def test_stages_run_once_and_are_kept(tmp_path, capfd):
@@ -22,6 +23,18 @@ def test_stages_run_once_and_are_kept(tmp_path, capfd):
     assert "already done" in capfd.readouterr().out
 
 
+def test_each_stage_says_what_it_is_for_and_how_long_it_takes(tmp_path, capfd):
+    (tmp_path / "result").touch()
+    plan = [help_stage(tmp_path, "train", "result"), help_stage(tmp_path, "demos", "result")]
+    run_stages(plan, tmp_path)
+    shown = capfd.readouterr().out
+    assert "2 of 2 stages to run, about 3 min" in shown
+    assert "Ask train for help (about 1 min 30 s)\nTo see it.\n$ fibo train --help" in shown
+    assert len(re.findall(r"^took \d+ s$", shown, re.MULTILINE)) == 2
+    run_stages([*plan, help_stage(tmp_path, "compare", "result")], tmp_path)
+    assert "1 of 3 stages to run, about 1 min 30 s" in capfd.readouterr().out
+
+
 def test_a_stage_without_its_result_stops_the_run_and_keeps_what_was_done(tmp_path):
     (tmp_path / "result").touch()
     plan = [help_stage(tmp_path, "train", "result"), help_stage(tmp_path, "demos", "absent")]
@@ -32,7 +45,7 @@ def test_a_stage_without_its_result_stops_the_run_and_keeps_what_was_done(tmp_pa
 
 def test_a_failing_command_stops_the_run(tmp_path):
     (tmp_path / "result").touch()
-    stage = Stage("Train nothing", ("train", "experiment=no_such_thing"), tmp_path / "result")
+    stage = Stage("Train nothing", "", ("train", "experiment=no_such_thing"), tmp_path / "result", 1)
     with pytest.raises(FiboError, match="train nothing"):
         run_stages([stage], tmp_path)
 

@@ -143,7 +143,7 @@ def test_the_command_prints_lines_or_json_and_draws(tmp_path: Path) -> None:
     assert "4 of 7 tries" in told.output and "shortest 3, median 6, longest 9" in told.output
     assert "train (3), valid (1)" in told.output and "8x8x3 uint8" in told.output
     assert Image.open(sheet).format == "PNG"
-    as_json = CliRunner().invoke(app, ["demos", "info", str(path), "--json"])
+    as_json = CliRunner().invoke(app, ["demos", "info", str(path), "--json", "-"])
     seen = json.loads(as_json.output)["observations"]["agentview_image"]
     assert seen == {
         "shape": [8, 8, 3],

@@ -1,0 +1,71 @@
+"""What a command imports decides how long its first answer takes: trainers and simulators stay out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fibo_robot.encoders import create_video_encoder
+from fibo_robot.training.checkpoint import save_checkpoint
+from fibo_robot.video.classifier import VideoClassifier
+from tests.cli.test_wrong_videos import write_clip
+from tests.video.command_line import ENCODER, LABELS
+
+# Runs `fibo` with the given arguments and prints last which packages it has imported.
+FIBO = """
+import json, sys
+from fibo_robot.cli.main import main
+try:
+    main()
+except SystemExit as stopped:
+    assert not stopped.code, stopped.code
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+TRAINERS = {"lightning", "torchmetrics", "transformers", "diffusers", "tensorboard", "matplotlib"}
+SIMULATORS = {"robosuite", "mujoco", "robomimic", "gymnasium", "h5py"}
+COMPILERS = {"numba"}
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """The packages that a `fibo` command has imported when it ends."""
+    done = subprocess.run([sys.executable, "-c", FIBO, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    """A checkpoint as `fibo train` writes one, of a classifier that has learnt nothing."""
+    model = VideoClassifier(lambda: create_video_encoder(**ENCODER), LABELS)
+    encoder = {"_target_": "fibo_robot.encoders.create_video_encoder", "_partial_": True, **ENCODER}
+    target = {"_target_": "fibo_robot.video.classifier.VideoClassifier", "_partial_": True}
+    sampling, cropping = model.sampling.to_dict(), model.cropping.to_dict()
+    meta = {"kind": "classifier", "labels": LABELS, "sampling": sampling, "cropping": cropping}
+    config = {"classifier": {"classifier": {**target, "encoder": encoder}}}
+    save_checkpoint(tmp_path / "run", model.state_dict(), config, meta)
+    return tmp_path / "run"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert imported_by("--help").isdisjoint({"torch", "numpy", "rich", *TRAINERS, *SIMULATORS, *COMPILERS})
+
+
+def test_classifying_a_clip_imports_neither_trainer_nor_simulator(classifier: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 100)
+    imported = imported_by("classify", str(classifier), str(clip), "--json", str(tmp_path / "out.jsonl"))
+    assert {"torch", "timm"} <= imported  # it has really classified
+    assert "predictions" in (tmp_path / "out.jsonl").read_text()
+    assert imported.isdisjoint({*TRAINERS, *SIMULATORS, *COMPILERS, "scipy"})
+
+
+@pytest.mark.parametrize(
+    "module", ["fibo_robot.policies", "fibo_robot.cli.rollout", "fibo_robot.envs.rollouts.api"]
+)
+def test_using_a_policy_does_not_import_the_trainer(module: str) -> None:
+    program = f"import json, sys, {module}; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported = json.loads(done.stdout)
+    assert {name.partition(".")[0] for name in imported}.isdisjoint(TRAINERS)
+    assert "scipy.stats" not in imported
