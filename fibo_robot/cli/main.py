@@ -15,6 +15,7 @@ from fibo_robot.errors import FiboError
 from fibo_robot.files import WRITE_ERRORS
 
 COMMANDS = (
+    "attention",
     "bench",
     "classify",
     "compare",
