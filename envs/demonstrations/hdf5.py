@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from fibo_robot.envs.errors import DatasetError
+from fibo_robot.envs.robomimic_metadata import task_from_env_args
 from fibo_robot.envs.simulation.object_state import stored_object_state
 from fibo_robot.envs.tasks import Task
 
@@ -229,8 +230,6 @@ class DemonstrationFile:
         Raises:
             DatasetError: if its environment or controller is not one of ours.
         """
-        from fibo_robot.envs.simulation.robomimic_metadata import task_from_env_args
-
         return task_from_env_args(self.env_args, str(self.path))
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""One simulated world: robosuite's environments as ours, rendered, with robomimic's metadata."""
+"""One simulated world: robosuite's environments as ours, their objects' state, and pictures of them."""
