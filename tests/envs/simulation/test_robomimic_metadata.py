@@ -85,8 +85,8 @@ def test_a_carried_setting_reaches_the_simulator() -> None:
 def test_what_cannot_be_converted_is_refused() -> None:
     with pytest.raises(DatasetError, match="JOINT_VELOCITY"):
         task_from_env_args(metadata(controller_configs={**OLD_ARM, "type": "JOINT_VELOCITY"}), "x.hdf5")
-    with pytest.raises(DatasetError, match="Stack"):
-        task_from_env_args({**metadata(), "env_name": "Stack"}, "x.hdf5")
+    with pytest.raises(DatasetError, match="Door"):
+        task_from_env_args({**metadata(), "env_name": "Door"}, "x.hdf5")
     with pytest.raises(DatasetError, match="no controller"):
         task_from_env_args(metadata(controller_configs=None), "x.hdf5")
     with pytest.raises(DatasetError, match="different controllers"):
