@@ -21,7 +21,6 @@ from fibo_robot.envs.demonstrations.experts.can import CanExpert
 from fibo_robot.envs.demonstrations.experts.square import SquareExpert
 from fibo_robot.envs.demonstrations.experts.stack import StackExpert
 from fibo_robot.envs.demonstrations.record import run_expert
-from fibo_robot.envs.demonstrations.writer import Demonstration
 from fibo_robot.errors import FiboError
 
 DOWN = Rotation.from_euler("x", np.pi)
@@ -194,20 +193,13 @@ def test_poses_are_those_of_the_state_shown_last() -> None:
     env.close()
 
 
-def _play(task: str, noise: float, seeds: Sequence[int]) -> list[Demonstration | None]:
-    env = get_task(task).make_env(list(get_task(task).low_dim))
-    try:
-        return [run_expert(env, seed, noise) for seed in seeds]
-    finally:
-        env.close()
-
-
 @pytest.mark.sim
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["can", "square", "stack"])
-@pytest.mark.parametrize("noise", [0.0, 0.1])
-def test_experts_succeed_on_most_seeds(task: str, noise: float) -> None:
-    played = _play(task, noise, range(300, 304))
+def test_experts_succeed_on_most_seeds_with_noise_and_without(task: str) -> None:
+    env = get_task(task).make_env(list(get_task(task).low_dim))
+    played = [run_expert(env, seed, noise) for noise in (0.0, 0.1) for seed in (300, 301)]
+    env.close()
     assert sum(demonstration is not None for demonstration in played) >= 3
 
 
