@@ -5,11 +5,13 @@ The angle between q and k gives the similarity 1 - θ/π = 1/2 + cos(θ)/π + hi
 of the similarity is 0.182, at |cos θ| = 1. The branch adds the strongest softmax weights back while training.
 """
 
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fibo_robot.attention.operator import without_autocast
 
 ConstantTerm = Literal["own", "sum", "mean"]
 CONSTANT_TERMS: tuple[str, ...] = get_args(ConstantTerm)
@@ -42,6 +44,50 @@ def constant_value(v: Tensor, const_term: ConstantTerm) -> Tensor:
     return v.sum(dim=-2, keepdim=True) if const_term == "sum" else v.mean(dim=-2, keepdim=True)
 
 
+def castling_inference(
+    q: Tensor, k: Tensor, v: Tensor, const_term: ConstantTerm, taps: Tensor | None = None
+) -> Tensor:
+    """Normalised linear-angular attention plus a convolution of v along the tokens; without gradients.
+
+    One operator, so that the CPU can do it in two passes over memory (backends/numba_angular.py).
+
+    Args:
+        q, k, v: `(B, heads, N, head_dim)`.
+        const_term: as in :func:`linear_angular`.
+        taps: `(heads, taps)`, an odd number of filter weights per head; None: no convolution.
+
+    Returns:
+        `(B, heads, N, head_dim)`: y / ‖y‖ + taps * v with y = const/2 + q̂(k̂ᵀV)/π.
+    """
+    taps = v.new_zeros(q.shape[1], 0) if taps is None else taps
+    return torch.ops.fibo_robot.castling_inference(q, k, v, const_term, taps)
+
+
+@torch.library.custom_op("fibo_robot::castling_inference", mutates_args=())
+@without_autocast
+def _castling_inference(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
+    out = F.normalize(linear_angular(q, k, v, cast(ConstantTerm, const_term)), dim=-1, eps=NORM_EPSILON)
+    if taps.shape[1] == 0:
+        return out
+    return out + F.conv2d(v, taps[:, None, :, None], padding=(taps.shape[1] // 2, 0), groups=len(taps))
+
+
+@_castling_inference.register_kernel("cpu")
+@without_autocast
+def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
+    from fibo_robot.attention.backends.numba_angular import castling_inference  # numba: slow to import
+
+    # Half precision is computed in float32, and rounded once.
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    term = cast(ConstantTerm, const_term)
+    return castling_inference(q.to(dtype), k.to(dtype), v.to(dtype), term, taps.to(dtype)).to(q.dtype)
+
+
+@_castling_inference.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
+    return torch.empty_like(v, memory_format=torch.contiguous_format)
+
+
 def strongest_softmax(
     q: Tensor, k: Tensor, v: Tensor, *, threshold: float, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -65,6 +111,7 @@ def strongest_softmax(
 
 
 @torch.library.custom_op("fibo_robot::strongest_softmax", mutates_args=())
+@without_autocast
 def _strongest_softmax(q: Tensor, k: Tensor, v: Tensor, cutoff: float, scale: float) -> tuple[Tensor, Tensor]:
     out = torch.empty_like(v, memory_format=torch.contiguous_format)
     passed = torch.zeros((), dtype=torch.float32, device=q.device)
@@ -84,6 +131,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, cutoff: float, scale: float) -> tuple[Ten
 
 
 @torch.library.custom_op("fibo_robot::strongest_softmax_backward", mutates_args=())
+@without_autocast
 def _strongest_softmax_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cutoff: float, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,12 +163,12 @@ def _(
     )
 
 
-def _save_inputs(ctx, inputs: tuple, output: tuple) -> None:
+def _save_inputs(ctx: Any, inputs: tuple, output: tuple) -> None:
     q, k, v, ctx.cutoff, ctx.scale = inputs
     ctx.save_for_backward(q, k, v)
 
 
-def _backward(ctx, grad: Tensor, grad_passed: Tensor | None) -> tuple:
+def _backward(ctx: Any, grad: Tensor, grad_passed: Tensor | None) -> tuple:
     grads = torch.ops.fibo_robot.strongest_softmax_backward(grad, *ctx.saved_tensors, ctx.cutoff, ctx.scale)
     return (*grads, None, None)
 

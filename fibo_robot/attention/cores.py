@@ -5,9 +5,11 @@ patch tokens. Model builders say so through :meth:`AttentionCore.place`. The mod
 projections around a core; on Hugging Face models the core stands behind the attention interface alone.
 """
 
+import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +19,14 @@ from fibo_robot.attention.angular import (
     CONSTANT_TERMS,
     NORM_EPSILON,
     ConstantTerm,
+    castling_inference,
     linear_angular,
     strongest_softmax,
 )
+from fibo_robot.attention.checks import require_choice
 from fibo_robot.attention.diagonal import MASK_MODES, MaskMode, diagonal_attention
 from fibo_robot.attention.errors import AttentionError
-from fibo_robot.attention.wythoff import OFFSET_RULES, OffsetRule, layer_offsets
+from fibo_robot.attention.wythoff import OFFSET_RULES, OffsetRule, head_offsets, layer_offsets
 
 Grid = tuple[int, int, int]
 
@@ -72,12 +76,6 @@ class CastlingOptions:
         require_choice("dwconv", self.dwconv, ("tokens", "grid"))
         if not self.threshold > 0:
             raise AttentionError(f"threshold must be above 0, not {self.threshold}.")
-
-
-def require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise an :class:`AttentionError` that names `option` unless `value` is one of `choices`."""
-    if value not in choices:
-        raise AttentionError(f"{option} must be one of {', '.join(choices)}, not {value!r}.")
 
 
 class AttentionCore(nn.Module):
@@ -162,11 +160,17 @@ class DiagonalCore(AttentionCore):
     options_type = FibottentionOptions
     options: FibottentionOptions
 
+    def place(self, layer_index: int, num_prefix_tokens: int, grid: Grid | None = None) -> None:
+        """As :meth:`AttentionCore.place`; warns once of heads that see no patch on this grid."""
+        super().place(layer_index, num_prefix_tokens, grid)
+        if grid is not None:
+            self.offsets(prod(grid) + num_prefix_tokens)
+
     def offsets(self, num_tokens: int) -> tuple[tuple[int, ...], ...]:
         """Offsets of every head of this layer for a sequence of `num_tokens`, prefix tokens included."""
-        layer_index, _ = self._placement()
+        layer_index, num_prefix_tokens = self._placement()
         return _constant_offsets(
-            self._num_patches(num_tokens), self.num_heads, layer_index, self.options.rule
+            self._num_patches(num_tokens), self.num_heads, layer_index, self.options.rule, num_prefix_tokens
         )
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
@@ -184,22 +188,41 @@ class DiagonalCore(AttentionCore):
 
 @torch.compiler.assume_constant_result
 def _constant_offsets(
-    num_patches: int, num_heads: int, layer_index: int, rule: OffsetRule
+    num_patches: int, num_heads: int, layer_index: int, rule: OffsetRule, num_prefix_tokens: int
 ) -> tuple[tuple[int, ...], ...]:
     """Offsets as a constant of the compiled graph; Python's random module is not traced."""
-    return layer_offsets(num_patches, num_heads, layer_index, rule) if num_patches else ((),) * num_heads
+    if num_patches == 0:
+        return ((),) * num_heads
+    _warn_of_empty_heads(num_patches, num_heads, rule, num_prefix_tokens > 0)
+    return layer_offsets(num_patches, num_heads, layer_index, rule)
+
+
+@lru_cache(maxsize=256)  # once per shape
+def _warn_of_empty_heads(num_patches: int, num_heads: int, rule: OffsetRule, has_prefix: bool) -> None:
+    offsets = head_offsets(num_patches, num_heads, rule)
+    empty = [str(head) for head, head_set in enumerate(offsets, start=1) if not head_set]
+    if empty:
+        what = "see the prefix tokens alone" if has_prefix else "return zeros"
+        warnings.warn(
+            f"Fibottention (rule {rule}) on {num_patches} patches: {len(empty)} of {num_heads} heads "
+            f"({', '.join(empty)}, before the layers permute them) have no offset that short and {what}. "
+            "Use fewer heads or a dense attention for sequences this short.",
+            stacklevel=2,
+        )
 
 
 class AngularCore(AttentionCore):
     """Castling: y = linear-angular (+ branch), y / ‖y‖ over the head dimension, plus a depthwise conv of v.
 
     The branch runs in training, scaled by `branch_scale`; the schedule takes it to exactly 0 (see
-    fibo_robot.training.castling). It has no parameters, so the state dict never changes.
+    fibo_robot.training.castling). It has no parameters: its scale is all that the state dict holds of it, and
+    a model that was castled and saved is castled when it is loaded.
 
     Attributes:
-        branch_scale: 0-d buffer, outside the state dict; set it through :meth:`set_branch_scale`.
+        branch_scale: 0-d buffer; set it through :meth:`set_branch_scale` or by loading a state dict.
+        branch_enabled: whether the scale is above 0, known without asking the device.
         mass_passed: 0-d buffer, outside the state dict: share of softmax mass that the branch's mask passed
-            in the last forward pass that ran it, times `branch_scale`.
+            in the last forward pass that ran it, whatever its scale; 0 while the branch is off.
     """
 
     options_type = CastlingOptions
@@ -212,10 +235,10 @@ class AngularCore(AttentionCore):
 
     def __init__(self, num_heads: int, head_dim: int, options: CastlingOptions) -> None:
         super().__init__(num_heads, head_dim, options)
-        self.register_buffer("branch_scale", torch.ones(()), persistent=False)
+        self.register_buffer("branch_scale", torch.ones(()))
         self.register_buffer("mass_passed", torch.zeros(()), persistent=False)
         self.branch_enabled = True
-        self.dwconv: nn.Module
+        self.dwconv: nn.Conv2d | nn.Conv3d
         if options.dwconv == "tokens":
             taps = self.TAPS_ALONG_TOKENS
             self.dwconv = nn.Conv2d(
@@ -246,30 +269,25 @@ class AngularCore(AttentionCore):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
         branch_runs = self.branch_enabled and (self.training or self.options.branch_in_eval)
-        if not branch_runs and self._inference_on_cpu(q):
-            return self._fused(q, k, v)
+        if not branch_runs and not torch.is_grad_enabled() and q.device.type == "cpu":
+            if self.options.dwconv == "tokens":
+                return castling_inference(q, k, v, self.options.const_term, self.dwconv.weight.flatten(1))
+            return castling_inference(q, k, v, self.options.const_term) + self._convolve(v)
         out = linear_angular(q, k, v, self.options.const_term)
         if branch_runs:
-            scale = self.head_dim**-0.5 if scale is None else scale
-            branch, passed = strongest_softmax(q, k, v, threshold=self.options.threshold, scale=scale)
+            factor: float = self.head_dim**-0.5 if scale is None else scale
+            branch, passed = strongest_softmax(q, k, v, threshold=self.options.threshold, scale=factor)
             out = out + self.branch_scale.to(branch.dtype) * branch
-            self.mass_passed.copy_(passed * self.branch_scale)
+            self.mass_passed.copy_(passed)
         return F.normalize(out, dim=-1, eps=NORM_EPSILON) + self._convolve(v)
 
     def weigh(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return linear_angular(q, k, v, self.options.const_term)
 
-    def _inference_on_cpu(self, q: Tensor) -> bool:
-        plain = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        return plain and not (traced or torch.is_grad_enabled())
-
-    def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        from fibo_robot.attention.backends.numba_angular import castling_inference  # numba: slow to import
-
-        if self.options.dwconv == "tokens":
-            return castling_inference(q, k, v, self.options.const_term, self.dwconv.weight.flatten(1))
-        return castling_inference(q, k, v, self.options.const_term) + self._convolve(v)
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if not self.branch_scale.is_meta:
+            self.branch_enabled = float(self.branch_scale) > 0
 
     def _convolve(self, v: Tensor) -> Tensor:
         if self.options.dwconv == "tokens":

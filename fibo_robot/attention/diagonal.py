@@ -8,16 +8,15 @@ which of them is faster where.
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import partial
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
 from fibo_robot.attention.backends.sdpa import sdpa_attention
+from fibo_robot.attention.checks import require_choice
 from fibo_robot.attention.errors import AttentionError
-from fibo_robot.attention.operator import sparse_attention
+from fibo_robot.attention.operator import KERNEL_DEVICES, sparse_attention
 from fibo_robot.attention.reference import reference_attention
 
 MaskMode = Literal["drop", "zero_logit"]
@@ -27,11 +26,16 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 
 BACKEND_VARIABLE = "FIBO_ATTENTION_BACKEND"
 LARGEST_HEAD_DIM = 256
+# Tokens. On one thread of a busy machine, numba's kernels take less CPU time than the dense mask from about
+# 50 tokens on (inference) and 50 to 80 (training, by batch), at 129 a third and half of it
+# (benchmarks/crossover.py). Whole training steps were slower with them at 128 tokens (664-693 ms against 542)
+# and equal at 392. One thread is not all that counts, so the bounds stand where numba was not seen to lose.
 SHORTEST_FOR_NUMBA = 128
+SHORTEST_FOR_NUMBA_TRAINING = 392
 SHORTEST_FOR_TRITON = 1024
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-_forced_backend: ContextVar[str | None] = ContextVar("fibo_attention_backend", default=None)
+_forced_backend: Backend | None = None
 
 
 def diagonal_attention(
@@ -48,8 +52,10 @@ def diagonal_attention(
     """Attention in which patch tokens j and k meet in a head only when |j - k| is one of its offsets.
 
     Prefix tokens (class, registers) stand first in the sequence; their rows and columns are always on. A
-    query without any key (possible only without prefix tokens, in `drop` mode) gives zeros. NaNs in the
-    input spread to the outputs that depend on them, as in dense attention.
+    query without any key (possible only without prefix tokens, in `drop` mode) gives zeros. A NaN in the
+    input reaches every output that depends on it, and no other; except that the backend `sdpa` adds the mask
+    to logits and multiplies all values by weights of 0: in `drop` mode, a NaN or infinity in k or v may reach
+    any query there.
 
     Args:
         q, k, v: `(B, heads, N, head_dim)`, one dtype and device, head_dim up to 256; any strides.
@@ -59,7 +65,8 @@ def diagonal_attention(
             before the softmax, so it keeps the weight e⁰ (what the 2024 training code computed).
         scale: factor on q·k; head_dim ** -0.5 when None.
         backend: one of :data:`BACKENDS`; None follows :func:`force_backend`, then the environment variable
-            FIBO_ATTENTION_BACKEND, then :func:`choose_backend`.
+            FIBO_ATTENTION_BACKEND, then :func:`choose_backend`. `numba` and `triton` are one operator with a
+            kernel per device; naming one checks that the tensors are where it runs.
 
     Returns:
         `(B, heads, N, head_dim)` in the dtype of `q`.
@@ -69,28 +76,28 @@ def diagonal_attention(
     """
     _check_tensors(q, k, v)
     head_sets = _check_offsets(offsets, q.shape[1], q.shape[2], num_prefix_tokens)
-    if mask_mode not in MASK_MODES:
-        raise AttentionError(f"mask_mode must be one of {', '.join(MASK_MODES)}, not {mask_mode!r}.")
+    require_choice("mask_mode", mask_mode, MASK_MODES)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    name = _resolve_backend(backend, q)
-    if name == "reference":
-        function = reference_attention
-    elif name == "sdpa":
-        function = sdpa_attention
-    else:
+    training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    name = _resolve_backend(backend, q, training)
+    if name in KERNEL_DEVICES:
         _check_kernel(name, q)
-        function = partial(sparse_attention, backend=name)
+    function = {"reference": reference_attention, "sdpa": sdpa_attention}.get(name, sparse_attention)
     return function(q, k, v, head_sets, num_prefix_tokens=num_prefix_tokens, mask_mode=mask_mode, scale=scale)
 
 
-def choose_backend(device: torch.device, num_tokens: int, dtype: torch.dtype) -> Backend:
+def choose_backend(
+    device: torch.device, num_tokens: int, dtype: torch.dtype, training: bool = False
+) -> Backend:
     """The backend measured fastest for this device, sequence length and dtype.
 
-    On a CPU, numba wins from SHORTEST_FOR_NUMBA tokens on. On CUDA the Triton kernel is chosen for long
-    sequences; where exactly it starts to win is not yet measured on a GPU. Any other device computes the
-    dense mask through PyTorch's kernels.
+    On a CPU, numba wins from SHORTEST_FOR_NUMBA tokens on, and from SHORTEST_FOR_NUMBA_TRAINING on where
+    gradients are computed too. On CUDA the Triton kernel is chosen for long sequences; where exactly it
+    starts to win is not yet measured on a GPU. Any other device computes the dense mask through PyTorch's
+    kernels.
     """
-    if device.type == "cpu" and num_tokens >= SHORTEST_FOR_NUMBA:
+    shortest = SHORTEST_FOR_NUMBA_TRAINING if training else SHORTEST_FOR_NUMBA
+    if device.type == "cpu" and num_tokens >= shortest:
         return "numba"
     if device.type == "cuda" and num_tokens >= SHORTEST_FOR_TRITON and dtype != torch.float64:
         return "triton"
@@ -99,46 +106,41 @@ def choose_backend(device: torch.device, num_tokens: int, dtype: torch.dtype) ->
 
 @contextmanager
 def force_backend(backend: Backend) -> Iterator[None]:
-    """Inside this context, calls that name no backend use `backend`.
+    """Inside this context, calls that name no backend use `backend`, in every thread of the process.
+
+    With gradient checkpointing, keep it open over the backward pass: that computes the forward pass again,
+    on CUDA in a thread of its own. For one call alone, name its `backend` instead.
 
     Raises:
         AttentionError: if there is no such backend.
     """
-    token = _forced_backend.set(_check_backend(backend, "backend"))
+    global _forced_backend
+    before, _forced_backend = _forced_backend, _check_backend(backend, "backend")
     try:
         yield
     finally:
-        _forced_backend.reset(token)
+        _forced_backend = before
 
 
-def _resolve_backend(backend: str | None, q: Tensor) -> str:
+def _resolve_backend(backend: str | None, q: Tensor, training: bool) -> Backend:
     if backend is not None:
         return _check_backend(backend, "backend")
-    forced = _constant_forced_backend()
-    if forced is not None:
-        return forced
+    if _forced_backend is not None:
+        return _forced_backend
     from_environment = os.environ.get(BACKEND_VARIABLE)
     if from_environment:
         return _check_backend(from_environment, BACKEND_VARIABLE)
-    return choose_backend(q.device, q.shape[-2], q.dtype)
+    return choose_backend(q.device, q.shape[-2], q.dtype, training)
 
 
-@torch.compiler.assume_constant_result
-def _constant_forced_backend() -> str | None:
-    """The override as a constant of a compiled graph; PyTorch 2.11 traces no context variable."""
-    return _forced_backend.get()
-
-
-def _check_backend(backend: str, source: str) -> str:
-    if backend not in BACKENDS:
-        raise AttentionError(f"{source} must be one of {', '.join(BACKENDS)}, not {backend!r}.")
-    return backend
+def _check_backend(backend: str, source: str) -> Backend:
+    require_choice(source, backend, BACKENDS)
+    return cast(Backend, backend)
 
 
 def _check_kernel(backend: str, q: Tensor) -> None:
-    wanted = {"numba": "cpu", "triton": "cuda"}[backend]
-    interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-    if q.device.type != wanted and not interpreted:
+    wanted = KERNEL_DEVICES[backend]
+    if q.device.type != wanted:
         raise AttentionError(f"backend {backend!r} needs tensors on {wanted}, but q is on {q.device}.")
     if backend == "triton" and q.dtype == torch.float64:
         raise AttentionError("backend 'triton' computes in float32 and takes no float64 q: use 'sdpa'.")

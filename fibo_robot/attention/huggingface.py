@@ -98,8 +98,9 @@ def place_in_trunk(trunk: "PreTrainedModel", image_size: tuple[int, int] | None 
         steps = config.num_frames // config.tubelet_size if hasattr(config, "num_frames") else 1
         grid = (steps, height // patch_height, width // patch_width)
     for layer_index, layer in enumerate(_attention_layers(trunk)):
-        if isinstance(getattr(layer, "core", None), AttentionCore):
-            layer.core.place(layer_index, num_prefix_tokens, grid)
+        core = getattr(layer, "core", None)
+        if isinstance(core, AttentionCore):
+            core.place(layer_index, num_prefix_tokens, grid)
 
 
 def example_input(trunk: "PreTrainedModel") -> Tensor:
@@ -111,7 +112,7 @@ def example_input(trunk: "PreTrainedModel") -> Tensor:
 
 
 def attention_forward(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -151,14 +152,14 @@ def _register() -> None:
     AttentionMaskInterface.register(INTERFACE, sdpa_mask)
 
 
-def _attention_layers(trunk: "PreTrainedModel") -> Iterator[nn.Module]:
+def _attention_layers(trunk: "PreTrainedModel") -> Iterator[Any]:
     """The layers that call the attention interface, in the order of the network."""
     for module in trunk.modules():
         if hasattr(module, "scaling") and hasattr(module, "num_attention_heads"):
             yield module
 
 
-def _new_core(trunk: "PreTrainedModel", layer: nn.Module, attention: AttentionConfig) -> AttentionCore:
+def _new_core(trunk: "PreTrainedModel", layer: Any, attention: AttentionConfig) -> AttentionCore:
     head_dim = trunk.config.hidden_size // layer.num_attention_heads
     weight = next(layer.parameters())
     core = attention.module_type.core_type(layer.num_attention_heads, head_dim, attention.options)
@@ -193,7 +194,7 @@ def _give_own_config(model: nn.Module, trunk: "PreTrainedModel") -> Callable[[],
     return lambda: give(shared)
 
 
-def _describe(layer: nn.Module, attention: str | None = None) -> str:
+def _describe(layer: Any, attention: str | None = None) -> str:
     core = getattr(layer, "core", None)
     known = layer.config._attn_implementation if core is None else type(core).__name__
     return f"{type(layer).__name__} ({attention or known})"

@@ -7,9 +7,10 @@ which layer it is in.
 """
 
 from contextlib import nullcontext
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
+from timm.layers.attention import Attention as TimmAttention
 from torch import Tensor, nn
 
 from fibo_robot.attention.cores import AngularCore, AttentionCore, DiagonalCore, Grid, SoftmaxCore
@@ -21,7 +22,8 @@ class AttentionModule(nn.Module):
 
     Args:
         dim: C, the width of tokens.
-        num_heads: heads; must divide `dim`.
+        num_heads: heads; must divide `dim` where no `attn_head_dim` is given.
+        attn_head_dim: width of a head; `dim / num_heads` when None.
         qkv_bias, qk_norm, scale_norm, proj_bias, proj_drop, norm_layer, device, dtype: as in timm.
         attn_drop: must be 0. Sparse and linear attention have no dropout of single weights, and the dense one
             refuses it too, so that a swap never changes what is regularised.
@@ -49,49 +51,59 @@ class AttentionModule(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        attn_head_dim: int | None = None,
         options: object | None = None,
         layer_index: int | None = None,
         num_prefix_tokens: int = 1,
         grid: Grid | None = None,
     ) -> None:
         super().__init__()
-        if dim % num_heads:
+        if attn_head_dim is None and dim % num_heads:
             raise AttentionError(f"num_heads ({num_heads}) must divide dim ({dim}).")
-        if (qk_norm or scale_norm) and norm_layer is None:
-            raise AttentionError("norm_layer must be given when qk_norm or scale_norm is on.")
         self.num_heads = num_heads
-        self.head_dim = dim // num_heads
+        self.head_dim = attn_head_dim or dim // num_heads
         self._check_attn_drop(attn_drop)
-        factory = {"device": device, "dtype": dtype}
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
-        self.q_norm: nn.Module = norm_layer(self.head_dim, **factory) if qk_norm else nn.Identity()
-        self.k_norm: nn.Module = norm_layer(self.head_dim, **factory) if qk_norm else nn.Identity()
+        inner = num_heads * self.head_dim
+
+        def norm(wanted: bool, channels: int) -> nn.Module:
+            if not wanted:
+                return nn.Identity()
+            if norm_layer is None:
+                raise AttentionError("norm_layer must be given when qk_norm or scale_norm is on.")
+            return norm_layer(channels, device=device, dtype=dtype)
+
+        self.qkv = nn.Linear(dim, 3 * inner, bias=qkv_bias, device=device, dtype=dtype)
+        self.q_norm = norm(qk_norm, self.head_dim)
+        self.k_norm = norm(qk_norm, self.head_dim)
         self.attn_drop = nn.Dropout(attn_drop)
         with torch.device(device) if device is not None else nullcontext():
             core = self.core_type(num_heads, self.head_dim, options or self.core_type.options_type())
         self.core = core.to(dtype=dtype)
-        self.norm: nn.Module = norm_layer(dim, **factory) if scale_norm else nn.Identity()
+        self.norm = norm(scale_norm, inner)
         self.gate: nn.Module | None = None
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
+        self.proj = nn.Linear(inner, dim, bias=proj_bias, device=device, dtype=dtype)
         self.proj_drop = nn.Dropout(proj_drop)
         if layer_index is not None:
             self.place(layer_index, num_prefix_tokens, grid)
 
     @classmethod
-    def taking_over(cls, other: nn.Module, options: object | None = None) -> "AttentionModule":
+    def taking_over(
+        cls, other: "TimmAttention | AttentionModule", options: object | None = None
+    ) -> "AttentionModule":
         """A module of this class that shares every projection and norm of `other`.
 
         `other` is timm's Attention or an :class:`AttentionModule`; its weights are shared, not copied.
         """
-        weight = other.qkv.weight
-        module = cls(weight.shape[1], other.num_heads, device="meta", options=options)
+        weight = cast(nn.Linear, other.qkv).weight
+        heads, head_dim = other.num_heads, other.head_dim
+        module = cls(weight.shape[1], heads, device="meta", attn_head_dim=head_dim, options=options)
         module._check_attn_drop(other.attn_drop.p)
         for name in ("qkv", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop"):
             setattr(module, name, getattr(other, name))
         core = cls.core_type(module.num_heads, module.head_dim, module.core.options)
         module.core = core.to(weight.device, weight.dtype)
         if isinstance(other, AttentionModule) and other.layer_index is not None:
-            module.place(other.layer_index, other.num_prefix_tokens, other.grid)
+            module.place(other.layer_index, other.num_prefix_tokens or 0, other.grid)
         return module.train(other.training)
 
     @property

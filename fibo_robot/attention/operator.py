@@ -1,22 +1,23 @@
-"""The torch operator around the sparse kernels: works under autograd, AMP, torch.compile and torch.export.
+"""The torch operators around the sparse kernels: they work under autograd, AMP, torch.compile and export.
 
-`fibo_robot::diagonal_attention` hands its arguments to the backend module that `backend` names; such a module
-has `forward` and `backward` (see backends/numba_cpu.py for their arguments). Offsets travel as one flat list
-of integers, so they are constants of a compiled graph.
+`fibo_robot::diagonal_attention` and its backward pass have one kernel per device, numba's on the CPU and
+Triton's on CUDA, and PyTorch chooses between them when the operator runs: a graph that was exported on one
+device works on the other. Offsets travel as one flat list of integers, so they are constants of a compiled
+graph. Kernels choose their own precision: autocast is off inside them.
 """
 
-import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import accumulate, chain
-from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-KERNEL_MODULES = {
-    "numba": "fibo_robot.attention.backends.numba_cpu",
-    "triton": "fibo_robot.attention.backends.triton_cuda",
-}
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+KERNEL_DEVICES = {"numba": "cpu", "triton": "cuda"}  # which device's kernel a backend's name stands for
 
 
 def sparse_attention(
@@ -28,28 +29,35 @@ def sparse_attention(
     num_prefix_tokens: int,
     mask_mode: str,
     scale: float,
-    backend: str,
 ) -> Tensor:
-    """Diagonal attention on `(B, heads, N, head_dim)` through a sparse kernel; see `diagonal_attention`.
-
-    Args:
-        backend: a key of :data:`KERNEL_MODULES`.
-    """
+    """Diagonal attention on `(B, heads, N, head_dim)` by the device's kernel; see `diagonal_attention`."""
     flat = list(chain.from_iterable(offsets))
     starts = [0, *accumulate(len(head_set) for head_set in offsets)]
-    zero_logit = mask_mode == "zero_logit"
     out, _ = torch.ops.fibo_robot.diagonal_attention(
-        q, k, v, flat, starts, num_prefix_tokens, zero_logit, scale, backend
+        q, k, v, flat, starts, num_prefix_tokens, mask_mode == "zero_logit", scale
     )
     return out
 
 
-def _kernels(backend: str) -> ModuleType:
-    return importlib.import_module(KERNEL_MODULES[backend])
+def without_autocast(kernel: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A kernel, its first argument a tensor, in whose matrix products autocast changes no precision.
+
+    An operator's kernel runs with the caller's autocast on, its backward pass with none: the two would weigh
+    pairs differently.
+    """
+
+    @wraps(kernel)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        tensor: Any = args[0]
+        with torch.autocast(tensor.device.type, enabled=False):
+            return kernel(*args, **kwargs)
+
+    return call
 
 
-@torch.library.custom_op("fibo_robot::diagonal_attention", mutates_args=())
-def _diagonal_attention(
+@torch.library.custom_op("fibo_robot::diagonal_attention", mutates_args=(), device_types="cpu")
+@without_autocast
+def diagonal_attention_forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -58,12 +66,32 @@ def _diagonal_attention(
     num_prefix_tokens: int,
     zero_logit: bool,
     scale: float,
-    backend: str,
 ) -> tuple[Tensor, Tensor]:
-    return _kernels(backend).forward(q, k, v, offsets, starts, num_prefix_tokens, zero_logit, scale)
+    """Output and log-sum-exp; see :func:`fibo_robot.attention.backends.numba_cpu.forward`."""
+    from fibo_robot.attention.backends import numba_cpu  # numba: slow to import
+
+    return numba_cpu.forward(q, k, v, offsets, starts, num_prefix_tokens, zero_logit, scale)
 
 
-@_diagonal_attention.register_fake
+@diagonal_attention_forward.register_kernel("cuda")
+@without_autocast
+def forward_on_cuda(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Sequence[int],
+    starts: Sequence[int],
+    num_prefix_tokens: int,
+    zero_logit: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp; see :func:`fibo_robot.attention.backends.triton_cuda.forward`."""
+    from fibo_robot.attention.backends import triton_cuda
+
+    return triton_cuda.forward(q, k, v, offsets, starts, num_prefix_tokens, zero_logit, scale)
+
+
+@diagonal_attention_forward.register_fake
 def _(
     q: Tensor,
     k: Tensor,
@@ -73,13 +101,13 @@ def _(
     num_prefix_tokens: int,
     zero_logit: bool,
     scale: float,
-    backend: str,
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
 
 
-@torch.library.custom_op("fibo_robot::diagonal_attention_backward", mutates_args=())
-def _diagonal_attention_backward(
+@torch.library.custom_op("fibo_robot::diagonal_attention_backward", mutates_args=(), device_types="cpu")
+@without_autocast
+def diagonal_attention_backward(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -91,14 +119,37 @@ def _diagonal_attention_backward(
     num_prefix_tokens: int,
     zero_logit: bool,
     scale: float,
-    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _kernels(backend).backward(
-        grad, q, k, v, out, lse, offsets, starts, num_prefix_tokens, zero_logit, scale
-    )
+    """Gradients of q, k and v; see :func:`fibo_robot.attention.backends.numba_cpu.backward`."""
+    from fibo_robot.attention.backends import numba_cpu
+
+    settings = (offsets, starts, num_prefix_tokens, zero_logit, scale)
+    return numba_cpu.backward(grad, q, k, v, out, lse, *settings)
 
 
-@_diagonal_attention_backward.register_fake
+@diagonal_attention_backward.register_kernel("cuda")
+@without_autocast
+def backward_on_cuda(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    offsets: Sequence[int],
+    starts: Sequence[int],
+    num_prefix_tokens: int,
+    zero_logit: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v; see :func:`fibo_robot.attention.backends.triton_cuda.backward`."""
+    from fibo_robot.attention.backends import triton_cuda
+
+    settings = (offsets, starts, num_prefix_tokens, zero_logit, scale)
+    return triton_cuda.backward(grad, q, k, v, out, lse, *settings)
+
+
+@diagonal_attention_backward.register_fake
 def _(
     grad: Tensor,
     q: Tensor,
@@ -111,20 +162,19 @@ def _(
     num_prefix_tokens: int,
     zero_logit: bool,
     scale: float,
-    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _save(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     q, k, v, *ctx.settings = inputs
     ctx.save_for_backward(q, k, v, *output)
     ctx.mark_non_differentiable(output[1])
 
 
-def _differentiate(ctx, grad: Tensor, grad_lse: Tensor | None) -> tuple:
+def _differentiate(ctx: Any, grad: Tensor, grad_lse: Tensor | None) -> tuple:
     grads = torch.ops.fibo_robot.diagonal_attention_backward(grad, *ctx.saved_tensors, *ctx.settings)
     return (*grads, *[None] * len(ctx.settings))
 
 
-_diagonal_attention.register_autograd(_differentiate, setup_context=_save)
+diagonal_attention_forward.register_autograd(_differentiate, setup_context=_save)

@@ -50,7 +50,7 @@ def reference_attention(
     """Diagonal attention by its definition; see :func:`fibo_robot.attention.diagonal_attention`.
 
     Works in the dtype of its inputs. A query with no key at all (possible only without prefix tokens in
-    `drop` mode) gives zeros.
+    `drop` mode) gives zeros. NaN and infinity in a masked k or v have no influence.
 
     Args:
         q, k, v: `(B, heads, N, head_dim)`.
@@ -59,11 +59,17 @@ def reference_attention(
         `(B, heads, N, head_dim)`.
     """
     mask = dense_mask(offsets, q.shape[-2], num_prefix_tokens, q.device)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    logits = (q @ k.transpose(-2, -1)) * scale
+    factor: float = q.shape[-1] ** -0.5 if scale is None else scale
+    logits = (q @ k.transpose(-2, -1)) * factor
     if mask_mode == "zero_logit":
-        return (logits * mask).softmax(dim=-1) @ v
+        return logits.masked_fill(~mask, 0).softmax(dim=-1) @ v
     has_key = mask.any(dim=-1, keepdim=True)
     # Rows without a key are opened before the softmax and closed after it: no NaN, also not in the gradient.
-    weights = logits.masked_fill(~mask & has_key, float("-inf")).softmax(dim=-1)
-    return (weights * has_key) @ v
+    weights = logits.masked_fill(~mask & has_key, float("-inf")).softmax(dim=-1) * has_key
+    finite = v.isfinite()
+    out = weights @ v.masked_fill(~finite, 0)
+    # Zero times NaN is NaN: what is not finite is added key by key, to the queries that see it.
+    for key in (~finite).any(dim=-1).flatten(0, 1).any(dim=0).nonzero().flatten().tolist():
+        special = weights[..., key, None] * v[..., key, None, :].masked_fill(finite[..., key, None, :], 0)
+        out = out + special.masked_fill(~mask[:, :, key, None], 0)
+    return out

@@ -66,7 +66,8 @@ class CastleReport:
     Attributes:
         layers: paths of the attention layers whose branch is now off.
         branch_scale: the largest scale that a branch had before.
-        mass_passed: per layer, the share of softmax mass that its branch passed on the example.
+        mass_passed: per layer, the share of softmax mass that its branch passed on the example, whatever its
+            scale; 0 where the branch was off already.
         output_gap: largest absolute difference that the branch made to the model's output on the example.
         relative_gap: norm of that difference over the norm of the castled output.
     """

@@ -1,11 +1,12 @@
 """Change the attention inside a model that already has weights, and switch Castling's branch off."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
-from timm.layers import Attention as TimmAttention
+from timm.layers.attention import Attention as TimmAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -28,7 +29,20 @@ NO_TRUNK = (
 )
 
 
-def swap_attention(model: nn.Module, name: str, **options: Any) -> SwapReport:
+@runtime_checkable
+class PlacesAttention(Protocol):
+    """A model around a ViT that lays its tokens out in a way of its own, as video encoders do."""
+
+    def place_attention(self, image_size: tuple[int, int] | None = None) -> None:
+        """Place every attention inside, or raise an :class:`AttentionError` if `image_size` does not fit."""
+        ...
+
+    def example_input(self) -> Tensor:
+        """A small batch of random input."""
+        ...
+
+
+def swap_attention(model: nn.Module, name: str | AttentionConfig, **options: Any) -> SwapReport:
     """Replace the attention of every layer of a ViT, keeping its projections.
 
     On timm's models the attention modules are replaced. On transformers' ViT, DINOv2 and VideoMAE models the
@@ -37,8 +51,8 @@ def swap_attention(model: nn.Module, name: str, **options: Any) -> SwapReport:
     Args:
         model: a timm VisionTransformer, one of transformers' :data:`huggingface.TRUNKS`, or a module that
             holds one of them.
-        name: a registered attention, as `fibottention`.
-        **options: that attention's options, as `rule="modified"`.
+        name: a registered attention, as `fibottention`, or one with its options.
+        **options: the named attention's options, as `rule="modified"`.
 
     Returns:
         A report of every layer; `report.restore()` undoes the swap.
@@ -46,12 +60,14 @@ def swap_attention(model: nn.Module, name: str, **options: Any) -> SwapReport:
     Raises:
         AttentionError: for an unknown name or option, or a model without an attention that can be swapped.
     """
-    config = AttentionConfig.parse({"name": name, **options})
+    if isinstance(name, AttentionConfig) and options:
+        raise AttentionError("Give options with the attention's name, or a config that holds them.")
+    config = name if isinstance(name, AttentionConfig) else AttentionConfig.parse({"name": name, **options})
     trunks = find_trunks(model)
-    originals = {
+    originals: dict[str, TimmAttention | AttentionModule] = {
         path: module
         for path, module in model.named_modules()
-        if path and (type(module) is TimmAttention or isinstance(module, AttentionModule))
+        if path and (_is_timms(module) or isinstance(module, AttentionModule))
     }
     if trunks and originals:
         raise AttentionError(
@@ -92,33 +108,47 @@ def place_attention(model: nn.Module, image_size: tuple[int, int] | None = None)
     Raises:
         AttentionError: if the model holds no ViT.
     """
-    timm_trunks = [module for module in model.modules() if isinstance(module, VisionTransformer)]
+    placed: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, PlacesAttention):
+            module.place_attention(image_size)
+            placed.update(module.modules())
+    trunks = [module for module in model.modules() if isinstance(module, VisionTransformer)]
     transformers_trunks = find_trunks(model)
-    if not timm_trunks and not transformers_trunks:
+    if not trunks and not transformers_trunks:
         raise AttentionError(NO_TRUNK.format(type(model).__name__))
     for trunk in transformers_trunks:
         place_in_trunk(trunk, image_size)
-    for trunk in timm_trunks:
-        grid: Grid | None = None
-        if image_size is not None:
-            grid = (1, *trunk.patch_embed.dynamic_feat_size(image_size))
-        elif not trunk.dynamic_img_size:  # a model that takes any image size has no one grid
-            grid = (1, *trunk.patch_embed.grid_size)
-        for layer_index, block in enumerate(trunk.blocks):
-            for module in block.modules():
-                if isinstance(module, AttentionModule):
-                    module.place(layer_index, trunk.num_prefix_tokens, grid)
+    for trunk in trunks:
+        if trunk not in placed:
+            _place_in_timm(trunk, image_size)
+
+
+def _place_in_timm(trunk: VisionTransformer, image_size: tuple[int, int] | None) -> None:
+    grid: Grid | None = None
+    if image_size is not None:
+        height, width = trunk.patch_embed.dynamic_feat_size(image_size)
+        grid = (1, height, width)
+    elif not trunk.dynamic_img_size:  # a model that takes any image size has no one grid
+        height, width = trunk.patch_embed.grid_size
+        grid = (1, height, width)
+    for layer_index, block in enumerate(trunk.blocks):
+        for module in block.modules():
+            if isinstance(module, AttentionModule):
+                module.place(layer_index, trunk.num_prefix_tokens, grid)
 
 
 def castle(model: nn.Module, example: Tensor | None = None) -> CastleReport:
     """Switch Castling's training branch off for good, and report what that changes on an example input.
 
-    The state dict does not change. After the schedule's end (branch scale 0) the gap is exactly 0.
+    No weight changes; the branch's scale becomes 0, in the state dict too. After the schedule's end it is 0
+    already, and the gap is exactly 0.
 
     Args:
-        model: any model with CastlingAttention layers; its training mode is left as it was.
+        model: any model with CastlingAttention layers; every module's training mode is left as it was. If it
+            fails on the example, it keeps its branch.
         example: one batch of its input; two images (or clips) of random pixels when None and the model holds
-            a ViT that `swap_attention` knows.
+            a ViT that `swap_attention` knows, or an encoder of ours.
 
     Raises:
         AttentionError: if the model has no CastlingAttention, or the example is missing and has no default.
@@ -128,23 +158,25 @@ def castle(model: nn.Module, example: Tensor | None = None) -> CastleReport:
         raise AttentionError(f"{type(model).__name__} has no CastlingAttention to castle.")
     if example is None:
         example = _random_images(model)
-    scale = max(float(core.branch_scale) for core in cores.values())
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    scales = {core: float(core.branch_scale) for core in cores.values()}
+    with _modes_kept(model), torch.no_grad():
+        model.eval()
         for core in cores.values():
             core.train()  # the branch runs in training mode; nothing else in the core depends on it
         with_branch = _output_tensor(model(example))
         passed = tuple(float(core.mass_passed) for core in cores.values())
-        for core in cores.values():
-            core.eval()
-            core.set_branch_scale(0.0)
-        castled = _output_tensor(model(example))
-    model.train(was_training)
+        try:
+            for core in cores.values():
+                core.set_branch_scale(0.0)
+            castled = _output_tensor(model.eval()(example))
+        except BaseException:
+            for core, scale in scales.items():
+                core.set_branch_scale(scale)
+            raise
     difference = with_branch - castled
     return CastleReport(
         layers=tuple(cores),
-        branch_scale=scale,
+        branch_scale=max(scales.values()),
         mass_passed=passed,
         output_gap=float(difference.abs().max()),
         relative_gap=float(difference.norm() / castled.norm()),
@@ -158,13 +190,27 @@ def angular_cores(model: nn.Module) -> Iterator[tuple[str, AngularCore]]:
             yield path, module
 
 
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Puts every module's training mode back, also that of parts that are kept in evaluation mode."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def _random_images(model: nn.Module) -> Tensor:
     for trunk in find_trunks(model):
         return example_input(trunk)
     for module in model.modules():
+        if isinstance(module, PlacesAttention):
+            return module.example_input()
         if isinstance(module, VisionTransformer):
-            weight = module.patch_embed.proj.weight
-            shape = (2, weight.shape[1], *module.patch_embed.img_size)
+            weight = next(module.patch_embed.parameters())
+            height, width = module.patch_embed.img_size
+            shape = (2, weight.shape[1], height, width)
             return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight)
     raise AttentionError(f"castle needs an example input for {type(model).__name__}: pass example=batch.")
 
@@ -177,6 +223,10 @@ def _output_tensor(output: Any) -> Tensor:
     return output
 
 
-def _put_back(model: nn.Module, originals: dict[str, nn.Module]) -> None:
+def _is_timms(module: nn.Module) -> TypeGuard[TimmAttention]:
+    return type(module) is TimmAttention  # a class derived from it may compute something else
+
+
+def _put_back(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
     for path, module in originals.items():
         model.set_submodule(path, module.train(model.training))

@@ -11,6 +11,7 @@ from functools import lru_cache
 from math import isqrt
 from typing import Literal, get_args
 
+from fibo_robot.attention.checks import require_choice
 from fibo_robot.attention.errors import AttentionError
 
 OffsetRule = Literal["paper", "modified", "robot_release"]
@@ -61,8 +62,7 @@ def head_offsets(num_tokens: int, num_heads: int, rule: OffsetRule = "paper") ->
         AttentionError: if a count is less than 1 or the rule is unknown.
     """
     _check_counts(num_tokens, num_heads)
-    if rule not in OFFSET_RULES:
-        raise AttentionError(f"rule must be one of {', '.join(OFFSET_RULES)}, not {rule!r}.")
+    require_choice("rule", rule, OFFSET_RULES)
     windows = [num_tokens] * num_heads if rule == "robot_release" else window_sizes(num_tokens, num_heads)
     heads = []
     for index, window in enumerate(windows, start=1):

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -32,9 +33,9 @@ SMALL = {
 }
 
 
-def placed(name, prefix=1, grid=(1, 5, 4), layer=0, **options):
+def placed(name, prefix=1, grid=(1, 5, 4), layer=0, **options) -> Any:
     options = {"name": name, **SMALL.get(name, {}), **options}
-    arguments = {"layer_index": layer, "num_prefix_tokens": prefix, "grid": grid}
+    arguments: dict[str, Any] = {"layer_index": layer, "num_prefix_tokens": prefix, "grid": grid}
     return create_attention(options, HEADS * HEAD_DIM, HEADS, **arguments).double()
 
 
@@ -269,7 +270,7 @@ def test_bfloat16_autocast_gives_finite_gradients(name):
         out = module(x)
     assert out.dtype == torch.bfloat16
     out.float().square().sum().backward()
-    assert x.grad.isfinite().all()
+    assert x.grad is not None and x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -291,7 +292,7 @@ def test_video_encoder_places_it_on_its_space_time_grid(name):
 
 @pytest.mark.parametrize("name", ["linformer", "afno"])
 def test_grid_of_a_model_for_any_image_size_is_said_by_place_attention(name):
-    model = timm.create_model(
+    model: Any = timm.create_model(
         "vit_tiny_patch16_224", depth=1, embed_dim=12, num_classes=0, dynamic_img_size=True
     )
     swap_attention(model, name)
@@ -304,7 +305,7 @@ def test_grid_of_a_model_for_any_image_size_is_said_by_place_attention(name):
 
 
 def test_refused_swap_leaves_the_model_as_it_was():
-    model = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=12, num_classes=0)
+    model: Any = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=12, num_classes=0)
     model.blocks[1].attn.attn_drop.p = 0.1
     before = [block.attn for block in model.blocks]
     with pytest.raises(AttentionError, match="attn_drop"):
@@ -340,6 +341,7 @@ def test_weights_file_of_a_trained_comparator_loads_into_a_new_encoder(tmp_path)
     trained = create_encoder("vit_micro", attention="linformer")
     save_file(trained.vit.state_dict(), tmp_path / "vit.safetensors")
     encoder = create_encoder("vit_micro", attention="linformer", pretrained=tmp_path / "vit.safetensors")
+    assert encoder.weights_report is not None
     assert encoder.weights_report.new == encoder.weights_report.missing == ()
     images = torch.rand(1, 3, 84, 84)
     assert torch.equal(encoder.eval()(images).pooled, trained.eval()(images).pooled)

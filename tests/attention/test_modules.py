@@ -1,9 +1,12 @@
 """The modules inside timm ViTs: same weights, same masks in training and evaluation, clear refusals."""
 
 import math
+import warnings
+from typing import Any
 
 import pytest
 import timm
+import timm.layers.config as fused
 import torch
 
 from fibo_robot.attention import (
@@ -29,7 +32,7 @@ OPTIONS = [
 ]
 
 
-def small_vit(**arguments):
+def small_vit(**arguments) -> Any:
     return timm.create_model(
         "vit_tiny_patch16_224", img_size=64, embed_dim=48, depth=3, num_heads=3, num_classes=5, **arguments
     )
@@ -66,10 +69,10 @@ def test_mask_of_a_layer_is_the_same_in_training_and_evaluation(training, num_pr
 
 @pytest.fixture(params=[True, False], ids=["fused", "unfused"])
 def timms_fused_flag(request):
-    before = timm.layers.use_fused_attn()
-    timm.layers.set_fused_attn(request.param)
+    before = fused.use_fused_attn()
+    fused.set_fused_attn(request.param)
     yield
-    timm.layers.set_fused_attn(before)
+    fused.set_fused_attn(before)
 
 
 @pytest.mark.usefixtures("timms_fused_flag")
@@ -98,7 +101,7 @@ def test_swap_keeps_weights_and_is_reversible(options, qk_norm):
     assert [layer.path for layer in report.layers] == [f"blocks.{i}.attn" for i in range(3)]
     added = [key for key in vit.state_dict() if key not in keys]
     assert [key for key in vit.state_dict() if key in keys] == [key for key in keys if key not in added]
-    assert all(key.endswith("core.dwconv.weight") for key in added)
+    assert {key.split(".", 3)[-1] for key in added} <= {"core.dwconv.weight", "core.branch_scale"}
     assert bool(added) == (options["name"] == "castling")
     if options["name"] != "softmax":
         assert not torch.allclose(vit(batch), expected, rtol=1e-6, atol=1e-7)
@@ -175,6 +178,35 @@ def test_misfits_are_refused_by_name():
         swap_attention(torch.nn.Linear(3, 3), "softmax")
 
 
+def test_width_of_heads_that_timm_was_given_is_kept():
+    vit, batch = small_vit().eval(), images()
+    for block in vit.blocks:
+        block.attn = timm.layers.attention.Attention(48, num_heads=3, attn_head_dim=5).eval()
+    expected = vit(batch)
+    swap_attention(vit, "softmax")
+    torch.testing.assert_close(vit(batch), expected, rtol=1e-5, atol=1e-6)
+    assert vit.blocks[0].attn.core.head_dim == 5
+    x = torch.randn(2, 17, 48)
+    assert ATTENTIONS["castling"](48, 3, attn_head_dim=5, layer_index=0)(x).shape == x.shape
+
+
+def test_heads_that_see_nothing_are_named_once():
+    from fibo_robot.attention import cores
+
+    cores._warn_of_empty_heads.cache_clear()
+    with pytest.warns(UserWarning, match=r"8 patches: 9 of 12 heads \(4, 5, .* 12, .* return zeros"):
+        module = create_attention("fibottention", 24, 12, layer_index=0, num_prefix_tokens=0, grid=(8, 1, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = module.core(*torch.randn(3, 1, 12, 8, 2))
+        create_attention("fibottention", 24, 12, layer_index=1, num_prefix_tokens=0, grid=(8, 1, 1))
+        create_attention("fibottention", 36, 12, layer_index=0, num_prefix_tokens=1, grid=(1, 14, 14))
+    silent = (out == 0).flatten(2).all(dim=-1)
+    assert silent.sum() == 9
+    with pytest.warns(UserWarning, match="see the prefix tokens alone"):
+        create_attention("fibottention", 24, 12, layer_index=0, num_prefix_tokens=1)(torch.randn(1, 9, 24))
+
+
 def angular_by_hand(q, k, v, const_term):
     """Castling's formula with the N x N similarity written out."""
     cosine = torch.nn.functional.cosine_similarity(q[:, :, :, None], k[:, :, None], dim=-1)
@@ -194,7 +226,8 @@ def kept_softmax_by_hand(q, k, v, threshold):
 @pytest.mark.parametrize("training", [True, False])
 def test_castling_equals_its_formula(const_term, training):
     options = {"name": "castling", "const_term": const_term, "threshold": 1.5}
-    core = create_attention(options, 24, 3, layer_index=0, num_prefix_tokens=1).core.double().train(training)
+    module = create_attention(options, 24, 3, layer_index=0, num_prefix_tokens=1)
+    core: Any = module.core.double().train(training)
     q, k, v = (2 * torch.randn(2, 3, 300, 8, dtype=torch.float64) for _ in range(3))
     expected = angular_by_hand(q, k, v, const_term)
     if training:
@@ -221,6 +254,7 @@ def test_castling_inference_equals_what_is_trained(monkeypatch, dwconv, const_te
     q, k, v = stacked.permute(2, 0, 3, 1, 4)
     expected = core(q, k, v)
     with torch.no_grad():
+        monkeypatch.delattr("fibo_robot.attention.angular.linear_angular")
         monkeypatch.delattr("fibo_robot.attention.cores.linear_angular")
         torch.testing.assert_close(core(q, k, v), expected, rtol=1e-10, atol=1e-10)
 
@@ -249,7 +283,7 @@ def test_zero_token_gives_no_nan():
     x.requires_grad_()
     out = module(x)
     out.sum().backward()
-    assert out.isfinite().all() and x.grad.isfinite().all()
+    assert out.isfinite().all() and x.grad is not None and x.grad.isfinite().all()
 
 
 def sharp_castling_vit():
@@ -272,7 +306,8 @@ def test_branch_runs_in_training_only_and_castle_reports_its_gap():
         assert all(mass > 0 for mass in report.mass_passed)
         assert torch.equal(vit(batch), evaluation)
         assert torch.equal(vit.train()(batch), evaluation)
-    assert all(torch.equal(state[key], value) for key, value in vit.state_dict().items())
+    for key, value in vit.state_dict().items():
+        assert value == 0 if key.endswith("branch_scale") else torch.equal(state[key], value)
 
 
 def test_castling_changes_nothing_after_the_schedule_has_ended():
@@ -291,7 +326,7 @@ def test_castle_refuses_a_model_without_castling():
 
 
 def test_grid_convolution_leaves_prefix_tokens_alone_and_reaches_neighbours_in_time():
-    module = create_attention(
+    module: Any = create_attention(
         {"name": "castling", "dwconv": "grid"}, 12, 2, layer_index=0, num_prefix_tokens=1, grid=(3, 4, 5)
     )
     v = torch.zeros(1, 2, 61, 6)

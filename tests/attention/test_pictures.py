@@ -1,5 +1,6 @@
 """Pictures show the masks that the attention really has."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ def test_mask_figure_shows_each_heads_mask():
     figure = mask_figure(49, 4, "modified", grid=(7, 7))
     masks = dense_mask(head_offsets(49, 4, "modified"), 49, 0)
     for head in range(4):
-        drawn = torch.tensor(figure.axes[head].images[0].get_array().data.astype(float))
+        drawn = torch.tensor(np.asarray(figure.axes[head].images[0].get_array(), float))
         assert torch.equal(drawn.bool(), masks[head])
 
 

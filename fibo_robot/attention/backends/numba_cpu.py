@@ -2,26 +2,23 @@
 
 Work is O(N · offsets · head_dim), memory O(N · (offsets + head_dim)). The kernels (numba_kernels.py) release
 the GIL and are called from as many threads as PyTorch uses. Every number is written by exactly one task, so
-results do not depend on the number of threads. Half precision is computed in float32. numba is imported with
-the first call, and its compiled code is cached on disk.
+results do not depend on the number of threads. Half precision is computed in float32.
 
 The backward pass has two phases. The first walks over queries: it stores each pair's softmax weight and logit
 gradient, and sums dq. The second walks over keys, gathers their pairs and sums dk and dv.
 """
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-TILE = 64  # tokens per task: q, out and the logits of a tile stay in the first cache
-CONSTANT_HEAD_DIMS = (32, 64)  # compiled with loops of constant length; other head dims share one version
+from fibo_robot.attention.backends import numba_kernels
+from fibo_robot.attention.backends.numba_kernels import Diagonals, Pairs
+from fibo_robot.attention.backends.numba_runner import TILE, lanes, per_head, run
 
 
 def forward(
@@ -45,24 +42,13 @@ def forward(
     Returns:
         out `(B, heads, N, D)` in q's dtype, and the log of each query's softmax denominator `(B, heads, N)`.
     """
-    from fibo_robot.attention.backends import numba_kernels
-
     given, dtype = q.dtype, _computing_dtype(q)
     out = torch.empty(q.shape, dtype=dtype)
     lse = torch.empty(q.shape[:-1], dtype=dtype)
     total_v = v.sum(dim=-2, dtype=dtype) if zero_logit else torch.zeros(*q.shape[:2], q.shape[3], dtype=dtype)
     q, k, v = (tensor.to(dtype).contiguous() for tensor in (q, k, v))
-    _run(
-        numba_kernels.forward,
-        *map(_flat, (q, k, v, total_v)),
-        *_offset_arrays(tuple(offsets), tuple(starts)),
-        num_prefix_tokens,
-        zero_logit,
-        scale,
-        TILE,
-        *map(_flat, (out, lse)),
-        _lanes(q),
-    )
+    diagonals = Diagonals(*_arrays(offsets, starts), num_prefix_tokens, zero_logit, scale, TILE, lanes(q))
+    run(numba_kernels.forward, *map(per_head, (q, k, v, total_v)), diagonals, *map(per_head, (out, lse)))
     return out.to(given), lse
 
 
@@ -80,46 +66,24 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, each `(B, heads, N, D)`; arguments as in :func:`forward` and from it."""
-    from fibo_robot.attention.backends import numba_kernels
-
     given, dtype = q.dtype, _computing_dtype(q)
     batch, heads, tokens, head_dim = q.shape
     grad, q, k, v, out = (tensor.to(dtype).contiguous() for tensor in (grad, q, k, v, out))
     slots = num_prefix_tokens + 2 * max(end - start for start, end in pairwise(starts))
-    weights, logits = (torch.empty(batch, heads, slots, tokens, dtype=dtype) for _ in range(2))
-    prefix_weights, prefix_logits = (
-        torch.empty(batch, heads, num_prefix_tokens, tokens, dtype=dtype) for _ in range(2)
-    )
     grad_q, grad_k, grad_v = (torch.empty(q.shape, dtype=dtype) for _ in range(3))
+    delta, masked = torch.empty_like(lse), torch.empty_like(lse)
+    diagonals = Diagonals(*_arrays(offsets, starts), num_prefix_tokens, zero_logit, scale, TILE, lanes(q))
+    pairs = Pairs(
+        *(np.empty((batch * heads, slots, tokens), per_head(q).dtype) for _ in range(2)),
+        *(np.empty((batch * heads, num_prefix_tokens, tokens), per_head(q).dtype) for _ in range(2)),
+    )
+    inputs = map(per_head, (q, k, v, out, lse, grad))
+    run(numba_kernels.backward_queries, *inputs, diagonals, pairs, *map(per_head, (delta, masked, grad_q)))
     total_grad = torch.zeros(batch, heads, 1, head_dim, dtype=dtype)
     if zero_logit:
-        patches = slice(num_prefix_tokens, None)
-        total_grad = (-lse[:, :, None, patches]).exp() @ grad[:, :, patches]
-    diagonals = _offset_arrays(tuple(offsets), tuple(starts))
-    pairs = [_flat(t) for t in (weights, logits, prefix_weights, prefix_logits)]
-    _run(
-        numba_kernels.backward_queries,
-        *map(_flat, (q, k, v, out, lse, grad)),
-        *diagonals,
-        num_prefix_tokens,
-        zero_logit,
-        scale,
-        TILE,
-        *pairs,
-        _flat(torch.empty_like(lse)),
-        _flat(grad_q),
-        _lanes(q),
-    )
-    _run(
-        numba_kernels.backward_keys,
-        *map(_flat, (q, grad, total_grad[:, :, 0].contiguous())),
-        *diagonals,
-        num_prefix_tokens,
-        TILE,
-        *pairs,
-        *map(_flat, (grad_k, grad_v)),
-        _lanes(q),
-    )
+        total_grad = masked[:, :, None] @ grad
+    inputs = map(per_head, (q, grad, total_grad[:, :, 0].contiguous()))
+    run(numba_kernels.backward_keys, *inputs, diagonals, pairs, *map(per_head, (grad_k, grad_v)))
     return grad_q.to(given), grad_k.to(given), grad_v.to(given)
 
 
@@ -127,34 +91,10 @@ def _computing_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _lanes(q: Tensor) -> tuple[int, ...]:
-    """A tuple whose length is head_dim where that is worth its own compiled version; see numba_kernels."""
-    return tuple(range(q.shape[-1])) if q.shape[-1] in CONSTANT_HEAD_DIMS else ()
-
-
-def _flat(tensor: Tensor) -> np.ndarray:
-    """`(B, heads, ...)` as `(B · heads, ...)`, sharing memory."""
-    return tensor.detach().flatten(0, 1).numpy()
+def _arrays(offsets: Sequence[int], starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    return _kept_arrays(tuple(offsets), tuple(starts))
 
 
 @lru_cache(maxsize=256)
-def _offset_arrays(offsets: tuple[int, ...], starts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _kept_arrays(offsets: tuple[int, ...], starts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(offsets, dtype=np.int64), np.array(starts, dtype=np.int64)
-
-
-def _run(kernel: Callable[..., None], *arguments: Any, workers: int | None = None) -> None:
-    """Call the kernel once per worker, each with its share of the tasks; as many as PyTorch has threads."""
-    workers = torch.get_num_threads() if workers is None else workers
-    others = [_pool(workers).submit(kernel, *arguments, w, workers) for w in range(1, workers)]
-    kernel(*arguments, 0, workers)
-    for other in others:
-        other.result()
-
-
-@lru_cache(maxsize=1)
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=workers, thread_name_prefix="fibo-attention")
-
-
-# Threads do not survive a fork: a child makes its own.
-os.register_at_fork(after_in_child=_pool.cache_clear)

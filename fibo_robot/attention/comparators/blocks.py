@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fibo_robot.attention.comparators.checks import require_count
+from fibo_robot.attention.checks import require_count
 from fibo_robot.attention.cores import AttentionCore
 from fibo_robot.attention.errors import AttentionError
 from fibo_robot.attention.modules import AttentionModule

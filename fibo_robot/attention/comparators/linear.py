@@ -45,9 +45,9 @@ class ViTALiTyCore(AttentionCore):
     options_type = ViTALiTyOptions
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
-        scale = self.head_dim**-0.5 if scale is None else scale
+        factor: float = self.head_dim**-0.5 if scale is None else scale
         centred = k - k.mean(dim=-2, keepdim=True)
-        context = centred.transpose(-2, -1) @ v * (scale / k.shape[-2])
+        context = centred.transpose(-2, -1) @ v * (factor / k.shape[-2])
         return v.mean(dim=-2, keepdim=True) + q @ context
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fibo_robot.attention.comparators.checks import require_count
+from fibo_robot.attention.checks import require_count
 from fibo_robot.attention.cores import AttentionCore, Grid
 from fibo_robot.attention.errors import AttentionError
 from fibo_robot.attention.modules import AttentionModule
@@ -41,12 +41,14 @@ class LinformerCore(AttentionCore):
 
     options_type = LinformerOptions
     options: LinformerOptions
+    like: Tensor  # tells device and dtype while there is no weight yet
+    key_projection: nn.Parameter | None
+    value_projection: nn.Parameter | None
 
     def __init__(self, num_heads: int, head_dim: int, options: LinformerOptions) -> None:
         super().__init__(num_heads, head_dim, options)
         self.register_parameter("key_projection", None)
         self.register_parameter("value_projection", None)
-        # Tells device and dtype while there is no weight yet.
         self.register_buffer("like", torch.empty(0), persistent=False)
 
     def place(self, layer_index: int, num_prefix_tokens: int, grid: Grid | None = None) -> None:
@@ -60,13 +62,13 @@ class LinformerCore(AttentionCore):
             self.value_projection = None if self.options.share_key_value else self._draw(num_tokens)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
-        if self.grid is None:
+        if self.grid is None or self.key_projection is None:
             raise AttentionError(
                 "linformer needs the token grid, because its weights fit one number of tokens: call "
                 "place_attention(model, image_size=(height, width)), or place(...) on the module."
             )
         self._num_patches(q.shape[-2])
-        for_values = self.key_projection if self.options.share_key_value else self.value_projection
+        for_values = self.key_projection if self.value_projection is None else self.value_projection
         return F.scaled_dot_product_attention(q, self.key_projection @ k, for_values @ v, scale=scale)
 
     def _draw(self, num_tokens: int) -> nn.Parameter:
