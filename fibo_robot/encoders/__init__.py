@@ -1,6 +1,7 @@
 """Visual encoders: images or clips in, tokens and a pooled vector out, with any of our attentions inside."""
 
-from fibo_robot.encoders.image import PRESETS, EncoderError, EncoderOutput, ImageEncoder, create_encoder
+from fibo_robot.encoders.image import PRESETS, EncoderOutput, ImageEncoder, create_encoder
+from fibo_robot.encoders.normalise import EncoderError
 from fibo_robot.encoders.video import VideoEncoder, create_video_encoder
 from fibo_robot.encoders.weights import WeightsError, WeightsReport, load_weights
 from fibo_robot.plugins import register

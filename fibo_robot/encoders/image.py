@@ -6,17 +6,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import timm
-import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fibo_robot.attention import AttentionConfig, swap_attention
+from fibo_robot.encoders.normalise import EncoderError, InputNormalizer
 from fibo_robot.encoders.weights import WeightsError, WeightsReport, load_weights
-from fibo_robot.errors import FiboError, did_you_mean
-
-
-class EncoderError(FiboError, ValueError):
-    """An encoder was asked for something it cannot do; the message names the argument."""
+from fibo_robot.errors import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,7 @@ class ImageEncoder(nn.Module):
     """A ViT that normalises its own input.
 
     Attributes:
+        normalise: checks the images and brings them to the trunk's scale.
         vit: the timm model, without a classifier head.
         attention: which attention it has, with every option.
         image_size: (H, W) of the images it takes.
@@ -62,22 +59,21 @@ class ImageEncoder(nn.Module):
         weights_report: what became of the pretrained weights' keys; None when none were loaded from a file.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, vit: VisionTransformer, attention: AttentionConfig) -> None:
         super().__init__()
-        self.vit = vit
         self.attention = attention
-        self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
+        self.image_size, self.grid_size = image_and_grid_size(vit)
+        self.normalise = InputNormalizer(
+            vit,
+            "images",
+            (3, *self.image_size),
+            "resize or crop them, or create the encoder with another image_size.",
+        )
+        self.vit = vit
         self.embed_dim: int = vit.embed_dim
-        self.grid_size: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         self.num_patches: int = vit.patch_embed.num_patches
         self.num_prefix_tokens: int = vit.num_prefix_tokens
         self.weights_report: WeightsReport | None = None
-        cfg = vit.pretrained_cfg
-        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> EncoderOutput:
         """Encode `(B, 3, H, W)`, float in [0, 1] or uint8, of the encoder's own image size.
@@ -85,17 +81,7 @@ class ImageEncoder(nn.Module):
         Raises:
             EncoderError: if the shape or dtype does not fit.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != self.image_size:
-            height, width = self.image_size
-            raise EncoderError(
-                f"images must be (B, 3, {height}, {width}), not {tuple(images.shape)}: resize or crop them, "
-                "or create the encoder with another image_size."
-            )
-        if images.dtype == torch.uint8:
-            images = images.to(self.mean.dtype) / 255
-        elif not images.is_floating_point():
-            raise EncoderError(f"images must be float in [0, 1] or uint8, not {images.dtype}.")
-        tokens = self.vit.forward_features((images - self.mean) / self.std)
+        tokens = self.vit.forward_features(self.normalise(images))
         return EncoderOutput(tokens, self.vit.forward_head(tokens, pre_logits=True))
 
 
@@ -148,17 +134,17 @@ def create_encoder(
     vit = _create_vit(
         model_name, pretrained is True, num_classes=0, drop_path_rate=drop_path_rate, **arguments
     )
-    swap_attention(vit, config.name, **_options(config))
+    swap_attention(vit, config)
     encoder = ImageEncoder(vit, config)
     if not isinstance(pretrained, bool):
         encoder.weights_report = load_weights(vit, pretrained)
     return encoder
 
 
-def _options(config: AttentionConfig) -> dict[str, Any]:
-    options = config.to_dict()
-    del options["name"]
-    return options
+def image_and_grid_size(vit: VisionTransformer) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A trunk's images in pixels, and its patches along their height and width."""
+    (height, width), (rows, columns) = vit.patch_embed.img_size, vit.patch_embed.grid_size
+    return (int(height), int(width)), (int(rows), int(columns))
 
 
 def _create_vit(name: str, pretrained: bool, **arguments: Any) -> VisionTransformer:

@@ -1,9 +1,14 @@
 """What a video encoder has beyond an image ViT: tubelets, space-time positions, attention over time."""
 
+import copy
+from typing import Any
+
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from fibo_robot.attention import AttentionModule
+from fibo_robot.attention import AttentionConfig, AttentionModule
+from fibo_robot.encoders.normalise import EncoderError
 
 
 class TubeletEmbedding(nn.Module):
@@ -13,14 +18,14 @@ class TubeletEmbedding(nn.Module):
     picture does. Without, they are fresh, and differ from frame to frame.
     """
 
-    def __init__(self, patch_embed: nn.Module, tubelet: int, inflate: bool) -> None:
+    def __init__(self, patch_embed: Any, tubelet: int, inflate: bool) -> None:
         super().__init__()
-        image = patch_embed.proj
+        image: nn.Conv2d = patch_embed.proj
         self.proj = nn.Conv3d(
             image.in_channels,
             image.out_channels,
-            (tubelet, *image.kernel_size),
-            (tubelet, *image.stride),
+            (tubelet, *_pair(image.kernel_size)),
+            (tubelet, *_pair(image.stride)),
             bias=image.bias is not None,
         )
         self.norm = patch_embed.norm
@@ -28,7 +33,7 @@ class TubeletEmbedding(nn.Module):
             return
         with torch.no_grad():
             self.proj.weight.copy_(image.weight.unsqueeze(2).expand_as(self.proj.weight) / tubelet)
-            if image.bias is not None:
+            if self.proj.bias is not None and image.bias is not None:
                 self.proj.bias.copy_(image.bias)
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -37,22 +42,35 @@ class TubeletEmbedding(nn.Module):
 
 
 class TemporalBranch(nn.Module):
-    """Attention over time at one place, behind a norm and before a projection that starts at zero."""
+    """Attention over time at one place: a copy of a block's attention, and a projection that starts at zero.
 
-    def __init__(self, norm: nn.Module, attention: AttentionModule, dim: int) -> None:
+    TimeSformer (arXiv 2102.05095) has queries, keys and values over time of their own; they start as those
+    over space do. The branch is dropped at the block's rate of stochastic depth, for a whole clip at a time.
+
+    Args:
+        block: its norm and attention are copied; the copies are trained apart.
+        attention: what attends over time with those projections.
+    """
+
+    def __init__(self, block: nn.Module, attention: AttentionConfig) -> None:
         super().__init__()
-        self.norm = norm
-        self.attn = attention
-        self.proj = nn.Linear(dim, dim)
+        if not isinstance(block, Block) or not isinstance(block.attn, AttentionModule):
+            raise EncoderError(
+                f"divided mode needs timm's plain Block, not {type(block).__name__}: choose another mode."
+            )
+        self.norm = copy.deepcopy(block.norm1)
+        self.attn = attention.module_type.taking_over(copy.deepcopy(block.attn), attention.options)
+        self.proj = nn.Linear(block.attn.proj.out_features, block.attn.proj.out_features)
         nn.init.zeros_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
+        self.drop_path = copy.deepcopy(block.drop_path1)
 
     def forward(self, patches: Tensor) -> Tensor:
         """What to add to patch tokens `(B, T, N, D)`."""
         batch, _, num_patches, _ = patches.shape
         places = patches.transpose(1, 2).flatten(0, 1)
         mixed = self.proj(self.attn(self.norm(places)))
-        return mixed.unflatten(0, (batch, num_patches)).transpose(1, 2)
+        return self.drop_path(mixed.unflatten(0, (batch, num_patches)).transpose(1, 2))
 
 
 def sinusoidal_positions(grid: tuple[int, int, int], dim: int) -> Tensor:
@@ -74,3 +92,8 @@ def place_block(block: nn.Module, layer: int, num_prefix_tokens: int, grid: tupl
     for module in block.modules():
         if isinstance(module, AttentionModule):
             module.place(layer, num_prefix_tokens, grid)
+
+
+def _pair(size: tuple[int, ...]) -> tuple[int, int]:
+    height, width = size
+    return height, width

@@ -6,8 +6,8 @@ Three ways for frames to meet, one trunk:
   within a frame, then by time, so that an offset of one frame is `H * W` tokens and Fibottention's
   diagonals are neighbours in space (short offsets) and the same places in other frames (long ones).
 * `divided`: in each block first over time at one place, then over space in one frame (TimeSformer,
-  arXiv 2102.05095, section 3, "divided attention"). The temporal branch starts at zero, so that an
-  inflated encoder starts as the image model applied to each frame.
+  arXiv 2102.05095, section 3, "divided attention"). Attention over time starts as a copy of the block's own
+  behind a projection of zeros, so that an inflated encoder starts as the image model applied to each frame.
 * `frames`: no exchange between frames; features are averaged. It cannot see order: the control.
 
 A tubelet is `tubelet` consecutive frames that share a token.
@@ -26,8 +26,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fibo_robot.attention import AttentionConfig, create_attention
-from fibo_robot.encoders.image import EncoderError, EncoderOutput, create_encoder
+from fibo_robot.attention import AttentionConfig, AttentionError
+from fibo_robot.encoders.image import EncoderOutput, create_encoder, image_and_grid_size
+from fibo_robot.encoders.normalise import EncoderError, InputNormalizer
 from fibo_robot.encoders.space_time import TemporalBranch, TubeletEmbedding, place_block, sinusoidal_positions
 from fibo_robot.encoders.videomae import check_videomae_options, load_videomae, to_videomae_layout
 from fibo_robot.encoders.weights import WeightsReport, holds_video_weights, load_video_weights
@@ -40,6 +41,7 @@ class VideoEncoder(nn.Module):
     """A ViT over clips that normalises its own input.
 
     Attributes:
+        normalise: checks the clips and brings them to the trunk's scale.
         vit: the timm trunk; its own patch projection has been replaced by `embed`.
         mode: how frames meet; see the module's text.
         attention: the attention over space (`divided`, `frames`) or over space and time (`joint`).
@@ -55,8 +57,7 @@ class VideoEncoder(nn.Module):
         weights_report: what became of pretrained weights; None when none were loaded from a file.
     """
 
-    mean: Tensor
-    std: Tensor
+    positions: Tensor
 
     def __init__(
         self,
@@ -77,15 +78,18 @@ class VideoEncoder(nn.Module):
             raise EncoderError("video encoders need a ViT with a learned position embedding.")
         self.mode, self.frames, self.tubelet, self.layout = mode, frames, tubelet, layout
         self.attention, self.temporal_attention = attention, temporal_attention
-        self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
+        self.image_size, grid_size = image_and_grid_size(vit)
         self.embed_dim: int = vit.embed_dim
         self.num_prefix_tokens: int = vit.num_prefix_tokens
-        self.grid: tuple[int, int, int] = (frames // tubelet, *vit.patch_embed.grid_size)
+        self.grid: tuple[int, int, int] = (frames // tubelet, *grid_size)
         self.gradient_checkpointing = False
         self.weights_report: WeightsReport | None = None
-        cfg = vit.pretrained_cfg
-        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
+        self.normalise = InputNormalizer(
+            vit,
+            "clips",
+            (frames, 3, *self.image_size),
+            "sample and resize them so, or create the encoder with other frames or image_size.",
+        )
         self.embed = TubeletEmbedding(vit.patch_embed, tubelet, inflate)
         vit.patch_embed = nn.Identity()
         self.vit = vit
@@ -97,26 +101,31 @@ class VideoEncoder(nn.Module):
             self.temporal_embed = nn.Parameter(torch.zeros(1, self.grid[0], 1, self.embed_dim))
             if not inflate:
                 nn.init.trunc_normal_(self.temporal_embed, std=0.02)  # as timm starts its position embedding
-        if mode == "joint":
-            for layer, block in enumerate(vit.blocks):
-                place_block(block, layer, self.num_prefix_tokens, self.grid)
         if mode == "divided":
             assert temporal_attention is not None
-            self.temporal = nn.ModuleList(
-                TemporalBranch(
-                    type(block.norm1)(self.embed_dim, eps=block.norm1.eps),
-                    create_attention(
-                        temporal_attention,
-                        self.embed_dim,
-                        block.attn.num_heads,
-                        layer_index=layer,
-                        num_prefix_tokens=0,
-                        grid=(self.grid[0], 1, 1),
-                    ),
-                    self.embed_dim,
-                )
-                for layer, block in enumerate(vit.blocks)
-            )
+            self.temporal = nn.ModuleList(TemporalBranch(block, temporal_attention) for block in vit.blocks)
+        self.place_attention()
+
+    def place_attention(self, image_size: tuple[int, int] | None = None) -> None:
+        """Tell every attention its layer and how the tokens that meet in it are laid out.
+
+        Raises:
+            AttentionError: if `image_size` is not the encoder's own, which nothing can change later.
+        """
+        if image_size not in (None, self.image_size):
+            raise AttentionError(f"image_size must be the encoder's own {self.image_size}, not {image_size}.")
+        steps, height, width = self.grid
+        over_space = self.grid if self.mode == "joint" else (1, height, width)
+        for layer, block in enumerate(self.vit.blocks):
+            place_block(block, layer, self.num_prefix_tokens, over_space)
+        if self.mode == "divided":
+            for layer, branch in enumerate(self.temporal):
+                place_block(branch, layer, 0, (steps, 1, 1))
+
+    def example_input(self) -> Tensor:
+        """Two clips of random pixels."""
+        shape = (2, self.frames, 3, *self.image_size)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.normalise.mean)
 
     def no_weight_decay(self) -> set[str]:
         """timm's list of parameters that are not decayed, beside those that the trunk names itself."""
@@ -132,17 +141,7 @@ class VideoEncoder(nn.Module):
         Raises:
             EncoderError: if the shape or dtype does not fit.
         """
-        expected = (self.frames, 3, *self.image_size)
-        if clips.ndim != 5 or tuple(clips.shape[1:]) != expected:
-            raise EncoderError(
-                f"clips must be (B, {', '.join(map(str, expected))}), not {tuple(clips.shape)}: sample and "
-                "resize them so, or create the encoder with other frames or image_size."
-            )
-        if clips.dtype == torch.uint8:
-            clips = clips.to(self.mean.dtype) / 255
-        elif not clips.is_floating_point():
-            raise EncoderError(f"clips must be float in [0, 1] or uint8, not {clips.dtype}.")
-        patches = self.embed((clips - self.mean) / self.std)
+        patches = self.embed(self.normalise(clips))
         prefix, patches = self._add_positions(patches)
         run = {"joint": self._joint, "divided": self._divided, "frames": self._frames}[self.mode]
         return run(prefix, patches)
@@ -150,12 +149,12 @@ class VideoEncoder(nn.Module):
     def _add_positions(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Prefix tokens `(1, P, D)` and patches `(B, T', N, D)`, with position embeddings."""
         vit, num_patches = self.vit, patches.shape[2]
-        if self.layout == "videomae":
+        if vit.pos_embed is None:  # layout videomae
             return patches.new_zeros(1, 0, self.embed_dim), patches + self.positions
         patches = patches + vit.pos_embed[:, None, -num_patches:]
         if self.mode != "frames":
             patches = patches + self.temporal_embed
-        tokens = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        tokens: list[Tensor] = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
         prefix = torch.cat(tokens, dim=1) if tokens else patches.new_zeros(1, 0, self.embed_dim)
         if vit.pos_embed.shape[1] > num_patches:
             prefix = prefix + vit.pos_embed[:, :-num_patches]
@@ -181,28 +180,27 @@ class VideoEncoder(nn.Module):
         return EncoderOutput(self._merge(tokens.unflatten(0, (batch, num_frames))), pooled)
 
     def _divided(self, prefix: Tensor, patches: Tensor) -> EncoderOutput:
-        batch, num_frames = patches.shape[:2]
-        tokens = torch.cat([prefix.expand(batch * num_frames, -1, -1), patches.flatten(0, 1)], dim=1)
-        tokens = self.vit.norm_pre(self.vit.pos_drop(tokens)).unflatten(0, (batch, num_frames))
+        tokens = torch.cat([prefix.expand(len(patches), -1, -1), patches.flatten(1, 2)], dim=1)
+        tokens = self.vit.norm_pre(self.vit.pos_drop(tokens))
         for branch, block in zip(self.temporal, self.vit.blocks):
             tokens = self._run(self._divided_block, tokens, branch, block)
-        tokens = self.vit.norm(self._merge(tokens))
+        tokens = self.vit.norm(tokens)
         return EncoderOutput(tokens, self.vit.forward_head(tokens, pre_logits=True))
 
-    def _divided_block(self, tokens: Tensor, branch: TemporalBranch, block: nn.Module) -> Tensor:
-        """One block on `(B, T', P + N, D)`: patches over time, then each frame over space.
+    def _divided_block(self, tokens: Tensor, branch: TemporalBranch, block: Any) -> Tensor:
+        """One block on `(B, P + T' N, D)`: patches over time, each frame over space, then the MLP.
 
-        Every frame has its own copy of the prefix tokens while it attends over space; afterwards the copies
-        are averaged, so that all frames share one again.
+        Every frame has its own copy of the prefix tokens while it attends over space; the copies are averaged
+        before the MLP.
         """
-        prefix, patches = tokens.split(
-            [self.num_prefix_tokens, tokens.shape[2] - self.num_prefix_tokens], dim=2
-        )
+        split, steps = self.num_prefix_tokens, self.grid[0]
+        prefix, patches = tokens[:, :split], tokens[:, split:].unflatten(1, (steps, -1))
         patches = patches + branch(patches)
-        shape = tokens.shape[:2]
-        tokens = block(torch.cat([prefix, patches], dim=2).flatten(0, 1)).unflatten(0, shape)
-        prefix, patches = tokens.split([self.num_prefix_tokens, patches.shape[2]], dim=2)
-        return torch.cat([prefix.mean(1, keepdim=True).expand_as(prefix), patches], dim=2)
+        copies = prefix[:, None].expand(-1, steps, -1, -1)
+        frames = torch.cat([copies, patches], dim=2)
+        mixed = block.ls1(block.attn(block.norm1(frames.flatten(0, 1))))
+        tokens = self._merge(frames + block.drop_path1(mixed).unflatten(0, frames.shape[:2]))
+        return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
 
     def _merge(self, tokens: Tensor) -> Tensor:
         """`(B, T', P + N, D)` to `(B, P + T' N, D)`, prefix tokens averaged over frames."""
@@ -265,11 +263,10 @@ def create_video_encoder(
         raise EncoderError(f"mode must be one of {', '.join(get_args(VideoMode))}, not {mode!r}.")
     if min(frames, tubelet) < 1:
         raise EncoderError(f"frames and tubelet must be at least 1, not {frames} and {tubelet}.")
-    load = None
-    if not isinstance(pretrained, bool):
-        trained = holds_video_weights(pretrained)
-        load = load_video_weights if trained else load_videomae if is_videomae else None
-    image_weights = False if is_videomae or load is not None else pretrained
+    video_weights = None
+    if not isinstance(pretrained, bool) and (is_videomae or holds_video_weights(pretrained)):
+        video_weights = pretrained
+    image_weights = False if is_videomae or video_weights is not None else pretrained
     image = create_encoder(
         name,
         attention=attention,
@@ -292,5 +289,8 @@ def create_video_encoder(
         layout=layout,
     )
     encoder.gradient_checkpointing = gradient_checkpointing
-    encoder.weights_report = image.weights_report if load is None else load(encoder, pretrained)
+    encoder.weights_report = image.weights_report
+    if video_weights is not None:
+        load = load_video_weights if holds_video_weights(video_weights) else load_videomae
+        encoder.weights_report = load(encoder, video_weights)
     return encoder

@@ -2,13 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fibo_robot.encoders.image import EncoderError
+from fibo_robot.encoders.normalise import EncoderError
 from fibo_robot.encoders.weights import WeightsError, WeightsReport, fit_weights, read_weights
 
 _PREFIX = "videomae."  # of models with a head; VideoMAEModel alone has none
@@ -38,7 +39,9 @@ def to_videomae_layout(vit: VisionTransformer) -> None:
     vit.cls_token = vit.reg_token = vit.pos_embed = None
     vit.num_prefix_tokens, vit.has_class_token, vit.num_reg_tokens = 0, False, 0
     vit.norm, vit.fc_norm = nn.Identity(), nn.LayerNorm(vit.embed_dim)
-    vit.pretrained_cfg = {**vit.pretrained_cfg, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    known: Any = vit.pretrained_cfg
+    configured: Any = vit
+    configured.pretrained_cfg = {**known, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
 
 
 def load_videomae(encoder: nn.Module, path: str | Path) -> WeightsReport:

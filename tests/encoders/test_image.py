@@ -1,5 +1,7 @@
 """Image encoders: what goes in, what comes out, and where pretrained weights went."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -31,7 +33,8 @@ def test_bytes_and_floats_mean_the_same_image():
 def test_encoder_normalises_as_timm_says():
     encoder = create_encoder("deit_tiny_patch16_224", image_size=32).eval()
     pixels = torch.rand(1, 3, 32, 32)
-    mean, std = (torch.tensor(encoder.vit.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
+    published: Any = encoder.vit.pretrained_cfg
+    mean, std = (torch.tensor(published[key])[:, None, None] for key in ("mean", "std"))
     expected = encoder.vit.forward_features((pixels - mean) / std)
     torch.testing.assert_close(encoder(pixels).tokens, expected)
 
@@ -79,12 +82,15 @@ def test_every_key_of_a_file_is_accounted_for(tmp_path):
     save_file(donor, path)
     encoder = create_encoder("vit_micro", attention="castling", pretrained=path)
     report = encoder.weights_report
+    assert report is not None
     assert report.resized == ("pos_embed",)
     assert report.missing == ("norm.bias",)
     assert report.unexpected == ("head.weight",)
-    assert report.new == tuple(f"blocks.{i}.attn.core.dwconv.weight" for i in range(4))
+    own = ("branch_scale", "dwconv.weight")
+    assert report.new == tuple(f"blocks.{i}.attn.core.{name}" for i in range(4) for name in own)
     assert set(report.loaded) == set(donor) - {"pos_embed", "head.weight"}
-    assert torch.equal(encoder.vit.blocks[2].attn.qkv.weight, donor["blocks.2.attn.qkv.weight"])
+    key = "blocks.2.attn.qkv.weight"
+    assert torch.equal(encoder.vit.get_parameter(key), donor[key])
 
 
 def test_file_of_another_architecture_is_refused(tmp_path):
@@ -104,15 +110,16 @@ def test_file_that_is_no_safetensors_is_refused(tmp_path):
 @pytest.mark.data
 def test_real_weights_give_timms_own_features(shared_data):
     name, path = "vit_small_patch14_dinov2", shared_data / WEIGHTS
-    timm_vit = timm.create_model(name, num_classes=0).eval()
+    timm_vit: Any = timm.create_model(name, num_classes=0).eval()
     timm_vit.load_state_dict(load_file(path))
     encoder = create_encoder(name, pretrained=path).eval()
     report = encoder.weights_report
+    assert report is not None
     assert len(report.loaded) == 174
     assert (report.resized, report.new, report.missing, report.unexpected) == ((), (), (), ())
     pixels = torch.rand(1, 3, 518, 518)
     with torch.no_grad():
-        expected = timm_vit.forward_features((pixels - encoder.mean) / encoder.std)
+        expected = timm_vit.forward_features((pixels - encoder.normalise.mean) / encoder.normalise.std)
         torch.testing.assert_close(encoder(pixels).tokens, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -125,6 +132,7 @@ def test_real_weights_stay_under_swapped_attention(shared_data):
         image_size=112,
     ).eval()
     report = encoder.weights_report
+    assert report is not None
     assert report.resized == ("pos_embed",) and len(report.loaded) == 173
     assert (report.new, report.missing, report.unexpected) == ((), (), ())
     with torch.no_grad():

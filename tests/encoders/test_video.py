@@ -1,13 +1,35 @@
 """Video encoders: what a new one equals, what it can see, and what it refuses."""
 
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from fibo_robot.attention import AttentionError
-from fibo_robot.encoders import EncoderError, create_encoder, create_video_encoder
+from fibo_robot.encoders import (
+    EncoderError,
+    VideoEncoder,
+    WeightsReport,
+    create_encoder,
+    create_video_encoder,
+)
+from fibo_robot.encoders.video import VideoMode
 
-SMALL = {"image_size": 32, "patch_size": 8, "frames": 4}
+SMALL: dict[str, Any] = {"image_size": 32, "patch_size": 8, "frames": 4}
+
+
+def blocks_of(encoder: VideoEncoder) -> list[Any]:
+    return list(encoder.vit.blocks)
+
+
+def branches_of(encoder: VideoEncoder) -> list[Any]:
+    return list(encoder.temporal)
+
+
+def report_of(encoder: VideoEncoder) -> WeightsReport:
+    assert encoder.weights_report is not None
+    return encoder.weights_report
 
 
 def still_clip(frames: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +57,7 @@ def test_clips_become_tokens_and_a_pooled_vector(mode, attention, tubelet):
 def test_inflated_encoder_sees_a_still_clip_as_the_image_model_sees_the_picture(
     tmp_path, mode, pool, attention
 ):
-    options = {"attention": attention, "pool": pool, "image_size": 32, "patch_size": 8}
+    options: dict[str, Any] = {"attention": attention, "pool": pool, "image_size": 32, "patch_size": 8}
     image_model = create_encoder("vit_micro", **options).eval()
     weights = tmp_path / "image.safetensors"
     save_file(image_model.vit.state_dict(), weights)
@@ -48,14 +70,14 @@ def test_inflated_encoder_sees_a_still_clip_as_the_image_model_sees_the_picture(
 
 def test_each_attention_knows_its_grid_and_layer():
     joint = create_video_encoder("vit_micro", mode="joint", attention="fibottention", tubelet=2, **SMALL)
-    assert [(b.attn.layer_index, b.attn.num_prefix_tokens, b.attn.grid) for b in joint.vit.blocks] == [
+    assert [(b.attn.layer_index, b.attn.num_prefix_tokens, b.attn.grid) for b in blocks_of(joint)] == [
         (layer, 1, (2, 4, 4)) for layer in range(4)
     ]
     divided = create_video_encoder(
         "vit_micro", mode="divided", attention="fibottention", temporal_attention="castling", **SMALL
     )
-    assert {block.attn.grid for block in divided.vit.blocks} == {(1, 4, 4)}
-    assert [(t.attn.name, t.attn.num_prefix_tokens, t.attn.grid) for t in divided.temporal] == [
+    assert {block.attn.grid for block in blocks_of(divided)} == {(1, 4, 4)}
+    assert [(t.attn.name, t.attn.num_prefix_tokens, t.attn.grid) for t in branches_of(divided)] == [
         ("castling", 0, (4, 1, 1))
     ] * 4
 
@@ -69,9 +91,53 @@ def trained(encoder):
     return encoder.eval()
 
 
+def test_divided_block_equals_timesformers_equations_token_by_token():
+    """Over time at each place, then over space in each frame; class copies averaged before the MLP."""
+    encoder = trained(create_video_encoder("vit_micro", mode="divided", **SMALL)).double()
+    block, branch = blocks_of(encoder)[1], branches_of(encoder)[1]
+    tokens = torch.randn(1, 1 + 4 * 16, 128, dtype=torch.float64)
+    class_token, patches = tokens[0, 0], tokens[0, 1:].reshape(4, 16, 128)
+    after_time = torch.empty_like(patches)
+    for place in range(16):
+        over_time = branch.attn(branch.norm(patches[None, :, place]))[0]
+        after_time[:, place] = patches[:, place] + branch.proj(over_time)
+    copies, after_space = [], []
+    for frame in range(4):
+        own = torch.cat([class_token[None], after_time[frame]])
+        own = own + block.attn(block.norm1(own[None]))[0]
+        copies.append(own[0])
+        after_space.append(own[1:])
+    before_mlp = torch.stack([torch.stack(copies).mean(0), *torch.cat(after_space)])
+    expected = before_mlp + block.mlp(block.norm2(before_mlp))
+    torch.testing.assert_close(encoder._divided_block(tokens, branch, block)[0], expected)
+
+
+@pytest.mark.parametrize("temporal", ["softmax", "castling"])
+def test_attention_over_time_starts_as_a_copy_of_that_over_space(temporal):
+    options: dict[str, Any] = {"mode": "divided", "temporal_attention": temporal, **SMALL}
+    encoder = create_video_encoder("vit_micro", **options)
+    for branch, block in zip(branches_of(encoder), blocks_of(encoder), strict=True):
+        for part in ("qkv.weight", "qkv.bias", "proj.weight", "proj.bias"):
+            own, spatial = branch.attn.get_parameter(part), block.attn.get_parameter(part)
+            assert torch.equal(own, spatial) and own is not spatial
+        assert torch.equal(branch.norm.weight, block.norm1.weight)
+        assert not branch.proj.weight.any() and not branch.proj.bias.any()
+        assert branch.attn.name == temporal
+
+
+def test_attention_over_time_is_dropped_with_the_blocks_depth():
+    encoder = trained(create_video_encoder("vit_micro", mode="divided", drop_path_rate=0.6, **SMALL)).train()
+    last, patches = branches_of(encoder)[-1], torch.randn(200, 4, 2, 128)
+    dropped = (last(patches) == 0).flatten(1).all(dim=1)
+    assert 0.45 < dropped.float().mean() < 0.75  # whole clips, at the rate of the deepest layer
+    assert (last.eval()(patches) != 0).any(dim=-1).all()
+    assert (branches_of(encoder)[0].train()(patches) != 0).any(dim=-1).all()
+
+
 def test_order_of_frames_matters_except_to_the_control():
     clip = torch.rand(2, 4, 3, 32, 32)
-    for mode, sees_order in (("joint", True), ("divided", True), ("frames", False)):
+    modes: tuple[tuple[VideoMode, bool], ...] = (("joint", True), ("divided", True), ("frames", False))
+    for mode, sees_order in modes:
         encoder = trained(create_video_encoder("vit_micro", mode=mode, **SMALL))
         same = torch.allclose(encoder(clip).pooled, encoder(clip.flip(1)).pooled, atol=1e-4)
         assert same is not sees_order, mode
@@ -130,13 +196,13 @@ def test_the_encoder_of_a_trained_classifier_goes_on(tmp_path, mode):
     first = trained(create_video_encoder("vit_micro", mode=mode, **SMALL))
     state = {f"encoder.{key}": value for key, value in first.state_dict().items()}
     save_file(state | {"head.weight": torch.zeros(7, 128)}, tmp_path / "model.safetensors")
-    options = {"mode": mode, "pretrained": tmp_path / "model.safetensors"}
+    options: dict[str, Any] = {"mode": mode, "pretrained": tmp_path / "model.safetensors"}
     second = create_video_encoder("vit_micro", **SMALL, **options).eval()
     clip = torch.rand(1, 4, 3, 32, 32)
     torch.testing.assert_close(second(clip).tokens, first(clip).tokens)
-    assert second.weights_report.unexpected == ("head.weight",) and second.weights_report.missing == ()
+    assert report_of(second).unexpected == ("head.weight",) and report_of(second).missing == ()
     longer = create_video_encoder("vit_micro", **{**SMALL, "frames": 8}, **options)
-    assert longer.weights_report.resized == ("temporal_embed",)
+    assert report_of(longer).resized == ("temporal_embed",)
     # A frame of the longer clip lies a quarter of the way to the neighbour that it is nearer to.
     found, known = longer.temporal_embed[:, 3], first.temporal_embed
     torch.testing.assert_close(found, 0.75 * known[:, 1] + 0.25 * known[:, 2])
@@ -145,10 +211,10 @@ def test_the_encoder_of_a_trained_classifier_goes_on(tmp_path, mode):
 @pytest.mark.data
 def test_real_image_weights_inflate(shared_data):
     path = shared_data / "weights/vit_small_patch14.safetensors"
-    options = {"pretrained": path, "image_size": 56}
+    options: dict[str, Any] = {"pretrained": path, "image_size": 56}
     image_model = create_encoder("vit_small_patch14_dinov2", **options).eval()
     encoder = create_video_encoder("vit_small_patch14_dinov2", mode="divided", frames=2, **options).eval()
-    assert encoder.weights_report.missing == () and encoder.weights_report.unexpected == ()
+    assert report_of(encoder).missing == () and report_of(encoder).unexpected == ()
     image = torch.rand(1, 3, 56, 56)
     with torch.no_grad():
         pooled = encoder(image[:, None].expand(-1, 2, -1, -1, -1)).pooled

@@ -63,7 +63,7 @@ def attention_map(encoder: VideoEncoder, clip: Tensor, layer: int = -1) -> np.nd
         raise OverlayError(f"There is no layer {layer}: the encoder has {len(encoder.vit.blocks)}.") from None
     (core,) = (module for module in block.modules() if isinstance(module, AttentionCore))
     with _watching(core, encoder.num_prefix_tokens) as seen:
-        encoder(clip[None].to(encoder.mean.device))
+        encoder(clip[None].to(encoder.normalise.mean.device))
     heat = torch.cat(seen).float().reshape(encoder.grid)
     low, high = heat.min(), heat.flatten().quantile(1 - STRONGEST)
     return ((heat - low) / (high - low).clamp(min=1e-12)).clamp(max=1).cpu().numpy()
