@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from fibo_robot.attention.errors import AttentionError
 from fibo_robot.attention.swap import angular_cores
@@ -28,8 +29,8 @@ class CastlingSchedule(pl.Callback):
 
     The scale follows from the global step alone, so a resumed run continues it. It is set when a step begins
     and again when it ends: what is averaged and saved after the last step has reached the schedule's end.
-    Logs `castling/branch_scale` and `castling/mass_passed` (the share of softmax mass that the branches still
-    pass, mean over layers).
+    Logs `castling/branch_scale` and `castling/mass_passed`: the share of softmax mass that the branches'
+    masks pass, mean over layers, whatever the scale; NaN once the branches are off and nobody computes it.
 
     Args:
         end: share of training at which the branches reach 0.
@@ -60,8 +61,10 @@ class CastlingSchedule(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         cores = [core for _, core in angular_cores(pl_module)]
-        pl_module.log("castling/branch_scale", cores[0].branch_scale)
-        pl_module.log("castling/mass_passed", sum(core.mass_passed for core in cores) / len(cores))
+        pl_module.log("castling/branch_scale", cores[0].branch_scale.clone())
+        passed = torch.stack([core.mass_passed for core in cores]).mean()
+        # A metric that is no longer logged would keep its last value.
+        pl_module.log("castling/mass_passed", passed if cores[0].branch_enabled else float("nan"))
         # Already now: after the last step this is the schedule's end, in whatever is averaged and saved then.
         self._set(trainer, pl_module)
 
