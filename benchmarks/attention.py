@@ -1,8 +1,10 @@
 """`fibo bench attention`: attention alone, over a sweep of sequence lengths, against fused dense attention.
 
-Only attention is timed, on ViT-B's 12 heads of 64. What a faster attention is worth to a whole ViT-B stands
-beside each number: attention is N / (6D + N) of its multiply-adds, so even free attention speeds the model up
-by no more than (6D + N) / 6D.
+Attention alone is timed on ViT-B's 12 heads of 64, on what a ViT's projection hands over: q, k and v are
+strided views of one tensor, and gradients flow back into that tensor; for all competitors alike. Beside it
+stands the whole attention module, both projections included, against timm's with dense attention. What a
+faster attention is worth to a whole ViT-B stands beside each number: attention is N / (6D + N) of its
+multiply-adds, so even free attention speeds the model up by no more than (6D + N) / 6D.
 
 Needs nothing beyond torch, timm and numba, so that it runs from a checkout without an installation:
 `PYTHONPATH=. python -m fibo_robot.benchmarks.attention --device cuda`.
@@ -12,15 +14,22 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from tqdm import tqdm
 
-from fibo_robot.attention import AttentionConfig, create_attention
+from fibo_robot.attention import AttentionConfig
 from fibo_robot.attention.wythoff import count_pairs, head_offsets
+from fibo_robot.benchmarks.attention_cases import (
+    DENSE,
+    FLEX,
+    NUM_HEADS,
+    WIDTH,
+    build_modules,
+    cases_alone,
+    cases_whole,
+)
 from fibo_robot.benchmarks.harness import (
     BenchmarkError,
     interleave,
@@ -29,20 +38,19 @@ from fibo_robot.benchmarks.harness import (
     write_results,
 )
 from fibo_robot.errors import FiboError
+from fibo_robot.progress import track
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Direction = Literal["forward", "forward_backward"]
 
-NUM_HEADS, HEAD_DIM = 12, 64  # ViT-B
-WIDTH = NUM_HEADS * HEAD_DIM
 TOKENS = (197, 785, 1569, 3137, 6273, 12545, 25089)  # one class token and 14 x 14 patches, times 1 to 128
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DENSE = "sdpa"
 OURS = ("fibottention", "castling")
 SECONDS_PER_CASE = 20.0  # rounds are repeated for about this long ...
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 30  # ... within these bounds
+SECONDS_PER_ROUND = {"cpu": 0.01, "cuda": 0.05}  # a case is called again until about so much has passed
 
 
 @dataclass(frozen=True)
@@ -50,12 +58,16 @@ class AttentionRow:
     """One measurement.
 
     Attributes:
-        op: what was timed; `sdpa` is PyTorch's fused dense attention.
+        op: what was timed; `sdpa` is PyTorch's fused dense attention, `castling_with_branch` is Castling as
+            it trains before its schedule ends, and `castling` what remains.
         tokens: N, one class token included.
-        direction: `forward`, or `forward_backward` with gradients of q, k and v.
+        batch: sequences side by side.
+        direction: `forward`, or `forward_backward` with the gradient of q, k and v.
         milliseconds: median over the rounds.
         speedup_vs_sdpa: median of dense time over own time within each round.
         spread: quartiles of that ratio.
+        module_milliseconds, module_speedup, module_spread: the same of the whole attention module, in
+            training with the gradients of its weights; None for what is no module.
         rounds: how many rounds were timed.
         peak_memory_mb: memory one call needs beyond its inputs, MiB; None where it cannot be measured.
         keys_per_query: pairs computed per query and head, mean; N for dense, None for the others.
@@ -65,12 +77,16 @@ class AttentionRow:
 
     op: str
     tokens: int
+    batch: int
     direction: Direction
     dtype: str
     device: str
     milliseconds: float
     speedup_vs_sdpa: float
     spread: tuple[float, float]
+    module_milliseconds: float | None
+    module_speedup: float | None
+    module_spread: tuple[float, float] | None
     rounds: int
     peak_memory_mb: float | None
     keys_per_query: float | None
@@ -112,12 +128,9 @@ def measure(
         raise BenchmarkError("device cuda was asked for, but PyTorch finds no CUDA device here.")
     if min(tokens) < 2:
         raise BenchmarkError("tokens must be at least 2: a class token and a patch.")
-    with tqdm(total=len(tokens) * len(directions), disable=None, leave=False) as progress:
-        for count in tokens:
-            for direction in directions:
-                progress.set_description(f"{count} tokens, {direction}")
-                yield from _measure_length(count, direction, dtype, device, batch, ops)
-                progress.update()
+    jobs: list[tuple[int, Direction]] = [(count, direction) for count in tokens for direction in directions]
+    for count, direction in track(jobs, "attention"):
+        yield from _measure_length(count, direction, dtype, device, batch, ops)
 
 
 def attention_share(tokens: int, width: int = WIDTH) -> float:
@@ -158,40 +171,35 @@ def save_plot(rows: Sequence[AttentionRow], path: Path) -> None:
 def _measure_length(
     tokens: int, direction: Direction, dtype: str, device: str, batch: int, ops: Sequence[str]
 ) -> list[AttentionRow]:
-    generator = torch.Generator(device).manual_seed(0)
-    shape = (batch, NUM_HEADS, tokens, HEAD_DIM)
     backward = direction == "forward_backward"
-    q, k, v = (
-        torch.randn(shape, device=device, dtype=DTYPES[dtype], generator=generator).requires_grad_(backward)
-        for _ in range(3)
-    )
-    cases = {
-        name: _with_gradients(function, q, k, v) if backward else _without_gradients(function, q, k, v)
-        for name, function in _functions(ops, tokens, device, DTYPES[dtype]).items()
-    }
+    modules = build_modules(ops, tokens, device, DTYPES[dtype], backward)
+    alone = cases_alone(modules, tokens, device, DTYPES[dtype], batch, backward)
+    whole = cases_whole(modules, tokens, device, DTYPES[dtype], batch, backward)
+    times, module_times = _rounds(alone, device), _rounds(whole, device)
     offsets = head_offsets(tokens - 1, NUM_HEADS)
     pairs = sum(count_pairs(row, tokens - 1) for row in offsets) / NUM_HEADS + 2 * tokens - 1
-    keys = {DENSE: float(tokens), "fibottention": pairs / tokens, "flex_attention": pairs / tokens}
-    # The first round compiles and is not counted; a second tells how many fit into the time.
-    first = sum(seconds[0] for seconds in interleave(cases, repeats=1).values())
-    rounds = int(min(max(SECONDS_PER_CASE / first, FEWEST_ROUNDS), MOST_ROUNDS))
-    seconds = interleave(cases, rounds, warmup=0)
+    keys = {DENSE: float(tokens), "fibottention": pairs / tokens, FLEX: pairs / tokens}
     share = attention_share(tokens)
     rows = []
-    for name, case in cases.items():
-        ratio, spread = speedup(seconds[DENSE], seconds[name])
+    for name, case in alone.items():
+        ratio, spread = speedup(times[DENSE], times[name])
+        module_ratio = speedup(module_times[DENSE], module_times[name]) if name in whole else (None, None)
         rows.append(
             AttentionRow(
                 op=name,
                 tokens=tokens,
+                batch=batch,
                 direction=direction,
                 dtype=dtype,
                 device=device,
-                milliseconds=1000 * sorted(seconds[name])[rounds // 2],
+                milliseconds=1000 * median(times[name]),
                 speedup_vs_sdpa=ratio,
                 spread=spread,
-                rounds=rounds,
-                peak_memory_mb=peak_memory_mb(case),
+                module_milliseconds=1000 * median(module_times[name]) if name in whole else None,
+                module_speedup=module_ratio[0],
+                module_spread=module_ratio[1],
+                rounds=len(times[name]),
+                peak_memory_mb=peak_memory_mb(case, device),
                 keys_per_query=keys.get(name),
                 attention_share=share,
                 end_to_end_ceiling=1 / (1 - share),
@@ -200,53 +208,13 @@ def _measure_length(
     return rows
 
 
-def _functions(
-    ops: Sequence[str], tokens: int, device: str, dtype: torch.dtype
-) -> dict[str, Callable[..., Tensor]]:
-    functions: dict[str, Callable[..., Tensor]] = {DENSE: F.scaled_dot_product_attention}
-    for name in ops:
-        module = create_attention(
-            name, WIDTH, NUM_HEADS, layer_index=0, num_prefix_tokens=1, grid=token_grid(tokens)
-        )
-        functions[name] = module.core.to(device, dtype).eval()
-    if device == "cuda":
-        functions["flex_attention"] = _flex_attention(tokens, head_offsets(tokens - 1, NUM_HEADS))
-    return functions
-
-
-def token_grid(tokens: int) -> tuple[int, int, int]:
-    """Frames of 14 x 14 patches where the count (class token included) allows it, else one row of patches."""
-    frames, rest = divmod(tokens - 1, 14 * 14)
-    return (1, 1, tokens - 1) if rest else (frames, 14, 14)
-
-
-def _flex_attention(tokens: int, offsets: list[list[int]]) -> Callable[..., Tensor]:
-    """FlexAttention with Fibottention's mask: what a block-sparse kernel makes of it."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    on = torch.zeros(NUM_HEADS, tokens, dtype=torch.bool, device="cuda")
-    for head, head_set in enumerate(offsets):
-        on[head, head_set] = True
-
-    def mask(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query == 0) | (key == 0) | on[head, (query - key).abs()]
-
-    blocks = create_block_mask(mask, None, NUM_HEADS, tokens, tokens, device="cuda")
-    compiled = torch.compile(flex_attention)
-    return lambda q, k, v: compiled(q, k, v, block_mask=blocks)
-
-
-def _without_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], Tensor]:
-    def call() -> Tensor:
-        with torch.no_grad():
-            return function(*inputs)
-
-    return call
-
-
-def _with_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], object]:
-    upstream = torch.randn_like(inputs[0])
-    return lambda: torch.autograd.grad(function(*inputs), inputs, upstream, allow_unused=True)
+def _rounds(cases: dict[str, Callable[[], object]], device: str) -> dict[str, list[float]]:
+    """Seconds per call in as many rounds as fit into :data:`SECONDS_PER_CASE`."""
+    # The first round compiles and is not counted; a second tells how many fit into the time.
+    least = SECONDS_PER_ROUND[device]
+    first = sum(seconds[0] for seconds in interleave(cases, 1, device=device).values())
+    rounds = int(min(max(SECONDS_PER_CASE / max(first, least * len(cases)), FEWEST_ROUNDS), MOST_ROUNDS))
+    return interleave(cases, rounds, device=device, least_seconds=least)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -257,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS, help="lengths, class token included")
     parser.add_argument("--ops", nargs="+", default=OURS, help="registered attentions to time beside dense")
     parser.add_argument("--forward-only", action="store_true", help="leave the backward pass out")
+    parser.add_argument("--batch", type=int, default=1, help="sequences side by side")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
@@ -266,12 +235,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     rows = []
     try:
-        for row in measure(given.tokens, directions, given.dtype, given.device, ops=given.ops):
+        for row in measure(given.tokens, directions, given.dtype, given.device, given.batch, given.ops):
             rows.append(row.to_dict())
             low, high = row.spread
             print(
                 f"{row.tokens} tokens, {row.direction}, {row.op}: {row.milliseconds:.2f} ms, "
-                f"{row.speedup_vs_sdpa:.1f}x ({low:.1f}-{high:.1f}) of sdpa",
+                f"{row.speedup_vs_sdpa:.2f}x ({low:.2f}-{high:.2f}) of sdpa"
+                + ("" if row.module_speedup is None else f", the module {row.module_speedup:.2f}x"),
                 flush=True,
             )
             if given.json is not None:  # an interrupted sweep keeps what it has measured

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from fibo_robot.attention import castle
 from fibo_robot.attention.swap import angular_cores
 from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.encoders import create_encoder
+from fibo_robot.progress import track
 from fibo_robot.training.castling import branch_scale_at
 
 QUARTERS = 5  # four of the schedule, and one of training without the branch
@@ -41,7 +41,8 @@ class CastlingRow:
         schedule: share of the schedule done; above 1 after its end.
         step: optimiser steps taken.
         branch_scale: what the branch is multiplied by.
-        mass_passed: share of softmax mass that the branch passes, mean over layers.
+        mass_passed: share of softmax mass that the branch's mask passes, whatever its scale, mean over
+            layers; None once the branch is off.
         output_gap: largest absolute difference that castling made to a logit of the first 64 test images.
         relative_gap: norm of that difference over the norm of the castled logits.
         accuracy_before, accuracy_after: on 512 test images, with the branch and castled.
@@ -51,7 +52,7 @@ class CastlingRow:
     schedule: float
     step: int
     branch_scale: float
-    mass_passed: float
+    mass_passed: float | None
     output_gap: float
     relative_gap: float
     accuracy_before: float
@@ -82,17 +83,16 @@ def measure(steps_per_quarter: int = 40, seed: int = 0) -> list[CastlingRow]:
         model = GratingClassifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     rows = []
-    with Progress(disable=None, transient=True) as progress:
-        for step in progress.track(range(steps + 1), description="training"):
-            for _, core in angular_cores(model):
-                core.set_branch_scale(branch_scale_at(step / steps, END))
-            if step % steps_per_quarter == 0:
-                rows.append(_castle_a_copy(model, step, step / steps / END, test_images, test_labels))
-            if step < steps:
-                images, labels = gratings(BATCH, generator)
-                optimizer.zero_grad()
-                F.cross_entropy(model(images), labels).backward()
-                optimizer.step()
+    for step in track(range(steps + 1), "training"):
+        for _, core in angular_cores(model):
+            core.set_branch_scale(branch_scale_at(step / steps, END))
+        if step % steps_per_quarter == 0:
+            rows.append(_castle_a_copy(model, step, step / steps / END, test_images, test_labels))
+        if step < steps:
+            images, labels = gratings(BATCH, generator)
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
     return rows
 
 
@@ -138,7 +138,7 @@ def _castle_a_copy(
         schedule=schedule,
         step=step,
         branch_scale=report.branch_scale,
-        mass_passed=sum(report.mass_passed) / len(report.mass_passed),
+        mass_passed=sum(report.mass_passed) / len(report.mass_passed) if report.branch_scale else None,
         output_gap=report.output_gap,
         relative_gap=report.relative_gap,
         accuracy_before=accuracy_before,

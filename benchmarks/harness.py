@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,34 +21,67 @@ import torch
 from fibo_robot.errors import FiboError
 from fibo_robot.files import write_json
 
+STANDARD_OUTPUT = "-"
+
 
 class BenchmarkError(FiboError):
     """A measurement cannot be made as asked."""
 
 
 def interleave(
-    cases: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1
+    cases: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    warmup: int = 1,
+    *,
+    device: str = "cpu",
+    least_seconds: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Time every case once per round, in order.
+    """Time every case once per round, in an order that is drawn anew for each round.
+
+    On CUDA the time is the device's own, between two events around all calls of a case in a round: a single
+    launch would be timed with the CPU's work before it.
 
     Args:
         cases: what to call, by name.
         repeats: timed rounds.
         warmup: rounds before them that are not counted (they compile and fill caches).
+        device: `cpu` or `cuda`.
+        least_seconds: a case is called in one round until it has taken about so long in all.
 
     Returns:
-        seconds per round, by name; round i of every case ran next to round i of the others.
+        seconds per call in each round, by name; round i of every case ran next to round i of the others.
     """
+    order, shuffle = list(cases), random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in cases}
+    calls = dict.fromkeys(cases, 1)
     for round_index in range(warmup + repeats):
-        for name, case in cases.items():
-            _synchronise()
-            start = time.perf_counter()
-            case()
-            _synchronise()
+        shuffle.shuffle(order)
+        for name in order:
+            taken = _time(cases[name], calls[name], device)
             if round_index >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(taken / calls[name])
+            elif least_seconds:
+                # Compiled by now: this call tells how many fit.
+                once = _time(cases[name], 1, device)
+                calls[name] = max(1, round(least_seconds / max(once, 1e-6)))
     return seconds
+
+
+def _time(case: Callable[[], Any], calls: int, device: str) -> float:
+    """Seconds that so many calls take together."""
+    if device != "cuda":
+        start = time.perf_counter()
+        for _ in range(calls):
+            case()
+        return time.perf_counter() - start
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    first.record()
+    for _ in range(calls):
+        case()
+    last.record()
+    torch.cuda.synchronize()
+    return first.elapsed_time(last) / 1000
 
 
 def speedup(baseline: Sequence[float], ours: Sequence[float]) -> tuple[float, tuple[float, float]]:
@@ -59,14 +93,14 @@ def speedup(baseline: Sequence[float], ours: Sequence[float]) -> tuple[float, tu
     return middle, (low, high)
 
 
-def peak_memory_mb(case: Callable[[], Any]) -> float | None:
+def peak_memory_mb(case: Callable[[], Any], device: str = "cpu") -> float | None:
     """Memory that one call needs beyond what was in use before it, in MiB; None where it cannot be measured.
 
     On CUDA this is PyTorch's own count. On Linux with glibc it is the growth of the process's resident set to
     its peak, after the allocator has given back what it keeps of freed memory: a call that found room there
     would seem to need none.
     """
-    if torch.cuda.is_available():
+    if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -104,9 +138,16 @@ def machine() -> dict[str, Any]:
 def write_results(
     path: Path | str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Write `{"machine": ..., "rows": [...]}` to a JSON file, atomically, with the settings if given."""
+    """Write `{"machine": ..., "rows": [...]}` to a JSON file, atomically, with the settings if given.
+
+    The path `-` is standard output.
+    """
     described = {} if settings is None else {"settings": dict(settings)}
-    write_json(path, {"machine": machine(), **described, "rows": [dict(row) for row in rows]})
+    results = {"machine": machine(), **described, "rows": [dict(row) for row in rows]}
+    if str(path) == STANDARD_OUTPUT:
+        print(json.dumps(results, indent=2), flush=True)
+    else:
+        write_json(path, results)
 
 
 def read_results(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -129,11 +170,6 @@ def read_results(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]
             f"{path} holds results of other settings ({', '.join(differing)}): name another file."
         )
     return rows
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _status_kib(field: str) -> int:

@@ -1,4 +1,4 @@
-"""`fibo bench probe`: attentions compared on features of frames, cross-validated over a table's folds.
+"""`fibo attention probe`: attentions compared on features of frames, cross-validated over a table's folds.
 
 A probe is a small transformer over the frames of a clip with one of our attentions, and a linear layer on all
 its outputs. It reads appearance (class tokens of a pretrained image encoder that is not trained), motion
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from fibo_robot.attention import AttentionConfig, create_attention
 from fibo_robot.attention.swap import angular_cores
 from fibo_robot.benchmarks.harness import BenchmarkError
+from fibo_robot.progress import track
 from fibo_robot.training.castling import branch_scale_at
 from fibo_robot.training.sampler import derived_seed
-from fibo_robot.video.datasets.recognise import ClipTable
+from fibo_robot.video.datasets.table import ClipTable
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,12 @@ class AttentiveProbe(nn.Module):
         self.embed = nn.Linear(features, width)
         self.time = nn.Parameter(0.02 * torch.randn(frames, width))
         self.blocks = nn.Sequential()
-        for layer in range(recipe.depth if attention is not None else 0):
+        for layer in range(recipe.depth):
+            if attention is None:
+                break
             block = Block(width, heads, mlp_ratio=2.0, proj_drop=dropout)
             block.attn = create_attention(
-                attention.to_dict(),
+                attention,
                 width,
                 heads,
                 layer_index=layer,
@@ -164,7 +166,7 @@ def cross_validate(
         for shuffled in (False, True)
         for attention in configs
     ]
-    for job in track([job for job in jobs if job not in made], "probes", disable=None, transient=True):
+    for job in track([job for job in jobs if job not in made], "probes"):
         name, attention, shuffled, fold, seed = job
         features, test = prepared[name, fold], tested[fold]
         if shuffled:
@@ -188,13 +190,14 @@ def train_probe(
 ) -> AttentiveProbe:
     """Fit a probe to features `(clips, T, F)` and classes `(clips,)`; returned in eval mode."""
     torch.manual_seed(derived_seed(seed))
-    probe = AttentiveProbe(recipe, attention, tuple(inputs.shape[1:]), classes)
+    probe = AttentiveProbe(recipe, attention, (inputs.shape[1], inputs.shape[2]), classes)
     optimizer = torch.optim.AdamW(probe.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     per_epoch = math.ceil(len(inputs) / recipe.batch_size)
     steps = recipe.epochs * per_epoch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps)
     wanted = F.one_hot(targets, classes).to(inputs.dtype)
     mixup = torch.distributions.Beta(recipe.mixup_alpha, recipe.mixup_alpha)
+    batches: tuple[Tensor, ...] = ()
     for step in range(steps):
         if step % per_epoch == 0:
             batches = torch.randperm(len(inputs)).split(recipe.batch_size)

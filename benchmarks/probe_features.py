@@ -1,10 +1,9 @@
-"""What the probes of `fibo bench probe` read of a table of clips: frozen class tokens and motion."""
+"""What the probes of `fibo attention probe` read of a table of clips: frozen class tokens and motion."""
 
 import hashlib
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,7 +13,8 @@ from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.benchmarks.motion import motion_energy
 from fibo_robot.encoders import ImageEncoder
 from fibo_robot.files import replace_atomically
-from fibo_robot.video.datasets.recognise import ClipTable
+from fibo_robot.progress import track
+from fibo_robot.video.datasets.table import ClipTable
 from fibo_robot.video.reading.reader import VideoReader
 from fibo_robot.video.training.sampling import ClipSampling
 
@@ -34,7 +34,7 @@ def frame_features(
     identity = {"features": hashlib.sha256(key.encode()).hexdigest()}
     done: list[Tensor] = list(_cached(cache, identity)) if cache.exists() else []
     encoder.eval()
-    for number in track(range(len(done), len(table.clips)), "features", disable=None, transient=True):
+    for number in track(range(len(done), len(table.clips)), "features"):
         reader = VideoReader(table.clips[number].path)
         pictures = torch.from_numpy(reader.read(ClipSampling(frames=frames).views(len(reader))[0]))
         pictures = transforms.resize(pictures.permute(0, 3, 1, 2), list(encoder.image_size), antialias=True)
@@ -49,7 +49,7 @@ def frame_features(
 def motion_features(table: ClipTable, frames: int) -> Tensor:
     """Motion energies `(clips, frames, 16)` of as many spans of each clip, in a grid of 4 x 4 cells."""
     energies = []
-    for clip in track(table.clips, "motion", disable=None, transient=True):
+    for clip in track(table.clips, "motion"):
         reader = VideoReader(clip.path)
         energies.append(torch.from_numpy(motion_energy(reader.read(range(len(reader))), frames)))
     return torch.stack(energies).flatten(2)

@@ -1,4 +1,4 @@
-"""What the rows of `fibo bench probe` say: means over folds, and differences fold by fold."""
+"""What the rows of `fibo attention probe` say: means over folds, and differences fold by fold."""
 
 import statistics
 from collections.abc import Sequence

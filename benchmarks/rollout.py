@@ -2,12 +2,14 @@
 
 The baseline is `robomimic.utils.train_utils.run_rollout` itself, over the same simulated environment with the
 same rendering settings, so that only the loop differs: it observes after every step, and waits for each
-picture and each decision in turn. The policy executes its chunks of actions in both. Building environments
-is left out on both sides; a rate is control steps per second afterwards.
+picture and each decision in turn. The policy executes its chunks of actions in both, and ours then renders
+only what the policy looks at. How much of the ratio that makes is told by a second comparison, in which the
+policy looks again after every action (`n_action_steps` 1), so that both render every step. Building
+environments is left out on both sides; a rate is control steps per second afterwards.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from fibo_robot.envs.tasks import Task
     from fibo_robot.interfaces import Policy
 
-BASELINE = "robomimic_serial"
+BASELINE, OURS = "robomimic_serial", "fibo_rollout"
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,17 @@ class RolloutRow:
     Attributes:
         case: `robomimic_serial`, or `fibo_rollout`.
         workers: environments side by side.
+        n_action_steps: actions that the policy executes before it looks again.
         env_steps_per_s: control steps per second, median over rounds.
-        speedup: over the baseline in the same round, median; `spread`: its quartiles.
+        speedup: over the baseline with the same `n_action_steps` in the same round, median; `spread`: its
+            quartiles.
         physics, rendering, policy, transport: milliseconds per control step, added up over workers; None for
             the baseline, whose loop is not ours to look into.
     """
 
     case: str
     workers: int
+    n_action_steps: int
     env_steps_per_s: float
     speedup: float
     spread: tuple[float, float]
@@ -76,38 +81,30 @@ def measure(
         rounds: repetitions.
     """
     task = replace(task, horizon=steps)
-    seconds_per_step: dict[str, list[float]] = {BASELINE: []}
-    sessions: dict[str, list[Session]] = {}
+    policies = {policy.shape_meta.n_action_steps: policy}
+    policies.setdefault(1, _OneActionAtATime(policy))
+    seconds: dict[tuple[str, int, int], list[float]] = {}
+    sessions: dict[tuple[str, int, int], list[Session]] = {}
+    cases: dict[str, Callable[[], None]] = {}
     serial = _SerialEnv(task, policy)
-    cases: dict[str, Callable[[], None]] = {
-        BASELINE: partial(_time_serial, serial, policy, episodes, steps, seconds_per_step[BASELINE])
-    }
-    for count in workers:
-        name = _name(count)
-        seconds_per_step[name], sessions[name] = [], []
-        cases[name] = partial(
-            _time_ours, policy, task, episodes, count, seconds_per_step[name], sessions[name]
-        )
+    for chunk, chunked in policies.items():
+        key = (BASELINE, 1, chunk)
+        seconds[key], sessions[key] = [], []
+        cases[str(key)] = partial(_time_serial, serial, chunked, episodes, steps, seconds[key])
+        for count in workers:
+            key = (OURS, count, chunk)
+            seconds[key], sessions[key] = [], []
+            cases[str(key)] = partial(_time_ours, chunked, task, episodes, count, seconds[key], sessions[key])
     try:
         # Each case takes its own time, without its start-up; interleaving shares the machine's moods.
         interleave(cases, rounds, warmup=0)
     finally:
         serial.close()
-    rows = [_row(BASELINE, 1, seconds_per_step[BASELINE], seconds_per_step[BASELINE], [])]
-    for count in workers:
-        name = _name(count)
-        rows.append(
-            _row("fibo_rollout", count, seconds_per_step[BASELINE], seconds_per_step[name], sessions[name])
-        )
-    return rows
-
-
-def _name(workers: int) -> str:
-    return f"fibo_rollout_{workers}"
+    return [_row(key, seconds[BASELINE, 1, key[2]], seconds[key], sessions[key]) for key in seconds]
 
 
 def _row(
-    case: str, workers: int, baseline: Sequence[float], ours: Sequence[float], sessions: "Sequence[Session]"
+    key: tuple[str, int, int], baseline: Sequence[float], ours: Sequence[float], sessions: "Sequence[Session]"
 ) -> RolloutRow:
     ratio, spread = speedup(baseline, ours)
     steps = sum(session.env_steps for session in sessions)
@@ -116,7 +113,7 @@ def _row(
         for part in ("physics", "rendering", "policy", "transport")
         if steps
     }
-    return RolloutRow(case, workers, 1 / float(np.median(ours)), ratio, spread, **split)
+    return RolloutRow(*key, 1 / float(np.median(ours)), ratio, spread, **split)
 
 
 def _time_serial(
@@ -155,6 +152,23 @@ def _time_ours(
     sessions.append(session)
 
 
+class _OneActionAtATime:
+    """A policy that looks again after the first action of every chunk it predicts."""
+
+    def __init__(self, policy: "Policy") -> None:
+        self._policy = policy
+        self.shape_meta = replace(policy.shape_meta, n_action_steps=1)
+
+    def reset(self, episodes: Sequence[int]) -> None:
+        self._policy.reset(episodes)
+
+    def act(self, obs: Mapping[str, torch.Tensor], episodes: Sequence[int]) -> torch.Tensor:
+        return self._policy.act(obs, episodes)[:, :1]
+
+    def forget(self, episodes: Sequence[int]) -> None:
+        self._policy.forget(episodes)
+
+
 class _ChunkedPolicy(RolloutPolicy):
     """Our policy behind robomimic's interface: decides once per chunk, and plays the chunk."""
 
@@ -177,7 +191,10 @@ class _ChunkedPolicy(RolloutPolicy):
         return self._chunk.pop(0)
 
 
-class _SerialEnv(EnvBase):
+_RobomimicEnv: Any = EnvBase  # robomimic's types say properties where it calls methods
+
+
+class _SerialEnv(_RobomimicEnv):
     """Our environment behind robomimic's interface; every step is observed, as robomimic's own does."""
 
     def __init__(self, task: "Task", policy: "Policy") -> None:

@@ -20,18 +20,18 @@ from tempfile import TemporaryDirectory
 import av
 import numpy as np
 import torch
-from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from fibo_robot.benchmarks.attention import attention_share
 from fibo_robot.benchmarks.harness import BenchmarkError, interleave, speedup
 from fibo_robot.encoders import create_video_encoder
+from fibo_robot.progress import track
 from fibo_robot.video.datasets.files import video_files
 from fibo_robot.video.datasets.table import LabelledClip
 from fibo_robot.video.reading.errors import VideoDecodeError
 from fibo_robot.video.reading.reader import decord_refusal
 from fibo_robot.video.reading.scan import forget_scans, scan
-from fibo_robot.video.training.clips import ClipDataset
+from fibo_robot.video.training.clips import BrokenClip, ClipDataset
 from fibo_robot.video.training.loader import ClipLoader
 from fibo_robot.video.training.sampling import ClipSampling, Cropping
 
@@ -55,7 +55,8 @@ class PipelineRow:
         frames: of each clip.
         workers: processes.
         clips_per_s: median over the rounds.
-        speedup_vs_decord: median of decord's time over own time within each round; `spread`: its quartiles.
+        speedup_vs_decord, speedup_vs_pyav: median of that decoder's time over own time within each round.
+        speedup: the same over the faster of the two in each round; `spread`: its quartiles.
         rounds: how many were timed.
     """
 
@@ -65,6 +66,8 @@ class PipelineRow:
     workers: int
     clips_per_s: float
     speedup_vs_decord: float
+    speedup_vs_pyav: float
+    speedup: float
     spread: tuple[float, float]
     rounds: int
 
@@ -129,11 +132,17 @@ def measure_pipeline(folder: Path | None = None, workers: int = 2, rounds: int =
         seconds = interleave(
             {name: partial(_drain, loader, len(clips)) for name, loader in loaders.items()}, rounds
         )
+    fastest = [min(pair) for pair in zip(seconds[DECORD], seconds[PYAV], strict=True)]
     rows = []
     for name, times in seconds.items():
-        ratio, spread = speedup(seconds[DECORD], times)
+        rivals = {rival: speedup(seconds[rival], times)[0] for rival in (DECORD, PYAV)}
+        ratio, spread = speedup(fastest, times)
         rate = len(clips) / float(np.median(times))
-        rows.append(PipelineRow(name, len(clips), FRAMES, workers, rate, ratio, spread, rounds))
+        rows.append(
+            PipelineRow(
+                name, len(clips), FRAMES, workers, rate, rivals[DECORD], rivals[PYAV], ratio, spread, rounds
+            )
+        )
     return rows
 
 
@@ -152,12 +161,12 @@ def measure_models(
         device: `cpu` or `cuda`.
     """
     rows = []
-    for count in track(frames, "models", transient=True, disable=None):
+    for count in track(frames, "models"):
         tokens = count // _TUBELET * (image_size // _PATCH) ** 2
         share = attention_share(tokens, _WIDTH)
         clip = torch.rand(1, count, 3, image_size, image_size, device=device)
         cases = {name: _inference(name, clip, device) for name in MODELS}
-        seconds = interleave(cases, rounds)
+        seconds = interleave(cases, rounds, device=device)
         for name, times in seconds.items():
             ratio, spread = speedup(seconds[MODELS[0]], times)
             rate = 1 / float(np.median(times))
@@ -170,7 +179,7 @@ def write_clips(
 ) -> None:
     """Write H.264 clips of a drifting, noisy texture, `size` (height, width) pixels, 30 frames a second."""
     height, width = size
-    for number in track(range(count), "writing clips", transient=True, disable=None):
+    for number in track(range(count), "writing clips"):
         generator = np.random.default_rng(number)
         coarse = generator.integers(0, 256, (height // 16 + 2, (width + 2 * length) // 16 + 2, 3))
         texture = np.kron(coarse, np.ones((16, 16, 1))).astype(np.int16)
@@ -195,7 +204,8 @@ def _readable(folder: Path) -> dict[Path, np.ndarray]:
             continue
         if decord_refusal(content) is not None:
             continue
-        if len(set(np.diff(sorted(content.packet_pts)))) <= 1:
+        times = sorted(pts for pts in content.packet_pts if pts is not None)
+        if len(times) == len(content.packet_pts) and len(set(np.diff(times))) <= 1:
             clips[path] = sampling.views(len(content.packet_pts))[0]
     if not clips:
         raise BenchmarkError(f"{folder} holds no videos of an even frame rate that decord reads exactly.")
@@ -245,12 +255,12 @@ class _Pipeline(ClipDataset):
         labelled = [LabelledClip(path, "") for path in clips]
         super().__init__(labelled, [""], ClipSampling(frames=FRAMES), Cropping(), IMAGE_SIZE, training=False)
 
-    def __getitem__(self, item: tuple[int, int]) -> object:
+    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, int] | BrokenClip:
         forget_scans()
         return super().__getitem__(item)
 
 
-def _loader(data: Dataset, workers: int) -> DataLoader:
+def _loader(data: "_Decoder | _Pipeline", workers: int) -> DataLoader:
     pairs = [(index, 0) for index in range(len(data))]
     batches = [pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)]
     if isinstance(data, _Pipeline):

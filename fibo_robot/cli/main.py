@@ -12,6 +12,7 @@ import typer
 from fibo_robot.errors import FiboError
 
 COMMANDS = (
+    "attention",
     "bench",
     "classify",
     "compare",

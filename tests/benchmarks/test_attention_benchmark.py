@@ -7,18 +7,27 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from fibo_robot.attention.angular import strongest_softmax
 from fibo_robot.benchmarks.attention import attention_share, measure, plot
 from fibo_robot.benchmarks.harness import BenchmarkError, interleave, peak_memory_mb, speedup
 from fibo_robot.cli.main import app
 
 
-def test_cases_run_interleaved_and_warmup_is_not_counted():
+def test_each_round_runs_every_case_in_an_order_of_its_own_and_warmup_is_not_counted():
     order = []
     seconds = interleave(
-        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2, warmup=1
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=20, warmup=1
     )
-    assert order == ["a", "b"] * 3
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
+    rounds = ["".join(order[i : i + 2]) for i in range(0, len(order), 2)]
+    assert len(rounds) == 21 and set(rounds) == {"ab", "ba"}
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 20, "b": 20}
+
+
+def test_short_cases_are_called_until_their_round_is_long_enough():
+    calls = []
+    seconds = interleave({"short": lambda: (calls.append(1), time.sleep(0.005))}, 2, least_seconds=0.05)
+    assert 2 * 5 <= len(calls) <= 2 * 10 + 2  # a sleep lasts a little longer, and warming up takes two calls
+    assert all(0.005 <= second < 0.02 for second in seconds["short"])  # per call
 
 
 def test_times_are_seconds():
@@ -31,7 +40,7 @@ def test_speedup_compares_within_each_round():
     assert speedup([1.0, 10.0, 1.0], [0.5, 5.0, 0.5]) == (2.0, (2.0, 2.0))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available() and peak_memory_mb(list) is None, reason="no peak here")
+@pytest.mark.skipif(peak_memory_mb(list) is None, reason="no peak here")
 @pytest.mark.parametrize("freed_before", [0, 2000])
 def test_peak_memory_sees_a_temporary_tensor(freed_before):
     # The allocator keeps many small blocks when they are freed, and could serve the tensor from them.
@@ -39,7 +48,8 @@ def test_peak_memory_sees_a_temporary_tensor(freed_before):
     last = torch.ones(2**14)
     del blocks
     assert last.numel() == 2**14
-    assert 60 < peak_memory_mb(lambda: torch.ones(64, 2**18).sum()) < 100
+    peak = peak_memory_mb(lambda: torch.ones(64, 2**18).sum())
+    assert peak is not None and 60 < peak < 100
 
 
 def test_attention_share_of_vit_b():
@@ -50,12 +60,14 @@ def test_attention_share_of_vit_b():
 @pytest.fixture
 def _quick(monkeypatch):
     monkeypatch.setattr("fibo_robot.benchmarks.attention.SECONDS_PER_CASE", 0.0)
+    monkeypatch.setattr("fibo_robot.benchmarks.attention.SECONDS_PER_ROUND", {"cpu": 0.0})
 
 
 @pytest.mark.usefixtures("_quick")
 def test_command_writes_rows_with_the_machine_and_a_plot(tmp_path):
     results, picture = tmp_path / "attention.json", tmp_path / "attention.png"
-    arguments = ["bench", "attention", "--tokens", "65,197", "--json", str(results), "--plot", str(picture)]
+    arguments = ["bench", "attention", "--tokens", "65,197", "--batch", "2"]
+    arguments += ["--json", str(results), "--plot", str(picture)]
     outcome = CliRunner().invoke(app, arguments)
     assert outcome.exit_code == 0, outcome.output
     written = json.loads(results.read_text())
@@ -68,9 +80,59 @@ def test_command_writes_rows_with_the_machine_and_a_plot(tmp_path):
         for op in ("sdpa", "fibottention", "castling")
         for tokens in (65, 197)
         for direction in ("forward", "forward_backward")
-    }
+    } | {("castling_with_branch", tokens, "forward_backward") for tokens in (65, 197)}
+    assert all(row["batch"] == 2 and row["module_speedup"] > 0 for row in rows)
+    assert all(row["module_speedup"] == 1 for row in rows if row["op"] == "sdpa")
     assert all(row["speedup_vs_sdpa"] == 1 for row in rows if row["op"] == "sdpa")
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("_quick")
+def test_attention_is_timed_on_the_views_that_a_module_passes(monkeypatch):
+    seen = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(q, k, v, **options):
+        seen.append((q.stride(), k.data_ptr() - q.data_ptr(), v.data_ptr() - q.data_ptr(), q.requires_grad))
+        return real(q, k, v, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr("fibo_robot.benchmarks.attention_cases.F.scaled_dot_product_attention", spy)
+    list(measure([50], ["forward_backward"], ops=[]))
+    # (B, heads, N, head_dim) within (B, N, 3, heads, head_dim), as after the projection to q, k and v.
+    assert {stride for stride, *_ in seen} == {(50 * 3 * 768, 64, 3 * 768, 1)}
+    assert {(k, v) for _, k, v, _ in seen} == {(768 * 4, 2 * 768 * 4)}
+    assert all(wants_gradient for *_, wants_gradient in seen)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_castlings_branch_is_timed_where_training_is(monkeypatch):
+    calls = []
+
+    def spy(*arguments, **options):
+        calls.append(options["threshold"])
+        return strongest_softmax(*arguments, **options)
+
+    monkeypatch.setattr("fibo_robot.attention.cores.strongest_softmax", spy)
+    rows = list(measure([65], ["forward"], ops=["castling"]))
+    assert [row.op for row in rows] == ["sdpa", "castling"] and not calls
+    rows = list(measure([65], ["forward_backward"], ops=["castling"]))
+    assert [row.op for row in rows] == ["sdpa", "castling", "castling_with_branch"] and calls
+
+
+@pytest.mark.usefixtures("_quick")
+def test_rows_can_go_to_standard_output_alone():
+    arguments = ["bench", "attention", "--tokens", "65", "--ops", "fibottention", "--json", "-"]
+    outcome = CliRunner().invoke(app, [*arguments, "--forward-only"])
+    assert [row["op"] for row in json.loads(outcome.stdout)["rows"]] == ["sdpa", "fibottention"]
+
+
+@pytest.mark.parametrize("option", ["--device", "--dtype"])
+def test_fixed_choices_are_listed(option):
+    outcome = CliRunner().invoke(app, ["bench", "attention", option, "tpu"])
+    assert (
+        outcome.exit_code == 2 and {"--device": "'cuda'", "--dtype": "'bfloat16'"}[option] in outcome.output
+    )
 
 
 @pytest.mark.usefixtures("_quick")
@@ -113,13 +175,13 @@ def test_any_registered_attention_can_be_timed_and_rows_measured_are_kept(tmp_pa
     ]
     assert CliRunner().invoke(app, arguments).exit_code != 0  # before anything is measured
     assert not results.exists()
-    monkeypatch.setattr("fibo_robot.benchmarks.attention.token_grid", {65: (1, 8, 8)}.__getitem__)
+    monkeypatch.setattr("fibo_robot.benchmarks.attention_cases.token_grid", {65: (1, 8, 8)}.__getitem__)
     arguments[3] = "65,197"
     assert isinstance(CliRunner().invoke(app, arguments).exception, KeyError)
     assert [row["op"] for row in json.loads(results.read_text())["rows"]] == ["sdpa", "xcit"]
 
 
-def test_masks_command_draws_two_pictures(tmp_path):
-    outcome = CliRunner().invoke(app, ["bench", "masks", "--output", str(tmp_path), "--patches", "7"])
+def test_attention_show_draws_two_pictures(tmp_path):
+    outcome = CliRunner().invoke(app, ["attention", "show", "--output", str(tmp_path), "--patches", "7"])
     assert outcome.exit_code == 0, outcome.output
     assert {path.name for path in tmp_path.iterdir()} == {"masks.png", "receptive_field.png"}

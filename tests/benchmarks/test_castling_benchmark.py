@@ -25,10 +25,13 @@ def test_command_reports_the_gap_over_the_schedule(tmp_path, monkeypatch):
     assert [row["schedule"] for row in rows] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1.25])
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert [row["branch_scale"] for row in rows] == pytest.approx([1, 0.75, 0.5, 0.25, 0, 0])
+    # The mass is the mask's own: the schedule, down to a quarter here, does not enter.
+    masses = [row["mass_passed"] for row in rows[:4]]
+    assert max(masses) < 2 * min(masses)
     for row in rows[:4]:
         assert row["output_gap"] > 0 and row["relative_gap"] > 0 and row["mass_passed"] > 0
     for row in rows[4:]:
-        assert row["branch_scale"] == row["mass_passed"] == 0
+        assert row["branch_scale"] == 0 and row["mass_passed"] is None
         assert row["output_gap"] == row["relative_gap"] == 0
         assert row["accuracy_before"] == row["accuracy_after"]
     assert rows == [row.to_dict() for row in measure(steps_per_quarter=1, seed=3)]  # same seed, same result

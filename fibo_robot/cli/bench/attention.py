@@ -1,9 +1,20 @@
-"""`fibo bench attention`: attention alone, against fused dense attention."""
+"""`fibo bench attention`: attention alone and its whole module, against fused dense attention."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fibo_robot.cli.bench.options import Device, JsonFile, is_standard_output, whole_numbers
+
+
+class Dtype(StrEnum):
+    """Of the tensors."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
 
 
 def attention(
@@ -14,28 +25,29 @@ def attention(
         str, typer.Option(help="Registered attentions to time beside dense attention, comma-separated.")
     ] = "fibottention,castling",
     forward_only: Annotated[bool, typer.Option(help="Leave the backward pass out.")] = False,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    json: Annotated[Path | None, typer.Option(help="Write the rows to this JSON file.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences side by side.")] = 1,
+    dtype: Annotated[Dtype, typer.Option(help="Of the tensors.")] = Dtype.FLOAT32,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU,
+    json: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write a log-log plot to this PNG file.")] = None,
 ) -> None:
-    """Attention alone, against fused dense attention, over sequence lengths."""
+    """Attention alone and its whole module, against fused dense attention, over sequence lengths."""
     from fibo_robot.benchmarks import attention as benchmark
-    from fibo_robot.benchmarks.harness import BenchmarkError, write_results
+    from fibo_robot.benchmarks.harness import write_results
 
-    try:
-        lengths = [int(part) for part in tokens.split(",")]
-    except ValueError as error:
-        raise BenchmarkError(
-            f"--tokens must be whole numbers separated by commas, not {tokens!r}."
-        ) from error
-    directions = ("forward",) if forward_only else ("forward", "forward_backward")
+    lengths = whole_numbers("--tokens", tokens)
+    directions: list[benchmark.Direction] = ["forward"] if forward_only else ["forward", "forward_backward"]
     rows: list[benchmark.AttentionRow] = []
-    for row in benchmark.measure(lengths, directions, dtype, device, ops=ops.split(",")):
+    for row in benchmark.measure(lengths, directions, dtype.value, device.value, batch, ops.split(",")):
         rows.append(row)
-        if json is not None:  # an interrupted sweep keeps what it has measured
+        if json is not None and not is_standard_output(
+            json
+        ):  # an interrupted sweep keeps what it has measured
             write_results(json, [row.to_dict() for row in rows])
-    _print_attention(rows)
+    if json is not None and is_standard_output(json):
+        write_results(json, [row.to_dict() for row in rows])
+    else:
+        _print_attention(rows)
     if plot is not None:
         benchmark.save_plot(rows, plot)
 
@@ -45,7 +57,18 @@ def _print_attention(rows: list) -> None:
     from rich.table import Table
 
     table = Table(title="Attention alone, 12 heads of 64", box=None, padding=(0, 1, 0, 0))
-    for heading in ("tokens", "direction", "op", "ms", "vs sdpa", "quartiles", "MiB", "keys", "ceiling"):
+    for heading in (
+        "tokens",
+        "direction",
+        "op",
+        "ms",
+        "vs sdpa",
+        "quartiles",
+        "module",
+        "MiB",
+        "keys",
+        "ceiling",
+    ):
         table.add_column(heading, justify="left" if heading in ("direction", "op") else "right")
     for row in rows:
         table.add_row(
@@ -53,13 +76,15 @@ def _print_attention(rows: list) -> None:
             {"forward": "fwd", "forward_backward": "fwd+bwd"}[row.direction],
             row.op,
             f"{row.milliseconds:.2f}",
-            f"{row.speedup_vs_sdpa:.1f}x",
-            f"{row.spread[0]:.1f}-{row.spread[1]:.1f}",
+            f"{row.speedup_vs_sdpa:.2f}x",
+            f"{row.spread[0]:.2f}-{row.spread[1]:.2f}",
+            "-" if row.module_speedup is None else f"{row.module_speedup:.2f}x",
             "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}",
             "-" if row.keys_per_query is None else f"{row.keys_per_query:.0f}",
             f"{row.end_to_end_ceiling:.2f}x",
         )
     Console().print(table)
+    typer.echo("module: the same of the whole attention module, both projections included.")
     typer.echo("keys: pairs computed per query. ceiling: what free attention would give a whole ViT-B, where")
     typer.echo("attention's share of the multiply-adds is " + _shares(rows) + ".")
 

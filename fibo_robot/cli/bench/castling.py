@@ -1,22 +1,24 @@
 """`fibo bench castling`: what switching the branch off costs at each moment of the schedule."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fibo_robot.cli.bench.options import JsonFile, is_standard_output
 
 
 def castling(
     steps: Annotated[int, typer.Option(min=1, help="Training steps per quarter of the schedule.")] = 40,
     seed: Annotated[int, typer.Option(help="Of the weights and the images.")] = 0,
-    json: Annotated[Path | None, typer.Option(help="Write the rows to this JSON file.")] = None,
+    json: JsonFile = None,
 ) -> None:
     """Train a small ViT under Castling's schedule; what would switching its branch off cost on the way?"""
     from fibo_robot.benchmarks import castling as benchmark
     from fibo_robot.benchmarks.harness import write_results
 
     rows = benchmark.measure(steps, seed)
-    _print_castling(rows)
+    if not is_standard_output(json):
+        _print_castling(rows)
     if json is not None:
         write_results(json, [row.to_dict() for row in rows])
 
@@ -26,8 +28,8 @@ def _print_castling(rows: list) -> None:
     from rich.table import Table
 
     table = Table(
-        title="Castling a copy of the model during training: the branch's scale and the softmax mass it "
-        "passes, the gap in the logits, and the accuracy on 512 test images"
+        title="Castling a copy of the model during training: the branch's scale and the softmax mass its "
+        "mask passes, the gap in the logits, and the accuracy on 512 test images"
     )
     for heading in ("schedule", "step", "scale", "mass", "largest gap", "relative"):
         table.add_column(heading, justify="right")
@@ -38,7 +40,7 @@ def _print_castling(rows: list) -> None:
             f"{100 * row.schedule:.0f} %",
             str(row.step),
             f"{row.branch_scale:.2f}",
-            f"{100 * row.mass_passed:.1f} %",
+            "off" if row.mass_passed is None else f"{100 * row.mass_passed:.1f} %",
             f"{row.output_gap:.3g}",
             f"{row.relative_gap:.3g}",
             f"{100 * row.accuracy_before:.1f} %",

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fibo_robot.cli.bench.options import JsonFile, is_standard_output, whole_numbers
+
 
 def rollout(
     checkpoint: Annotated[Path, typer.Argument(help="Run directory of the policy that all use.")],
@@ -12,23 +14,19 @@ def rollout(
     episodes: Annotated[int, typer.Option(min=1, help="Episodes per case and round.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Control steps per episode.")] = 80,
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions, interleaved.")] = 3,
-    json: Annotated[Path | None, typer.Option(help="Write the rows to this JSON file.")] = None,
+    json: JsonFile = None,
 ) -> None:
     """Rollouts against robomimic's own serial loop, with the same policy, environment and cameras."""
     from fibo_robot.benchmarks import rollout as benchmark
-    from fibo_robot.benchmarks.harness import BenchmarkError, write_results
+    from fibo_robot.benchmarks.harness import write_results
     from fibo_robot.envs.tasks import Task
     from fibo_robot.policies import load_policy
 
-    try:
-        counts = [int(part) for part in workers.split(",")]
-    except ValueError as error:
-        raise BenchmarkError(
-            f"--workers must be whole numbers separated by commas, not {workers!r}."
-        ) from error
+    counts = whole_numbers("--workers", workers)
     policy = load_policy(checkpoint)
     rows = benchmark.measure(policy, Task.from_dict(policy.meta["task"]), counts, episodes, steps, rounds)
-    _print_rollout(rows)
+    if not is_standard_output(json):
+        _print_rollout(rows)
     if json is not None:
         write_results(json, [row.to_dict() for row in rows])
 
@@ -38,7 +36,7 @@ def _print_rollout(rows: list) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1, 0, 0))
-    headings = ("case", "workers", "steps/s", "speed-up", "quartiles")
+    headings = ("case", "workers", "chunk", "steps/s", "speed-up", "quartiles")
     for heading in (*headings, "physics", "render", "policy", "transp."):
         table.add_column(heading, justify="left" if heading == "case" else "right")
     for row in rows:
@@ -46,12 +44,12 @@ def _print_rollout(rows: list) -> None:
         table.add_row(
             row.case,
             str(row.workers),
+            str(row.n_action_steps),
             f"{row.env_steps_per_s:.1f}",
             f"{row.speedup:.2f}x",
             f"{row.spread[0]:.2f}-{row.spread[1]:.2f}",
             *("-" if part is None else f"{part:.1f}" for part in split),
         )
     Console().print(table)
-    typer.echo(
-        "Speed-up: over robomimic's loop. The four on the right: ms per control step, over all workers."
-    )
+    typer.echo("Chunk: actions before the policy looks again. Speed-up: over robomimic's loop with the same.")
+    typer.echo("The four on the right: ms per control step, over all workers.")

@@ -1,5 +1,9 @@
-"""`fibo bench probe`: attentions compared on features of frames, over the folds of a table of clips."""
+"""`fibo attention`: what attentions look like (`show`), and which reads the frames of clips best (`probe`).
 
+Neither measures speed: that is `fibo bench`.
+"""
+
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,9 +12,48 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.table import Table
+
     from fibo_robot.benchmarks.probe_summary import ProbeSummary
 
 _READS = {"appearance": ("appearance",), "motion": ("motion",), "both": ("appearance", "motion")}
+
+
+class Rule(StrEnum):
+    """Which offsets a head gets."""
+
+    PAPER = "paper"
+    MODIFIED = "modified"
+    ROBOT_RELEASE = "robot_release"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `fibo attention` to the command."""
+    group = typer.Typer(help="Look at attentions, and compare them on clips.", no_args_is_help=True)
+    group.command()(show)
+    group.command()(probe)
+    app.add_typer(group, name="attention")
+
+
+def show(
+    output: Annotated[Path, typer.Option(help="Folder for masks.png and receptive_field.png.")],
+    patches: Annotated[int, typer.Option(min=1, help="Patch tokens along one side of the image.")] = 14,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 12,
+    layers: Annotated[int, typer.Option(min=1, help="Layers for the growth of the receptive field.")] = 12,
+    rule: Annotated[Rule, typer.Option(help="Which offsets the heads get.")] = Rule.PAPER,
+) -> None:
+    """Draw each head's Fibonacci mask, and how far information travels over the layers."""
+    from fibo_robot.attention.pictures import mask_figure, receptive_field_figure
+    from fibo_robot.files import replace_atomically
+
+    figures = {
+        "masks.png": mask_figure(patches**2, heads, rule.value, grid=(patches, patches)),
+        "receptive_field.png": receptive_field_figure(patches**2, heads, layers),
+    }
+    for name, figure in figures.items():
+        with replace_atomically(output / name) as temporary:
+            figure.savefig(temporary, dpi=150)
+        typer.echo(output / name)
 
 
 def probe(
@@ -78,7 +121,7 @@ def probe(
     Console().print(_shown(summarise(asked), f"{len(table.clips)} clips, accuracy in %"))
 
 
-def _shown(summaries: "Sequence[ProbeSummary]", title: str):
+def _shown(summaries: "Sequence[ProbeSummary]", title: str) -> "Table":
     from rich.table import Table
 
     shown = Table("input", "attention", "in order", "shuffled", "by order", "beyond first", title=title)

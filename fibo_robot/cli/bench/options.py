@@ -1,0 +1,38 @@
+"""Options that the subcommands of `fibo bench` share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fibo_robot.errors import FiboError
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(help="Write the rows to this JSON file; - writes them to standard output, and no table."),
+]
+
+
+class Device(StrEnum):
+    """Where a benchmark runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def is_standard_output(json: Path | None) -> bool:
+    """Whether the rows go to standard output, so that nothing else may."""
+    return str(json) == "-"
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Read `1,2,4`.
+
+    Raises:
+        FiboError: naming the option.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise FiboError(f"{option} must be whole numbers separated by commas, not {text!r}.") from error
