@@ -23,7 +23,7 @@ from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.progress import track
 from fibo_robot.training.castling import branch_scale_at
 from fibo_robot.training.sampler import derived_seed
-from fibo_robot.video.datasets.recognise import ClipTable
+from fibo_robot.video.datasets.table import ClipTable
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from fibo_robot.benchmarks.motion import motion_energy
 from fibo_robot.encoders import ImageEncoder
 from fibo_robot.files import replace_atomically
 from fibo_robot.progress import track
-from fibo_robot.video.datasets.recognise import ClipTable
+from fibo_robot.video.datasets.table import ClipTable
 from fibo_robot.video.reading.reader import VideoReader
 from fibo_robot.video.training.sampling import ClipSampling
 
