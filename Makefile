@@ -14,7 +14,7 @@ help:
 	@echo "make test        setup, then all tests          (PYTEST_ARGS=... is passed on)"
 	@echo "make test-oldest the same in .venv-oldest, with the oldest supported versions"
 	@echo "make dist        setup, then wheels for other environments in dist/"
-	@echo "make lint        setup, then ruff's checks      make format: apply them"
+	@echo "make lint        setup, then ruff's checks and the types     make format: apply ruff's"
 	@echo "make clean       remove the environments and build leftovers"
 
 setup: $(VENV)/.setup-done
@@ -48,6 +48,7 @@ dist: setup
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
 
 format: setup
 	$(VENV)/bin/ruff check --fix .

@@ -5,9 +5,14 @@ Importing this registers the tasks with gymnasium (`fibo_robot/Lift-v0`, `Can-v0
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fibo_robot.envs.tasks import TASKS, Task, get_task, register_environments
+
+if TYPE_CHECKING:
+    from fibo_robot.envs.results.comparison import compare
+    from fibo_robot.envs.results.evaluation import Evaluation
+    from fibo_robot.envs.rollouts.api import rollout
 
 register_environments()
 

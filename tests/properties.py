@@ -20,7 +20,8 @@ except ModuleNotFoundError:
                 raise AssertionError("hypothesis is needed")
 
             left_out.__name__, left_out.__doc__ = test.__name__, test.__doc__
-            left_out.pytestmark = list(getattr(test, "pytestmark", []))
+            for mark in getattr(test, "pytestmark", []):
+                left_out = getattr(pytest.mark, mark.name)(*mark.args, **mark.kwargs)(left_out)
             return pytest.mark.hypothesis(left_out)
 
         return replace

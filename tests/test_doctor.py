@@ -33,9 +33,10 @@ def pretend_versions(monkeypatch: pytest.MonkeyPatch, **versions: str | None) ->
     def version(name: str) -> str:
         if name not in versions:
             return real(name)
-        if versions[name] is None:
+        pretended = versions[name]
+        if pretended is None:
             raise metadata.PackageNotFoundError(name)
-        return versions[name]
+        return pretended
 
     monkeypatch.setattr(metadata, "version", version)
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import matplotlib
@@ -33,7 +34,7 @@ class Browser:
         # DevTools reads file descriptor 3 and writes to 4.
         launch = f'exec "$0" "$@" 3<&{commands_read} 4>&{answers_write}'
         self._process = subprocess.Popen(
-            ["bash", "-c", launch, CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
+            ["bash", "-c", launch, str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"],
             pass_fds=(commands_read, answers_write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -86,7 +87,7 @@ class Browser:
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive())
 
-    def evaluate(self, expression: str) -> object:
+    def evaluate(self, expression: str) -> Any:
         result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")

@@ -71,7 +71,8 @@ class LocalWorkers:
         self._context = multiprocessing.get_context("spawn")
         self._bytes = sum(_size(shape, dtype) for shape, dtype in setup.layout.values())
         self._processes: list[BaseProcess | None] = [None] * count
-        self._pipes: list[connection.Connection | None] = [None] * count
+        # Of Connection or None; what Pipe() returns has another type on every system.
+        self._pipes: list[Any] = [None] * count
         self._views: list[Observation] = [{} for _ in range(count)]
 
     def start(self, slot: int) -> None:

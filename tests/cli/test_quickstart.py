@@ -17,7 +17,7 @@ def test_stages_run_once_and_are_kept(tmp_path, capfd):
     plan = [help_stage(tmp_path, "train", "result")]
     (first,) = run_stages(plan, tmp_path)
     assert "Usage: fibo train" in capfd.readouterr().out.replace("python -m fibo_robot.cli", "fibo")
-    assert first["seconds"] > 0
+    assert float(str(first["seconds"])) > 0
     (again,) = run_stages(plan, tmp_path)
     assert again == first
     assert "already done" in capfd.readouterr().out

@@ -35,5 +35,5 @@ def test_epoch_line_tells_elapsed_and_remaining_time_of_this_run(
     for epoch, seconds in ((4, 40), (5, 20), (9, 90)):
         trainer.current_epoch, clock[0] = epoch, clock[0] + seconds
         history.on_train_epoch_end(trainer, cast(Any, None))
-        lines.append(re.search(r"\((.*)\)", capsys.readouterr().out)[1])
+        lines += re.findall(r"\((.*)\)", capsys.readouterr().out)
     assert lines == ["40 s, about 3 min 20 s left", "1 min, about 2 min left", "2 min 30 s"]
