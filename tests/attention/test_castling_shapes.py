@@ -2,11 +2,14 @@
 
 import math
 from contextlib import nullcontext
+from typing import get_args
 
+import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fibo_robot.attention.angular import CONSTANT_TERMS
+from fibo_robot.attention.angular import CONSTANT_TERMS, ConstantTerm
 from fibo_robot.attention.cores import AngularCore, CastlingOptions
 from tests.properties import given, settings, st
 
@@ -55,3 +58,28 @@ def test_gradients_equal_the_formulas(tokens, heads, const_term):
     upstream = torch.randn(1, heads, tokens, 8, dtype=torch.float64)
     grads = torch.autograd.grad(core(*inputs), inputs, upstream)
     torch.testing.assert_close(grads, torch.autograd.grad(formula(core, *inputs), inputs, upstream))
+
+
+def test_inference_works_on_tensors_that_are_not_real():
+    core = AngularCore(2, 8, CastlingOptions()).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        q = torch.empty(1, 2, 5, 8)
+        assert core(q, q, q).shape == q.shape
+
+
+@pytest.mark.parametrize("taps", [0, 9])
+def test_devices_without_a_kernel_compute_the_same_inference(taps):
+    from fibo_robot.attention import angular
+
+    q, k, v = torch.randn(3, 2, 3, 40, 8, dtype=torch.float64)
+    filters = torch.randn(3, taps, dtype=torch.float64)
+    for const_term in get_args(ConstantTerm):
+        own = angular.castling_inference(q, k, v, const_term, filters)
+        general = angular._castling_inference._init_fn(q, k, v, const_term, filters)
+        torch.testing.assert_close(own, general)
+
+
+def test_inference_operator_is_well_formed():
+    q, k, v = torch.randn(3, 1, 2, 12, 8)
+    arguments = (q, k, v, "own", torch.randn(2, 9))
+    torch.library.opcheck(torch.ops.fibo_robot.castling_inference.default, arguments)
