@@ -27,7 +27,7 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 BACKEND_VARIABLE = "FIBO_ATTENTION_BACKEND"
 LARGEST_HEAD_DIM = 256
 # Tokens. On one thread of a busy machine, numba's kernels take less CPU time than the dense mask from about
-# 50 tokens on (inference) and 50 to 80 (training, by batch), at 129 a third and half of it
+# 50 tokens on (inference) and 50 to 80 (training, by batch), at 129 a third and 0.4 of it
 # (benchmarks/crossover.py). Whole training steps were slower with them at 128 tokens (664-693 ms against 542)
 # and equal at 392. One thread is not all that counts, so the bounds stand where numba was not seen to lose.
 SHORTEST_FOR_NUMBA = 128
