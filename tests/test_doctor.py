@@ -189,8 +189,8 @@ def test_warp_is_drawn_with_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> 
     """Its first picture compiles for over a minute, so by default its version has to do."""
     broken = RendererProbe("warp", False, "kernels do not compile", "another warp-lang")
     pretend_versions(monkeypatch, **{"mujoco-warp": "3.9.0.1", "warp-lang": "1.15.0"})
-    _, quick = run_command(monkeypatch, [WORKS], [EGL, OSMESA, broken], "--json")
-    _, full = run_command(monkeypatch, [WORKS], [EGL, OSMESA, broken], "--json", "--full")
+    _, quick = run_command(monkeypatch, [WORKS], [EGL, OSMESA, broken], "--json", "-")
+    _, full = run_command(monkeypatch, [WORKS], [EGL, OSMESA, broken], "--json", "-", "--full")
     (looked_at,) = (check for check in json.loads(quick)["checks"] if check["name"] == "warp")
     (tried,) = (check for check in json.loads(full)["checks"] if check["name"] == "warp")
     assert looked_at["ok"] and "3.9.0.1" in looked_at["detail"] and "--full" in looked_at["detail"]

@@ -139,7 +139,7 @@ def test_wheel_holds_every_source_and_data_file_and_nothing_beside(wheel: Path) 
     expected |= {
         f"fibo_robot/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "conf").rglob("*.yaml")
     }
-    expected |= {"fibo_robot/py.typed"}
+    expected |= {"fibo_robot/py.typed", "fibo_robot/video/datasets/catalogue.toml"}
     expected |= {f"fibo_robot/reporting/{name}" for name in ("report.html.j2", "report.css")}
     assert packed == expected
     assert sum(name.endswith(".yaml") for name in packed) >= 10
