@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _STEPS_AFTER_SUCCESS = 5
 # Experts need 30 to 170 steps; one that needs this many is stuck.
 _STEP_LIMIT = 250
+# What the arm does where it misses its grasp: fingers shut, and up by 2.5 cm a step.
+_CLOSE_AND_RISE = np.array([0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,20 @@ class Recording:
         episodes: demonstrations in the file, all successful.
         seed: of the first episode; the others follow it, and failed ones are left out.
         noise: standard deviation of the Gaussian noise on the executed motion (an action's range is 1).
+        missed_grasps: share of the episodes in which the gripper once closes on nothing and rises, so that the
+            demonstrations show what to do then. Noise alone hardly ever leads there, but a policy does.
     """
 
     episodes: int
     seed: int = 0
     noise: float = 0.1
+    missed_grasps: float = 0.0
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.seed < 0 or self.noise < 0:
             raise DatasetError("A recording needs at least one episode, and a seed and noise of at least 0.")
+        if not 0 <= self.missed_grasps <= 1:
+            raise DatasetError(f"missed_grasps is a share in 0 to 1, not {self.missed_grasps}.")
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,9 @@ def record_demonstrations(
         succeeded.update(seed for seed in seeds if writer.has(seed))
         todo = [seed for seed in seeds if seed not in succeeded]
         progress(len(succeeded), recording.episodes)
-        job = partial(_record_episode, folder=writer, noise=recording.noise)
+        job = partial(
+            _record_episode, folder=writer, noise=recording.noise, missed_grasps=recording.missed_grasps
+        )
         for seed, success in map_with_environment(job, todo, task, None, workers) if todo else ():
             (succeeded if success else failed).add(seed)
             progress(len(succeeded), recording.episodes)
@@ -134,22 +143,25 @@ def _recorded(output: Path, recording: Recording) -> RecordedFile:
 
 
 def _record_episode(
-    env: "SimulationEnv", seed: int, folder: DemonstrationWriter, noise: float
+    env: "SimulationEnv", seed: int, folder: DemonstrationWriter, noise: float, missed_grasps: float
 ) -> tuple[int, bool]:
-    demonstration = run_expert(env, seed, noise)
+    demonstration = run_expert(env, seed, noise, missed_grasps)
     if demonstration is not None:
         write_part(folder.part(seed), demonstration)
     return seed, demonstration is not None
 
 
-def run_expert(env: "SimulationEnv", seed: int, noise: float) -> Demonstration | None:
+def run_expert(
+    env: "SimulationEnv", seed: int, noise: float, missed_grasps: float = 0.0
+) -> Demonstration | None:
     """One episode of the task's expert, or None if it fails.
 
-    The noise moves the arm, not the gripper, and belongs to the episode's seed. `actions` are the executed
-    ones, which replay to the same states; `expert_actions` are those before noise was added.
+    The noise moves the arm, not the gripper; it and a missed grasp belong to the episode's seed. `actions` are
+    the executed ones, which replay to the same states; `expert_actions` are what the expert meant to do.
     """
     expert = get_expert(env.task.name)
     generator = np.random.default_rng([seed, 1])
+    missed = _missed_grasp(np.random.default_rng([seed, 2]), missed_grasps)
     observation, _ = env.reset(seed=seed)
     rows: dict[str, list[Any]] = {
         key: [] for key in ("actions", "expert_actions", "states", "rewards", "obs")
@@ -159,7 +171,7 @@ def run_expert(env: "SimulationEnv", seed: int, noise: float) -> Demonstration |
         if len(rows["actions"]) == _STEP_LIMIT:
             return None
         intended = expert.act(env)
-        action = intended.copy()
+        action = _CLOSE_AND_RISE.copy() if len(rows["actions"]) in missed else intended.copy()
         action[:6] = np.clip(action[:6] + noise * generator.standard_normal(6), -1.0, 1.0)
         rows["obs"].append(observation)
         rows["states"].append(env.get_state())
@@ -181,6 +193,15 @@ def run_expert(env: "SimulationEnv", seed: int, noise: float) -> Demonstration |
         attributes={"seed": seed, "success": True},
         extra={"expert_actions": np.array(rows["expert_actions"])},
     )
+
+
+def _missed_grasp(generator: np.random.Generator, share: float) -> range:
+    """The steps of an episode in which it misses its grasp; none, except in `share` of all episodes."""
+    if generator.random() >= share:
+        return range(0)
+    # On the way to the object, and for long enough to close (ten steps) or not quite.
+    first = int(generator.integers(2, 16))
+    return range(first, first + int(generator.integers(6, 24)))
 
 
 def stack_observations(observations: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -31,6 +31,9 @@ def record(
     workers: Workers = 2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode.")] = 0,
     noise: Annotated[float, typer.Option("--noise", min=0.0, help="Noise on the motion, of range 1.")] = 0.1,
+    missed_grasps: Annotated[
+        float, typer.Option("--missed-grasps", help="Share of episodes that once grasp nothing and go on.")
+    ] = 0.0,
     renderer: Renderer = "auto",
     image_size: ImageSize = None,
 ) -> None:
@@ -41,7 +44,11 @@ def record(
     overrides = {"renderer": renderer} | ({"image_size": image_size} if image_size else {})
     with progress_bar(f"Recording {task}") as progress:
         done = record_demonstrations(
-            get_task(task, **overrides), output, Recording(episodes, seed, noise), workers, progress
+            get_task(task, **overrides),
+            output,
+            Recording(episodes, seed, noise, missed_grasps),
+            workers,
+            progress,
         )
     typer.echo(f"{done.path}: {done.episodes} demonstrations of {done.tries} tries, {done.steps} steps.")
 

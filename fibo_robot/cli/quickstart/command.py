@@ -24,9 +24,9 @@ from fibo_robot.files import write_json
 FIRST_EVALUATION_SEED = 100_000
 
 
-# Their noise is larger than `fibo demos record` has by itself: the policy then sees how the expert comes back
-# from further off.
-DEMONSTRATIONS, NOISE = 80, 0.2
+# More noise than `fibo demos record` has by itself, and missed grasps: the policy then sees how the expert comes
+# back from where the policy, left alone, would end.
+DEMONSTRATIONS, NOISE, MISSED_GRASPS = 64, 0.2, 0.4
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def stages(output: Path, episodes: int, workers: int, seed: int) -> list[Stage]:
             "What the policy will imitate: a script that knows where the cube is, filmed by two cameras.",
             (
                 *("demos", "record", "lift"),
-                *options(output=demos, episodes=DEMONSTRATIONS, noise=NOISE, workers=workers),
+                *options(output=demos, episodes=DEMONSTRATIONS, noise=NOISE),
+                *options(missed_grasps=MISSED_GRASPS, workers=workers),
             ),
             demos,
             80,

@@ -61,10 +61,10 @@ def test_a_recording_continues_after_an_interruption(
     performed: list[int] = []
     run_expert = recording.run_expert
 
-    def interrupted(env: object, seed: int, noise: float) -> object:
+    def interrupted(env: object, seed: int, noise: float, missed_grasps: float) -> object:
         if not performed:
             performed.append(seed)
-            return run_expert(env, seed, noise)  # type: ignore[arg-type]
+            return run_expert(env, seed, noise, missed_grasps)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(recording, "run_expert", interrupted)
@@ -95,8 +95,8 @@ def test_a_finished_file_is_kept_and_another_recording_is_refused(recorded: Path
 def test_failed_episodes_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_expert = recording.run_expert
 
-    def failing(env: SimulationEnv, seed: int, noise: float) -> Demonstration | None:
-        return None if seed in (41, 42) else run_expert(env, seed, noise)
+    def failing(env: SimulationEnv, seed: int, noise: float, missed_grasps: float) -> Demonstration | None:
+        return None if seed in (41, 42) else run_expert(env, seed, noise, missed_grasps)
 
     monkeypatch.setattr(recording, "run_expert", failing)
     target = tmp_path / "lift.hdf5"
@@ -106,6 +106,34 @@ def test_failed_episodes_are_left_out_and_counted(tmp_path: Path, monkeypatch: p
         assert [file.attributes(demo)["seed"] for demo in file.demos] == [40, 43]
         assert all(file.attributes(demo)["success"] for demo in file.demos)
     assert record_demonstrations(TASK, target, Recording(2, 40, 0.1)).tries == 4  # told again, not played
+
+
+def test_missed_grasps_are_recovered_from_and_recorded_as_such() -> None:
+    """The gripper closes on nothing in every episode that is asked for; the expert means to open it."""
+    env = TASK.make_env(["robot0_gripper_qpos", "robot0_eef_pos"])
+    for seed in (40, 41, 42):
+        demonstration = recording.run_expert(env, seed, 0.0, missed_grasps=1.0)
+        undisturbed = recording.run_expert(env, seed, 0.0)
+        assert demonstration is not None and undisturbed is not None
+        meant, done = demonstration.extra["expert_actions"], demonstration.actions
+        missed = (done[:, 6] > 0) & (meant[:, 6] < 0)
+        assert 6 <= missed.sum() < 24
+        # It begins on the way to the cube, and rises with fingers that hold nothing.
+        before = int(np.flatnonzero(missed)[0])
+        assert (done[:before] == undisturbed.actions[:before]).all()
+        heights = demonstration.obs["robot0_eef_pos"][:, 2]
+        assert heights[missed][-1] > heights[missed][0]
+        fingers = np.abs(demonstration.obs["robot0_gripper_qpos"]).sum(1)
+        assert fingers[before] > 0.07 > 0.05 > fingers[missed].min()
+        assert demonstration.rewards[-6:].all()
+        assert len(done) > len(undisturbed.actions)
+        assert (undisturbed.actions == undisturbed.extra["expert_actions"]).all()
+    env.close()
+
+
+def test_a_share_of_missed_grasps_outside_its_range_is_refused() -> None:
+    with pytest.raises(DatasetError, match=r"share in 0 to 1, not 1\.5"):
+        Recording(1, missed_grasps=1.5)
 
 
 @pytest.mark.slow
