@@ -33,8 +33,8 @@ class Recording:
         episodes: demonstrations in the file, all successful.
         seed: of the first episode; the others follow it, and failed ones are left out.
         noise: standard deviation of the Gaussian noise on the executed motion (an action's range is 1).
-        missed_grasps: share of the episodes in which the gripper once closes on nothing and rises, so that the
-            demonstrations show what to do then. Noise alone hardly ever leads there, but a policy does.
+        missed_grasps: share of the episodes in which the gripper once closes on nothing and rises, so that
+            the demonstrations show what to do then. Noise alone hardly ever leads there, but a policy does.
     """
 
     episodes: int
@@ -156,8 +156,8 @@ def run_expert(
 ) -> Demonstration | None:
     """One episode of the task's expert, or None if it fails.
 
-    The noise moves the arm, not the gripper; it and a missed grasp belong to the episode's seed. `actions` are
-    the executed ones, which replay to the same states; `expert_actions` are what the expert meant to do.
+    The noise moves the arm, not the gripper; it and a missed grasp belong to the episode's seed. `actions`
+    are the executed ones, which replay to the same states; `expert_actions` are what the expert meant to do.
     """
     expert = get_expert(env.task.name)
     generator = np.random.default_rng([seed, 1])

@@ -24,8 +24,8 @@ from fibo_robot.files import write_json
 FIRST_EVALUATION_SEED = 100_000
 
 
-# More noise than `fibo demos record` has by itself, and missed grasps: the policy then sees how the expert comes
-# back from where the policy, left alone, would end.
+# More noise than `fibo demos record` has by itself, and missed grasps: the policy then sees how the expert
+# comes back from where the policy, left alone, would end.
 DEMONSTRATIONS, NOISE, MISSED_GRASPS = 64, 0.2, 0.4
 
 
