@@ -22,6 +22,7 @@ TINY = [
     "attention.threshold=0.01",
     "encoder.image_size=32",
     "encoder.frames=4",
+    "encoder.tubelet=4",
     "data.cache_side=32",
     "data.steps_per_epoch=3",
     "optimizer=sgd",

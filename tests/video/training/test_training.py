@@ -27,6 +27,7 @@ TINY = [
     "encoder.image_size=32",
     "encoder.patch_size=8",
     "encoder.frames=4",
+    "encoder.tubelet=4",
     "data.cache_side=32",
     "data.batch_size=8",
 ]
