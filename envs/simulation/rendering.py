@@ -216,8 +216,8 @@ class OpenGLRenderer:
 
 
 def _free_context(context: Any, gl: Any) -> None:
-    # Names of textures and buffers count anew in each context: freed while another one is current, they are that
-    # one's.
+    # Textures and buffers are numbered anew in each context: freed while another one is current, they would
+    # be that one's.
     gl.make_current()
     context.free()
     gl.free()
