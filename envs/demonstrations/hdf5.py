@@ -3,15 +3,18 @@
 The layout: `data` holds one group per demonstration, `demo_0`, `demo_1`, …, with `obs/<key>`, `actions`,
 `states`, `rewards` and `dones`, and the attributes `num_samples` and `model_file`; `data` itself has the
 attributes `env_args` (JSON) and `total`; `mask/train` and `mask/valid` list names of demonstrations. Pictures
-are uint8 `(T, H, W, 3)`. Files recorded here add `expert_actions` (what the expert meant, where `actions` is
+are uint8 `(T, H, W, 3)`. What robosuite's own script for collecting demonstrations writes is read as well:
+`data` has the attributes `env`, `env_info` and `repository_version` there, and demonstrations have neither
+`obs` nor rewards. Files recorded here add `expert_actions` (what the expert meant, where `actions` is
 what was executed, noise included) and the attributes `seed` and `success`.
 """
 
 import hashlib
 import json
+import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +23,8 @@ import h5py
 import numpy as np
 
 from fibo_robot.envs.errors import DatasetError
-from fibo_robot.envs.robomimic_metadata import task_from_env_args
-from fibo_robot.envs.simulation.object_state import stored_object_state
+from fibo_robot.envs.robomimic_metadata import env_args_of_robosuite, task_from_env_args
+from fibo_robot.envs.simulation.object_state import OBJECT_STATES, stored_object_state
 from fibo_robot.envs.tasks import Task
 
 _DEMO_NAME = re.compile(r"demo_(\d+)")
@@ -49,6 +52,7 @@ class DemonstrationFile:
         self.path = Path(path)
         self._checked: set[str] = set()
         self._opened: h5py.File | None = None
+        self._task: Task | None = None
         try:
             self.env_args = self._read_env_args()
             self.demos = self._read_names()
@@ -80,9 +84,12 @@ class DemonstrationFile:
 
     def _read_env_args(self) -> dict[str, Any]:
         data = self._file.get("data")
+        if isinstance(data, h5py.Group) and "env_info" in data.attrs and "env_args" not in data.attrs:
+            return env_args_of_robosuite(data.attrs, str(self.path))
         if not isinstance(data, h5py.Group) or "env_args" not in data.attrs:
             raise DatasetError(
-                f"{self.path} is not in robomimic's layout: it has no data group with env_args."
+                f"{self.path} is not in robomimic's layout: it has no data group with env_args (nor "
+                "env_info, as robosuite's collection script writes it)."
             )
         text = data.attrs["env_args"]
         try:
@@ -207,7 +214,9 @@ class DemonstrationFile:
             DatasetError: if there is none, or it is `object` and nothing says what its numbers are.
         """
         values = self.array(demo, f"obs/{key}")[:]
-        return stored_object_state(values, self.env_args, str(self.path)) if key == "object" else values
+        if key != "object":
+            return values
+        return stored_object_state(values, self.env_args, str(self.path), self._object_entries())
 
     def array(self, demo: str, key: str) -> h5py.Dataset:
         """Any array of a demonstration, first axis time; `key` as in `obs/object`. Slice it to read a part.
@@ -227,10 +236,24 @@ class DemonstrationFile:
     def task(self) -> Task:
         """The task the demonstrations were recorded on, rebuilt from :attr:`env_args`.
 
+        Where nothing gives its horizon, it is twice the longest demonstration, in whole hundreds of steps.
+
         Raises:
-            DatasetError: if its environment or controller is not one of ours.
+            DatasetError: if robosuite lacks its environment, or its controller cannot be converted.
         """
-        return task_from_env_args(self.env_args, str(self.path))
+        if self._task is None:
+            self._task = task_from_env_args(self.env_args, str(self.path), self._horizon)
+        return self._task
+
+    def _horizon(self) -> int:
+        return 100 * math.ceil(2 * max(self.length(demo) for demo in self.demos) / 100)
+
+    def _object_entries(self) -> Mapping[str, int]:
+        """What `object` holds where it is not the order that this program has; see `Task.object_entries`."""
+        ours = self.env_args.get("fibo_robot", {}).get("task", {})
+        if "object_entries" in ours or self.env_args["env_name"] in OBJECT_STATES:
+            return ours.get("object_entries", {})
+        return self.task().object_entries
 
     def close(self) -> None:
         """Close the file."""

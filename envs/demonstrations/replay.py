@@ -142,10 +142,14 @@ def _replay(env: "SimulationEnv", demo: str, file: DemonstrationFile, by: str) -
     env.take_geometry(file.attributes(demo).get("model_file"))
     success, error = False, 0.0
     if by == "states":
-        for state in states:
+        env.reset_to(states[0])
+        for step, state in enumerate(states):
+            if step and env.remembers:
+                env.advance(actions[step - 1])
             env.show_state(state)
             success |= env.success
-        env.reset_to(states[-1])
+        if not env.remembers:
+            env.reset_to(states[-1])
         success |= env.advance(actions[-1]).success
     else:
         env.reset_to(states[0])
