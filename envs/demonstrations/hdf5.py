@@ -190,6 +190,14 @@ class DemonstrationFile:
         return [demo for demo in self.demos if demo in names]
 
     @property
+    def versions(self) -> dict[str, str]:
+        """What the file was made with, by package, as far as it says."""
+        ours = self.env_args.get("fibo_robot", {}).get("versions")
+        if ours is not None:
+            return dict(ours)
+        return {"robosuite": str(self.env_args["env_version"])} if "env_version" in self.env_args else {}
+
+    @property
     def obs_keys(self) -> list[str]:
         """Observation keys of the first demonstration; none in a raw file."""
         keys = _keys(self._demo(self.demos[0]))

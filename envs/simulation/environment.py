@@ -7,7 +7,7 @@ renders only where it looks.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -15,45 +15,12 @@ import numpy as np
 from fibo_robot.envs.simulation.geometry import BodyPoses, CubeGeometry, draw_cube_size, taken_cube_size
 from fibo_robot.envs.simulation.object_state import object_positions, object_state, sensed_positions
 from fibo_robot.envs.simulation.recorded_model import model_changes, with_changes
-from fibo_robot.envs.simulation.rendering import RenderQuality, SceneRenderer, create_renderer
+from fibo_robot.envs.simulation.rendering import SceneRenderer, create_renderer
 from fibo_robot.envs.simulation.robosuite_environment import import_robosuite, make_robosuite
-from fibo_robot.interfaces import ActionSpec, StepResult
+from fibo_robot.envs.simulation.simulated_task import SimulatedTask
+from fibo_robot.interfaces import StepResult
 
 _REMEMBERING = frozenset({"Wipe"})
-
-
-class SimulatedTask(Protocol):
-    """What the simulator needs to know of a task; :class:`fibo_robot.envs.tasks.Task` says what is meant."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def env_name(self) -> str: ...
-    @property
-    def horizon(self) -> int: ...
-    @property
-    def cameras(self) -> tuple[str, ...]: ...
-    @property
-    def low_dim(self) -> Mapping[str, int]: ...
-    @property
-    def object_entries(self) -> Mapping[str, int]: ...
-    @property
-    def action(self) -> ActionSpec: ...
-    @property
-    def robots(self) -> tuple[str, ...]: ...
-    @property
-    def image_size(self) -> int: ...
-    @property
-    def image_keys(self) -> tuple[str, ...]: ...
-    @property
-    def obs_keys(self) -> tuple[str, ...]: ...
-    @property
-    def renderer(self) -> str: ...
-    @property
-    def quality(self) -> RenderQuality: ...
-    def resolved(self) -> "SimulatedTask": ...
-    def check_keys(self, keys: Sequence[str]) -> tuple[str, ...]: ...
-    def robosuite_kwargs(self) -> dict[str, Any]: ...
 
 
 class SimulationEnv(gymnasium.Env):

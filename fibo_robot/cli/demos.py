@@ -54,13 +54,13 @@ def record(
 
 
 def convert(
-    raw: Annotated[Path, typer.Argument(help="robomimic file with states and actions.")],
+    raw: Annotated[Path, typer.Argument(help="File of robomimic or robosuite, with states.")],
     output: Output,
     workers: Workers = 2,
     renderer: Renderer = "auto",
     image_size: ImageSize = None,
 ) -> None:
-    """Turn a raw robomimic file into one with pictures; an interrupted conversion continues."""
+    """Turn a raw file of robomimic or robosuite into one with pictures; interrupted, it continues."""
     from fibo_robot.envs.demonstrations.convert import convert_demonstrations
 
     with progress_bar(f"Converting {raw.name}") as progress:
@@ -78,18 +78,25 @@ def replay(
     workers: Workers = 2,
     json_file: JsonFile = None,
 ) -> None:
-    """Say how many demonstrations still end in success when they are played again."""
+    """Say how many demonstrations still end in success when they are played again.
+
+    By actions, the result is also kept beside the file, as NAME.replay.json, unless --json says where.
+    """
     from fibo_robot.envs.demonstrations.replay import replay_demonstrations
 
     with progress_bar(f"Replaying {path.name}") as progress:
         done = replay_demonstrations(path, by, workers, progress)
+    result = done.to_dict()
+    if by == "actions" and json_file is None:
+        json_file = str(path.with_suffix(".replay.json"))
     if json_file is not None:
-        write_result(json_file, done.to_dict())
+        write_result(json_file, result)
     if json_file == "-":
         return
-    failed = [demo.demo for demo in done.demos if not demo.success]
-    note = f" Failed: {', '.join(failed)}." if failed else ""
-    typer.echo(f"{path}: {done.successes} of {len(done.demos)} replays by {by} end in success.{note}")
+    note = f" Failed: {', '.join(result['failed'])}." if result["failed"] else ""
+    drift = result["max_object_drift"]
+    off = "" if drift is None else f" The object was off by at most {100 * drift:.2f} cm."
+    typer.echo(f"{path}: {done.successes} of {len(done.demos)} replays by {by} end in success.{note}{off}")
 
 
 def skills(

@@ -51,14 +51,14 @@ def rollout(
     from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
     from fibo_robot.envs.rollouts.api import rollout as run
-    from fibo_robot.envs.tasks import Task, get_task
+    from fibo_robot.envs.tasks import get_task, task_from_dict
     from fibo_robot.policies import load_policy
     from fibo_robot.training.checkpoint import load_checkpoint
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_policy(checkpoint, device=device)
-    task = Task.from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
+    task = task_from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
     output = output or checkpoint / "rollouts"
     saved = load_checkpoint(checkpoint)
     notes = [] if check_demos is None else [_check_demonstrations(check_demos, task, workers)]
