@@ -65,8 +65,8 @@ class CastlingOptions:
             included, one filter per head (the released form). `grid`: 3 taps along each axis of the patch
             grid, one filter per channel; prefix tokens get nothing.
         branch_mass: share of the softmax mass that the branch keeps, in (0, 1]: each head's strongest
-            weights, down to a threshold found anew in every batch. So the branch passes something from the first step
-            on, where softmax is near uniform and no weight is far above another.
+            weights, down to a threshold found anew in every batch. So it passes something from the first
+            step on, where softmax is near uniform and no weight is far above another.
         threshold: instead of that, keep weights above this many times the uniform 1/N, as the released code
             does (its 0.02 is 4 times uniform at 196 tokens): nothing, until softmax has become sharp.
         branch_in_eval: keep the branch on in evaluation mode, as the released code does.
