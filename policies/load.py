@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from fibo_robot.interfaces import ShapeMeta
-from fibo_robot.policies.models import bc  # noqa: F401  (each family registers itself for checkpoints to name)
+from fibo_robot.policies.models import act, bc, bc_rnn, bc_transformer  # noqa: F401  (families register themselves,
+from fibo_robot.policies.models.denoising import mlp, policy, transformer, unet  # noqa: F401  for checkpoints to name)
 from fibo_robot.policies.models.base import ChunkPolicy
 from fibo_robot.training.checkpoint import version_differences
 from fibo_robot.training.rebuild import load_model
@@ -21,14 +22,14 @@ def load_policy(checkpoint_dir: str | Path, device: str | torch.device = "cpu") 
         CheckpointError: the directory is not a complete policy checkpoint, or its weights do not fit.
         ShapeError: another version of fibo_robot wrote it.
     """
-    policy, checkpoint = load_model(
+    loaded, checkpoint = load_model(
         checkpoint_dir,
         "policy",
         "policy",
         ChunkPolicy,
         {"shape_meta": lambda meta: ShapeMeta.from_dict(meta["shape_meta"])},
     )
-    policy.meta = checkpoint.meta
+    loaded.meta = checkpoint.meta
     for difference in version_differences(checkpoint.meta):
         warnings.warn(difference, stacklevel=2)
-    return policy.to(device)
+    return loaded.to(device)
