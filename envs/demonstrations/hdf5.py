@@ -12,6 +12,7 @@ what was executed, noise included) and the attributes `seed` and `success`.
 import hashlib
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -34,8 +35,8 @@ class DemonstrationFile:
     """A robomimic HDF5 file, open for reading; use it as a context manager.
 
     A demonstration's arrays are checked against each other when it is first asked for, and once (the first
-    one at opening); :meth:`check` checks many before long work begins. Sent to another process, the file is
-    opened there at its first use.
+    one at opening); :meth:`check` checks many before long work begins. In another process, forked or sent to,
+    the file is opened anew at its first use, and refused if it has changed meanwhile.
 
     Attributes:
         path: the file.
@@ -43,16 +44,23 @@ class DemonstrationFile:
         env_args: robomimic's environment metadata.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, checked: bool = False) -> None:
         """Open the file and read what it holds.
+
+        Args:
+            path: the file.
+            checked: another process of this run looks into every demonstration, so this one need not.
 
         Raises:
             DatasetError: if it is missing, truncated, not HDF5 or not in robomimic's layout.
         """
         self.path = Path(path)
+        self._all_checked = checked
         self._checked: set[str] = set()
         self._opened: h5py.File | None = None
         self._task: Task | None = None
+        self._opener = os.getpid()
+        self._found: tuple[int, int] | None = None  # size and time of the file when it was first opened
         try:
             self.env_args = self._read_env_args()
             self.demos = self._read_names()
@@ -63,8 +71,8 @@ class DemonstrationFile:
 
     @property
     def _file(self) -> h5py.File:
-        if self._opened is None:
-            self._opened = self._open()
+        if self._opened is None or self._opener != os.getpid():  # HDF5's state does not survive a fork
+            self._opened, self._opener = self._open(), os.getpid()
         return self._opened
 
     def _open(self) -> h5py.File:
@@ -72,8 +80,14 @@ class DemonstrationFile:
             raise DatasetError(
                 f"The dataset {self.path} does not exist; record one with `fibo demos record`."
             )
+        status = self.path.stat()
+        found = status.st_size, status.st_mtime_ns
+        if self._found not in (None, found):
+            raise DatasetError(f"{self.path} has changed while it was read. Begin again with the new file.")
+        self._found = found
         try:
-            return h5py.File(self.path, "r")
+            # Whole chunks are read once: a cache of them, a megabyte for every array, would only be filled.
+            return h5py.File(self.path, "r", rdcc_nbytes=0)
         except OSError as error:
             raise DatasetError(
                 f"The dataset {self.path} cannot be opened: it is truncated or no HDF5 file."
@@ -114,7 +128,7 @@ class DemonstrationFile:
     def _demo(self, demo: str) -> h5py.Group:
         """A demonstration's group; checked when it is first asked for."""
         group = self._data()[demo]
-        if demo not in self._checked:
+        if not self._all_checked and demo not in self._checked:
             if not isinstance(group, h5py.Group) or "actions" not in group:
                 raise DatasetError(f"{self.path} is not in robomimic's layout: {demo} has no actions.")
             length = len(_array(group, "actions"))
@@ -177,11 +191,21 @@ class DemonstrationFile:
         return sorted(masks) if isinstance(masks, h5py.Group) else []
 
     def mask(self, filter_key: str) -> list[str]:
-        """Demonstrations under a filter key, by number; raises DatasetError for one that is not there."""
+        """Demonstrations under a filter key, by number.
+
+        Raises:
+            DatasetError: there is no such key, or it names a demonstration twice or one that is not there.
+        """
         if filter_key not in self.masks:
             known = ", ".join(self.masks) or "none"
             raise DatasetError(f"{self.path} has no mask {filter_key!r}; it has: {known}.")
-        names = {name.decode() for name in _array(self._file, f"mask/{filter_key}")[:]}
+        listed = [name.decode() for name in _array(self._file, f"mask/{filter_key}")[:]]
+        names = set(listed)
+        if len(names) < len(listed):
+            twice = min(name for name in names if listed.count(name) > 1)
+            raise DatasetError(
+                f"The mask {filter_key} of {self.path} names {twice} more than once; remove the repetition."
+            )
         unknown = names.difference(self.demos)
         if unknown:
             raise DatasetError(
@@ -237,6 +261,10 @@ class DemonstrationFile:
             raise DatasetError(f"{demo} of {self.path} has no {key!r}; it has: {', '.join(_keys(group))}.")
         return _array(group, key)
 
+    def descriptor(self) -> int:
+        """The operating system's descriptor of the open file, in this process."""
+        return self._file.id.get_vfd_handle()
+
     def attributes(self, demo: str) -> dict[str, Any]:
         """Attributes of one demonstration, such as `model_file`, `seed` and `success`."""
         return dict(self._demo(demo).attrs)
@@ -264,9 +292,10 @@ class DemonstrationFile:
         return self.task().object_entries
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a later use opens it again."""
         if self._opened is not None:
             self._opened.close()
+            self._opened = None
 
     def __enter__(self) -> "DemonstrationFile":
         return self

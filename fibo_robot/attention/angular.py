@@ -5,6 +5,7 @@ The angle between q and k gives the similarity 1 - θ/π = 1/2 + cos(θ)/π + hi
 of the similarity is 0.182, at |cos θ| = 1. The branch adds the strongest softmax weights back while training.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -18,6 +19,8 @@ CONSTANT_TERMS: tuple[str, ...] = get_args(ConstantTerm)
 
 NORM_EPSILON = 1e-6  # a zero token stays zero; the released code divides 0 by 0
 QUERY_ROWS = 128  # queries of the branch whose weights are alive at once
+CACHED_WEIGHTS = 2**17  # of them on a CPU: half a megabyte in float32
+SAMPLED_QUERIES, SAMPLED_EXAMPLES = 64, 8  # of each head, from which its threshold is found
 
 
 def linear_angular(q: Tensor, k: Tensor, v: Tensor, const_term: ConstantTerm = "own") -> Tensor:
@@ -89,7 +92,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
 
 
 def strongest_softmax(
-    q: Tensor, k: Tensor, v: Tensor, *, threshold: float, scale: float
+    q: Tensor, k: Tensor, v: Tensor, *, threshold: float | Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """The training branch: (M ⊙ S)·V with S = softmax(q·kᵀ·scale) and M = S > threshold / N.
 
@@ -100,60 +103,116 @@ def strongest_softmax(
 
     Args:
         q, k, v: `(B, heads, N, head_dim)`; q and k as projected, not normalised.
-        threshold: c, in multiples of the uniform weight 1/N.
+        threshold: c, in multiples of the uniform weight 1/N; one number, or `(heads,)` of them in float32
+            from :func:`threshold_of_mass`.
         scale: factor on q·k.
 
     Returns:
         The branch `(B, heads, N, head_dim)`, and the share of softmax mass that the mask passed, a scalar.
     """
-    branch, passed = torch.ops.fibo_robot.strongest_softmax(q, k, v, threshold / k.shape[-2], scale)
+    heads, num_tokens = k.shape[1:3]
+    given = torch.as_tensor(threshold, dtype=torch.float32, device=q.device)
+    branch, passed = torch.ops.fibo_robot.strongest_softmax(q, k, v, given.expand(heads) / num_tokens, scale)
     return branch, passed.detach()
+
+
+@torch.no_grad()
+def threshold_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
+    """The threshold of each head above which its softmax weights carry the share `mass` of the whole.
+
+    It follows from the batch alone, through SAMPLED_QUERIES rows of each head that lie evenly in batch and
+    sequence: the share that all rows pass is `mass` up to sampling. Equal weights pass or fail together.
+
+    Args:
+        q, k: `(B, heads, N, head_dim)`, not normalised.
+        mass: in (0, 1]; at 1 every weight passes.
+        scale: factor on q·k.
+
+    Returns:
+        `(heads,)` in float32, in multiples of the uniform weight 1/N, for :func:`strongest_softmax`.
+    """
+    batch, _, num_tokens, _ = q.shape
+    of_batch = _evenly(batch, SAMPLED_EXAMPLES, q.device)
+    of_tokens = _evenly(num_tokens, SAMPLED_QUERIES // len(of_batch), q.device)
+    queries, keys = q[of_batch][:, :, of_tokens].float(), k[of_batch].float()
+    weights = ((queries @ keys.transpose(-2, -1)) * scale).softmax(dim=-1)
+    ordered = weights.transpose(0, 1).flatten(1).sort(dim=1, descending=True).values
+    shares = ordered.cumsum(dim=1) / ordered.sum(dim=1, keepdim=True)
+    last = (shares < mass).sum(dim=1, keepdim=True).clamp_max(ordered.shape[1] - 1)
+    # Below the last weight that is kept by more than rounding, so that those equal to it pass as well.
+    return ordered.gather(1, last).squeeze(1) * (1 - 1e-4) * num_tokens
+
+
+def _evenly(size: int, count: int, device: torch.device) -> Tensor:
+    """At most `count` indices that lie evenly in range(size)."""
+    count = min(count, size)
+    return torch.arange(count, device=device) * size // count
+
+
+def _blocks(q: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Slices of `(B · heads, N)` whose rows of weights are computed together."""
+    groups, num_tokens, _ = q.shape
+    rows = min(QUERY_ROWS, num_tokens)
+    # On a CPU a block that stays in its cache is several times faster; a GPU is kept busy by a large one.
+    together = max(1, CACHED_WEIGHTS // (rows * num_tokens)) if q.device.type == "cpu" else groups
+    for group in range(0, groups, together):
+        for row in range(0, num_tokens, rows):
+            yield slice(group, group + together), slice(row, row + rows)
+
+
+def _softmax_block(q: Tensor, k: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Weights `(G, rows, N)` of some queries, and where they fail the cutoffs `(G,)`."""
+    weights = ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1)
+    return weights, weights <= cutoffs[:, None, None].to(weights.dtype)
 
 
 @torch.library.custom_op("fibo_robot::strongest_softmax", mutates_args=())
 @without_autocast
-def _strongest_softmax(q: Tensor, k: Tensor, v: Tensor, cutoff: float, scale: float) -> tuple[Tensor, Tensor]:
+def _strongest_softmax(
+    q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    shape, of_group = v.shape, cutoffs.repeat(len(q))
+    q, k, v = (tensor.flatten(0, 1) for tensor in (q, k, v))
     out = torch.empty_like(v, memory_format=torch.contiguous_format)
     passed = torch.zeros((), dtype=torch.float32, device=q.device)
-    keys = k.transpose(-2, -1)
-    for start in range(0, q.shape[-2], QUERY_ROWS):
-        rows = slice(start, start + QUERY_ROWS)
-        weights = ((q[..., rows, :] @ keys) * scale).softmax(dim=-1)
-        kept = weights * (weights > cutoff)
+    for group, rows in _blocks(q):
+        weights, failed = _softmax_block(q[group, rows], k[group], of_group[group], scale)
+        kept = weights.masked_fill_(failed, 0)
         passed += kept.sum(dtype=torch.float32)
-        out[..., rows, :] = kept @ v
-    return out, passed / q.shape[:-1].numel()
+        out[group, rows] = kept @ v[group]
+    return out.view(shape), passed / q.shape[:-1].numel()
 
 
 @_strongest_softmax.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, cutoff: float, scale: float) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     return torch.empty_like(v, memory_format=torch.contiguous_format), q.new_empty((), dtype=torch.float32)
 
 
 @torch.library.custom_op("fibo_robot::strongest_softmax_backward", mutates_args=())
 @without_autocast
 def _strongest_softmax_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cutoff: float, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    shape, dtype, of_group = q.shape, q.dtype, cutoffs.repeat(len(q))
+    grad, q, k, v = (tensor.flatten(0, 1) for tensor in (grad, q, k, v))
     # Sums over the blocks are kept in float32 at least.
-    sums = torch.promote_types(q.dtype, torch.float32)
-    grad_q, grad_k, grad_v = (torch.zeros(t.shape, dtype=sums, device=t.device) for t in (q, k, v))
-    keys, values = k.transpose(-2, -1), v.transpose(-2, -1)
-    for start in range(0, q.shape[-2], QUERY_ROWS):
-        rows = slice(start, start + QUERY_ROWS)
-        weights = ((q[..., rows, :] @ keys) * scale).softmax(dim=-1)
-        mask = weights > cutoff
-        grad_weights = (grad[..., rows, :] @ values) * mask
-        grad_logits = weights * (grad_weights - (weights * grad_weights).sum(dim=-1, keepdim=True)) * scale
-        grad_v += (weights * mask).transpose(-2, -1) @ grad[..., rows, :]
-        grad_q[..., rows, :] = grad_logits @ k
-        grad_k += grad_logits.transpose(-2, -1) @ q[..., rows, :]
-    return grad_q.to(q.dtype), grad_k.to(q.dtype), grad_v.to(q.dtype)
+    sums = torch.promote_types(dtype, torch.float32)
+    grad_q = torch.empty_like(q, memory_format=torch.contiguous_format)
+    grad_k, grad_v = (torch.zeros(t.shape, dtype=sums, device=t.device) for t in (k, v))
+    for group, rows in _blocks(q):
+        weights, failed = _softmax_block(q[group, rows], k[group], of_group[group], scale)
+        grad_rows = grad[group, rows]
+        grad_weights = (grad_rows @ v[group].transpose(-2, -1)).masked_fill_(failed, 0)
+        grad_logits = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, dtype)
+        grad_v[group] += weights.masked_fill_(failed, 0).transpose(-2, -1) @ grad_rows
+        grad_q[group, rows] = (grad_logits @ k[group]) * scale
+        grad_k[group] += grad_logits.transpose(-2, -1) @ (q[group, rows] * scale)
+    return grad_q.view(shape), grad_k.to(dtype).view(shape), grad_v.to(dtype).view(shape)
 
 
 @_strongest_softmax_backward.register_fake
 def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cutoff: float, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     like = torch.contiguous_format
     return (
@@ -164,12 +223,12 @@ def _(
 
 
 def _save_inputs(ctx: Any, inputs: tuple, output: tuple) -> None:
-    q, k, v, ctx.cutoff, ctx.scale = inputs
-    ctx.save_for_backward(q, k, v)
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, grad: Tensor, grad_passed: Tensor | None) -> tuple:
-    grads = torch.ops.fibo_robot.strongest_softmax_backward(grad, *ctx.saved_tensors, ctx.cutoff, ctx.scale)
+    grads = torch.ops.fibo_robot.strongest_softmax_backward(grad, *ctx.saved_tensors, ctx.scale)
     return (*grads, None, None)
 
 

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def rollout(
-    checkpoint: Annotated[Path, typer.Argument(help="Run directory that `fibo train` wrote.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Run directory, or hf:owner/name on the Hub.")],
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="How many; one seed each.")] = 50,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Simulators side by side.")] = 2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode.")] = 100_000,
@@ -52,6 +52,7 @@ def rollout(
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
     from fibo_robot.envs.rollouts.api import rollout as run
     from fibo_robot.envs.tasks import get_task, task_from_dict
+    from fibo_robot.hub.source import results_folder
     from fibo_robot.policies import load_policy
     from fibo_robot.training.checkpoint import load_checkpoint
 
@@ -59,7 +60,7 @@ def rollout(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_policy(checkpoint, device=device)
     task = task_from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
-    output = output or checkpoint / "rollouts"
+    output = output or results_folder(checkpoint) / "rollouts"
     saved = load_checkpoint(checkpoint)
     notes = [] if check_demos is None else [_check_demonstrations(check_demos, task, workers)]
     try:

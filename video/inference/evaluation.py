@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.numpy import save
 from fibo_robot.files import replace_atomically, write_bytes, write_json
 from fibo_robot.progress import track
 from fibo_robot.statistics import wilson_interval
-from fibo_robot.video.classifier import VideoClassifier
+from fibo_robot.video.classifier import ClipClassifier
 from fibo_robot.video.datasets.table import LabelledClip
 from fibo_robot.video.inference.predict import view_scores
 from fibo_robot.video.inference.views import read_views
@@ -96,7 +97,7 @@ class VideoTest:
 
 
 def evaluate_videos(
-    classifier: VideoClassifier, clips: Sequence[LabelledClip], *, views: int = 1, crops: int = 1
+    classifier: ClipClassifier, clips: Sequence[LabelledClip], *, views: int = 1, crops: int = 1
 ) -> VideoTest:
     """Classify labelled videos, `views` clips of each and `crops` squares of each clip.
 
@@ -104,12 +105,12 @@ def evaluate_videos(
         VideoDecodeError: not one of the videos could be read.
     """
     numbers = {label: number for number, label in enumerate(classifier.labels)}
-    size = classifier.image_size
+    cut = partial(classifier.squares, crops=crops)
     result = VideoTest(classifier.labels, [], np.empty(0), np.empty(0), {}, views, crops)
     targets, scores = [], []
     for clip in track(clips, "testing"):
         try:
-            batch = read_views(clip.path, classifier.sampling, classifier.cropping, size, views, crops)
+            batch = read_views(clip.path, classifier.sampling, cut, views)
         except VideoDecodeError as error:
             result.failures[str(clip.path)] = str(error)
             continue
