@@ -16,7 +16,7 @@ from fibo_robot.policies.models.base import PolicyError
 from fibo_robot.policies.models.denoising.network import ChunkNetwork
 
 if TYPE_CHECKING:
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    pass
 
 
 class Objective(ABC):
