@@ -220,6 +220,11 @@ class DemonstrationFile:
             raise DatasetError(f"{demo} of {self.path} has no {key!r}; it has: {', '.join(_keys(group))}.")
         return _array(group, key)
 
+    def array_keys(self, demo: str) -> list[str]:
+        """Names of a demonstration's arrays beside its observations, such as `actions` and `states`."""
+        group = self._demo(demo)
+        return [str(key) for key in group if isinstance(group[key], h5py.Dataset)]
+
     def attributes(self, demo: str) -> dict[str, Any]:
         """Attributes of one demonstration, such as `model_file`, `seed` and `success`."""
         return dict(self._demo(demo).attrs)

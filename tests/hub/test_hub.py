@@ -94,7 +94,10 @@ def test_what_the_hub_lacks_is_said(hub: Hub) -> None:
 def test_card_tells_what_was_measured_of_these_weights(classifier: Path) -> None:
     card = make_card(load_checkpoint(classifier), "owner/skills")
     assert "pipeline_tag: video-classification" in card.text
-    assert "| top-1 accuracy | 75.0 % | 50.0 to 90.0 % | 20 videos, 2 views x 3 crops |" in card.text
+    assert (
+        "| top-1 accuracy | 75.0 % | 50.0 to 90.0\N{NO-BREAK SPACE}% | 20 videos, 2 views x 3 crops |"
+        in card.text
+    )
     assert "attention `fibottention`" in card.text and ", ".join(LABELS) in card.text
     assert "data: name robots" in card.text and "![test: confusion matrix](test/confusion.png)" in card.text
     assert card.left_out == (classifier / "before" / "test.json",) and "before" not in card.text
@@ -122,8 +125,8 @@ def test_card_of_a_policy_has_its_rollouts_and_a_film(tmp_path: Path) -> None:
     }
     (folder / "rollouts" / "eval.json").write_text(json.dumps(evaluation))
     card = make_card(load_checkpoint(folder), "owner/lift")
-    row = "| success on lift | 90.0 % | 69.9 to 97.2 % | 20 episodes, seeds 100 to 120, 1 more did not"
-    assert row in card.text
+    assert "| success on lift | 90.0 % | 69.9 to 97.2\N{NO-BREAK SPACE}% |" in card.text
+    assert "| 20 episodes, seeds 100 to 120, 1 more did not run to their end |" in card.text
     assert "rollouts/videos/grid.mp4" in card.text and "seed_000001" not in card.text
     assert "fibo rollout hf:owner/lift" in card.text
     assert card.files == (Path("rollouts/eval.json"), Path("rollouts/videos/grid.mp4"))
