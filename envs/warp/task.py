@@ -13,7 +13,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from fibo_robot.envs.tasks import Task
     from fibo_robot.envs.warp.export import TaskExport
-    from fibo_robot.envs.warp.guard import Fault
     from fibo_robot.envs.warp.start_states import StartState, StartStates
 
 # Draws the present scene of every world: `pictures(keys)` gives uint8 tensors (num_worlds, 3, H, W) on the

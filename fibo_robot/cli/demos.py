@@ -54,15 +54,30 @@ def record(
 
 
 def convert(
-    raw: Annotated[Path, typer.Argument(help="File of robomimic or robosuite, with states.")],
-    output: Output,
+    raw: Annotated[Path, typer.Argument(help="File of robomimic or robosuite, or a dataset of LeRobot's v3.")],
+    output: Annotated[Path, typer.Option("--output", help="HDF5 file, or folder of LeRobot's v3, to make.")],
+    codec: Annotated[Literal["av1", "h264"], typer.Option("--codec", help="Of LeRobot's videos.")] = "av1",
     workers: Workers = 2,
     renderer: Renderer = "auto",
     image_size: ImageSize = None,
 ) -> None:
-    """Turn a raw file of robomimic or robosuite into one with pictures; interrupted, it continues."""
+    """Draw the pictures of a raw robomimic or robosuite file; or go to LeRobot's format v3, or back.
+
+    An output named .hdf5 is a robomimic file, any other a folder. Only conversions to HDF5 can be resumed.
+    """
     from fibo_robot.envs.demonstrations.convert import convert_demonstrations
 
+    if raw.is_dir() or output.suffix not in (".hdf5", ".h5"):
+        from fibo_robot.envs.demonstrations.lerobot.to_hdf5 import lerobot_to_hdf5
+        from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
+
+        with progress_bar(f"Converting {raw.name}") as progress:
+            if raw.is_dir():
+                episodes = lerobot_to_hdf5(raw, output, progress)
+            else:
+                episodes = write_lerobot(raw, output, codec, progress)
+        typer.echo(f"{output}: {episodes} demonstrations.")
+        return
     with progress_bar(f"Converting {raw.name}") as progress:
         done = convert_demonstrations(raw, output, image_size, renderer, workers, progress)
     typer.echo(

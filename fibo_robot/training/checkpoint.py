@@ -9,6 +9,7 @@
 Each file is replaced atomically, trainer.ckpt last, so a kill at any moment leaves a loadable directory.
 """
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -140,6 +142,20 @@ def load_checkpoint(source: Path | str) -> Checkpoint:
             f"({fibo_robot.__version__}). Upgrade with: pip install -U fibo-robot"
         )
     return Checkpoint(directory, name_of(source, directory), config, meta, state_dict)
+
+
+def state_digest(state_dict: Mapping[str, Any]) -> str:
+    """blake2b of a state dict, by which results name the weights they are of, wherever these lie.
+
+    It covers names, types, shapes and bytes of the tensors, by name; a module's extra state, which nothing of
+    ours has, is left out.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(state_dict.items()):
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def version_differences(meta: Mapping[str, Any]) -> list[str]:

@@ -325,5 +325,5 @@ def _usable(device: torch.device) -> torch.device:
     return device
 
 
-def _warp_worlds(task, num_worlds, obs_keys, device):  # noqa: ANN001, ANN202
+def _warp_worlds(task, num_worlds, obs_keys, device):
     raise NotImplementedError
