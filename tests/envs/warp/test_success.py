@@ -31,7 +31,7 @@ def scene_of(env: SimulationEnv, export: TaskExport) -> Scene:
 
 
 def episode(env: SimulationEnv, seed: int) -> Iterator[None]:
-    """An expert's episode, or random actions where there is none; each state with disturbed ones beside it."""
+    """An expert's episode, or random actions where there is none; and disturbed states."""
     generator = np.random.default_rng(seed)
     expert = None if env.task.name in ("tool_hang", "transport") else get_expert(env.task.name)
     env.start(seed)
