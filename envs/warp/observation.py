@@ -47,7 +47,9 @@ def check_keys(task: "Task", export: TaskExport, keys: Sequence[str]) -> None:
         )
 
 
-def single_spaces(task: Task, obs_keys: Sequence[str]) -> tuple[gymnasium.spaces.Dict, gymnasium.spaces.Box]:
+def single_spaces(
+    task: "Task", obs_keys: Sequence[str]
+) -> tuple[gymnasium.spaces.Dict, gymnasium.spaces.Box]:
     """Observation and action spaces of one world."""
     spaces = {}
     for key in obs_keys:
