@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.envs.simulation.object_state import SCENE_OBJECTS
-from fibo_robot.envs.warp.physics import Physics
+from fibo_robot.envs.warp.physics.worlds import Physics
 from fibo_robot.files import replace_atomically
 
 FaultKind = Literal["contacts", "constraints", "not_finite", "workspace"]

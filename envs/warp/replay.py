@@ -15,7 +15,7 @@ import torch
 from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
 from fibo_robot.envs.demonstrations.replay import check_replayable, check_states
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.warp.start_states import StartState
+from fibo_robot.envs.warp.exporting.start_states import StartState
 from fibo_robot.envs.warp.task import WarpTask
 
 _BATCH = 32  # demonstrations at once on a CPU

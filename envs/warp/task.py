@@ -15,14 +15,14 @@ from torch import Tensor
 
 from fibo_robot.envs.simulation.object_state import SCENE_OBJECTS
 from fibo_robot.envs.tasks import Task, get_task
-from fibo_robot.envs.warp.capacity import CAPACITIES, Capacity, memory_needed
 from fibo_robot.envs.warp.errors import WarpError
-from fibo_robot.envs.warp.export import TaskExport, cache_folder
-from fibo_robot.envs.warp.from_robosuite import cached_export
-from fibo_robot.envs.warp.observation import check_keys, observe, single_spaces
+from fibo_robot.envs.warp.exporting.export import TaskExport, cache_folder
+from fibo_robot.envs.warp.exporting.from_robosuite import cached_export
+from fibo_robot.envs.warp.exporting.start_states import StartState, StartStates
+from fibo_robot.envs.warp.physics.capacity import CAPACITIES, Capacity, memory_needed
+from fibo_robot.envs.warp.rules.observation import check_keys, observe, single_spaces
+from fibo_robot.envs.warp.rules.success import Judgement, judge
 from fibo_robot.envs.warp.runtime import check_memory, compilation_notice, import_warp, resolve_device
-from fibo_robot.envs.warp.start_states import StartState, StartStates
-from fibo_robot.envs.warp.success import Judgement, judge
 
 if TYPE_CHECKING:
     from fibo_robot.envs.warp.guard import Fault
@@ -106,7 +106,7 @@ class WarpTask(gymnasium.vector.VectorEnv):
         check_memory(needed, num_worlds, self.device)
         # Only now, with versions and device checked, the modules that import Warp.
         from fibo_robot.envs.warp import guard
-        from fibo_robot.envs.warp.physics import Physics
+        from fibo_robot.envs.warp.physics.worlds import Physics
 
         self._guard = guard
         with compilation_notice(self.device):

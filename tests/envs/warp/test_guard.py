@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fibo_robot.envs.warp.capacity import Capacity
-from fibo_robot.envs.warp.export import TaskExport
+from fibo_robot.envs.warp.exporting.export import TaskExport
+from fibo_robot.envs.warp.exporting.start_states import StartState, StartStates
 from fibo_robot.envs.warp.guard import Fault
-from fibo_robot.envs.warp.start_states import StartState, StartStates
+from fibo_robot.envs.warp.physics.capacity import Capacity
 from fibo_robot.envs.warp.task import WarpTask
 from tests.envs.warp.conftest import LIFT
 

@@ -19,12 +19,12 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from fibo_robot.envs.warp import kernels
-from fibo_robot.envs.warp.capacity import Capacity
-from fibo_robot.envs.warp.controller import ArmController
-from fibo_robot.envs.warp.export import TaskExport
-from fibo_robot.envs.warp.scene import Scene
-from fibo_robot.envs.warp.sizes import WorldSizes
+from fibo_robot.envs.warp.exporting.export import TaskExport
+from fibo_robot.envs.warp.physics import contact_kernels as kernels
+from fibo_robot.envs.warp.physics.capacity import Capacity
+from fibo_robot.envs.warp.physics.controller import ArmController
+from fibo_robot.envs.warp.physics.sizes import WorldSizes
+from fibo_robot.envs.warp.rules.scene import Scene
 
 ACTION_SIZE = 7  # entries of an action per arm
 

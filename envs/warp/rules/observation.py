@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fibo_robot.envs.simulation.object_state import OBJECT_STATES, Entry, SceneObject
 from fibo_robot.envs.warp.errors import WarpError
-from fibo_robot.envs.warp.export import Arm, TaskExport
-from fibo_robot.envs.warp.scene import Scene, conjugate, multiply, rotate, upper, w_last
+from fibo_robot.envs.warp.exporting.export import Arm, TaskExport
+from fibo_robot.envs.warp.rules.scene import Scene, conjugate, multiply, rotate, upper, w_last
 
 if TYPE_CHECKING:
     from fibo_robot.envs.tasks import Task

@@ -9,8 +9,8 @@ import warp as wp
 from scipy.spatial.transform import Rotation
 
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.warp.export import Arm
-from fibo_robot.envs.warp.start_states import StartState
+from fibo_robot.envs.warp.exporting.export import Arm
+from fibo_robot.envs.warp.exporting.start_states import StartState
 from fibo_robot.envs.warp.task import WarpTask
 
 pytestmark = [pytest.mark.sim, pytest.mark.warp, pytest.mark.slow]  # Warp compiles its kernels
