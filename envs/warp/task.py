@@ -312,6 +312,10 @@ class WarpTask(gymnasium.vector.VectorEnv):
         """World positions `(W, arms, 3)` of the grippers, metres."""
         return self._physics.scene.site_pos[:, [arm.eef_site for arm in self.export.arms]]
 
+    def usage(self) -> Capacity:
+        """What the last control step took at most: contacts per world, constraints of one world."""
+        return self._physics.usage()
+
     def close_extras(self, **kwargs: Any) -> None:
         """Release the device's memory; gymnasium's :meth:`close` calls it."""
         del self._physics, self.model, self.data

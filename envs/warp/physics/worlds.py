@@ -116,6 +116,11 @@ class Physics:
             with wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(self._device))):
                 yield
 
+    def usage(self) -> Capacity:
+        """What the last control step took at most: contacts per world, constraints of one world."""
+        contacts = -(-int(self.peaks.contacts) // self.data.nworld)
+        return Capacity(contacts, int(self.peaks.constraints.max()))
+
     def states(self) -> Tensor:
         """Flat states `(W, 1 + nq + nv)`, float32, in a tensor of their own."""
         return torch.cat([self._state["time"][:, None], self._state["qpos"], self._state["qvel"]], 1)
