@@ -54,7 +54,7 @@ def record(
 
 
 def convert(
-    raw: Annotated[Path, typer.Argument(help="File of robomimic or robosuite, or a dataset of LeRobot's v3.")],
+    raw: Annotated[Path, typer.Argument(help="File of robomimic or robosuite, or LeRobot's v3 dataset.")],
     output: Annotated[Path, typer.Option("--output", help="HDF5 file, or folder of LeRobot's v3, to make.")],
     codec: Annotated[Literal["av1", "h264"], typer.Option("--codec", help="Of LeRobot's videos.")] = "av1",
     workers: Workers = 2,
@@ -91,12 +91,20 @@ def replay(
         Literal["states", "actions"], typer.Option("--by", help="Show states, or play actions.")
     ] = "states",
     workers: Workers = 2,
+    engine: Annotated[
+        Literal["local", "warp"],
+        typer.Option("--engine", help="robosuite, or its actions in batched worlds beside robosuite."),
+    ] = "local",
+    device: Annotated[str, typer.Option("--device", help="Of the batched worlds: cpu or cuda.")] = "cpu",
     json_file: JsonFile = None,
 ) -> None:
     """Say how many demonstrations still end in success when they are played again.
 
     By actions, the result is also kept beside the file, as NAME.replay.json, unless --json says where.
     """
+    if engine == "warp":
+        _compare_engines(path, device, json_file)
+        return
     from fibo_robot.envs.demonstrations.replay import replay_demonstrations
 
     with progress_bar(f"Replaying {path.name}") as progress:
@@ -112,6 +120,17 @@ def replay(
     drift = result["max_object_drift"]
     off = "" if drift is None else f" The object was off by at most {100 * drift:.2f} cm."
     typer.echo(f"{path}: {done.successes} of {len(done.demos)} replays by {by} end in success.{note}{off}")
+
+
+def _compare_engines(path: Path, device: str, json_file: str | None) -> None:
+    from fibo_robot.envs.warp.replay import compare_replays
+
+    with progress_bar(f"Replaying {path.name} twice") as progress:
+        done = compare_replays(path, device, progress)
+    if json_file is not None:
+        write_result(json_file, done.to_dict())
+    if json_file != "-":
+        typer.echo(done.to_text())
 
 
 def skills(
