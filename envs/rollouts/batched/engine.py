@@ -28,7 +28,8 @@ from fibo_robot.envs.rollouts.episodes import Episode, Session
 from fibo_robot.envs.rollouts.identity import policy_device
 from fibo_robot.envs.rollouts.scheduler import not_finite
 from fibo_robot.envs.rollouts.worker_engine import one_thread
-from fibo_robot.interfaces import Policy
+from fibo_robot.extras import require
+from fibo_robot.interfaces import Policy, Task
 
 # A second try runs among an eighth of the worlds.
 _FEWER = 8
@@ -116,7 +117,7 @@ class BatchedEngine:
         failures: dict[int, str],
         last: bool,
     ) -> Iterator[Finished]:
-        """One pass over `seeds` in `count` worlds; what fails goes into `failures`, or is an error at last."""
+        """One pass over `seeds`; what fails goes into `failures`, or is an error in the `last` pass."""
         worlds = self._make(plan.task, count, list(policy.shape_meta.obs), self._device)
         try:
             run = _Pass(worlds, plan, policy, self._add)
@@ -174,6 +175,7 @@ class _Pass:
                 for world in over:
                     yield self._end(world)
                 begun = self._fill(over, pending)
+                self._worlds.rest([world for world in over if world not in begun])
                 if self._tallies.running.any():
                     self._look(begun)
         finally:
@@ -325,5 +327,10 @@ def _usable(device: torch.device) -> torch.device:
     return device
 
 
-def _warp_worlds(task, num_worlds, obs_keys, device):  # noqa: ANN001, ANN202
-    raise NotImplementedError
+def _warp_worlds(
+    task: Task, num_worlds: int, obs_keys: Sequence[str], device: torch.device
+) -> BatchedEnv:
+    require("mujoco_warp", extra="warp", purpose="The engine warp")
+    from fibo_robot.envs.rollouts.batched.warp import WarpWorlds
+
+    return WarpWorlds(task, num_worlds, obs_keys, device)

@@ -79,9 +79,8 @@ def test_histories_and_chunks_are_those_of_a_single_world(n_obs_steps: int, n_ac
     meta = TASK.shape_meta(n_obs_steps, 4, n_action_steps)
     one = rollout(Remembering(meta, 0.2), TASK, SEEDS[:6], workers=1, batch_size=3)
     batched = BatchedEngine(3, "cpu", maker())
-    assert outcomes(
-        rollout(Remembering(meta, 0.2), TASK, SEEDS[:6], batch_size=3, engine=batched)
-    ) == outcomes(one)
+    many = rollout(Remembering(meta, 0.2), TASK, SEEDS[:6], batch_size=3, engine=batched)
+    assert outcomes(many) == outcomes(one)
 
 
 def test_a_free_world_takes_the_next_seed_and_all_are_looked_at_once_a_chunk() -> None:
@@ -95,6 +94,8 @@ def test_a_free_world_takes_the_next_seed_and_all_are_looked_at_once_a_chunk() -
     assert log[:begun].count("look") == first[0]
     chunks = sum(-(-episode.length // 4) for episode in evaluation.episodes)
     assert log.count("look") < chunks, "worlds looked one by one"
+    rested = [int(event.removeprefix("rest ")) for event in log if event.startswith("rest")]
+    assert sorted(rested) == [0, 1, 2], "a world was left running without an episode"
 
 
 def test_an_invalid_world_is_played_again_among_fewer_and_then_given_up(
