@@ -4,15 +4,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fibo_robot.envs.simulation.rendering import FIXES, RendererError
+from fibo_robot.envs.simulation.rendering import FIXES, SHADING_VERSION, RendererError
 from fibo_robot.envs.simulation.untyped import MjModel
-from fibo_robot.envs.simulation.warp_shading import SHADING_VERSION, Shading, shade
+from fibo_robot.envs.simulation.warp_shading import Shading, shade
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # What of a world's state is drawn; names are the same in `mujoco.MjData`.
-POSES = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir", "flexvert_xpos")
+POSES = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
 
 
 class WarpCameras:

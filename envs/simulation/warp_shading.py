@@ -11,7 +11,8 @@ plane or mesh coordinates, and no transparency. MuJoCo's OpenGL has a lamp on th
   attenuation is s: six of them around the scene are ambient light, one behind each camera its lamp;
 * geometry that lets through more than half of the light is left out, so that what lies behind it is seen.
 
-The numbers were chosen on scenes of seeds 0 to 3 of each task; docs/gpu-rollouts.md reports on others.
+Whoever changes a number or a rule here changes :data:`fibo_robot.envs.simulation.rendering.SHADING_VERSION`.
+The numbers were chosen on scenes of seeds 0 and 1; docs/gpu-rollouts.md reports on others.
 """
 
 import copy
@@ -22,9 +23,6 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 
 from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
-
-# Changes whenever a number or a rule here does: pictures of another version are another renderer's.
-SHADING_VERSION = 2  # version 1: Warp's own lights and materials, colours times 0.8
 
 _VISUAL_GROUP, _HIDDEN_GROUP = 1, 5  # robosuite draws group 1; of six groups, nothing else uses the last
 _DEFAULT_COLOUR = (0.5, 0.5, 0.5, 1.0)  # MuJoCo's for a geom without one: then its material's counts
@@ -100,9 +98,7 @@ def shade(model: MjModel, shading: Shading | None = None) -> ShadedModel:
         if material.colour[3] < shading.opaque_from:
             host.geom_group[geom] = _HIDDEN_GROUP
         if material.texture >= 0:
-            smoothing[material.texture] = min(
-                material.smoothing, smoothing.get(material.texture, math.inf)
-            )
+            smoothing[material.texture] = min(material.smoothing, smoothing.get(material.texture, math.inf))
     for texture, texels in smoothing.items():
         image = _texels(host, texture)
         image[...] = uniform_filter(image.astype(np.float32), (texels, texels, 0), mode="wrap")

@@ -28,7 +28,7 @@ from fibo_robot.envs.rollouts.episodes import Episode, Session
 from fibo_robot.envs.rollouts.identity import policy_device
 from fibo_robot.envs.rollouts.scheduler import not_finite
 from fibo_robot.envs.rollouts.worker_engine import one_thread
-from fibo_robot.extras import require
+from fibo_robot.extras import installed_version, require
 from fibo_robot.interfaces import Policy, Task
 
 # A second try runs among an eighth of the worlds.
@@ -63,7 +63,8 @@ class BatchedEngine:
             raise ValueError("worlds must be at least 1")
         self._device = _usable(torch.device(device))
         self._count, self._make = worlds, make or _warp_worlds
-        self.simulation = f"mujoco_warp on {self._device.type}"
+        version = "" if make else f" {_installed()}"
+        self.simulation = f"mujoco_warp{version} on {self._device.type}"
         self.reproducible = self._device.type == "cpu"
         self._plan: Plan | None = None
         self._account: Session | None = None
@@ -327,9 +328,11 @@ def _usable(device: torch.device) -> torch.device:
     return device
 
 
-def _warp_worlds(
-    task: Task, num_worlds: int, obs_keys: Sequence[str], device: torch.device
-) -> BatchedEnv:
+def _installed() -> str:
+    return installed_version("mujoco-warp", extra="warp", purpose="The engine warp")
+
+
+def _warp_worlds(task: Task, num_worlds: int, obs_keys: Sequence[str], device: torch.device) -> BatchedEnv:
     require("mujoco_warp", extra="warp", purpose="The engine warp")
     from fibo_robot.envs.rollouts.batched.warp import WarpWorlds
 

@@ -30,6 +30,8 @@ class WarpWorlds:
                 f"The policy sees pictures drawn by {task.renderer}, these worlds are drawn by warp. Train it "
                 "on pictures of warp (fibo demos convert RAW --renderer warp), or use --engine local."
             )
+        if cameras:
+            task.quality.check_shading()
         self._simulator = WarpTask(task, num_worlds, str(device), obs_keys=obs_keys)
         self.num_worlds, self.device = num_worlds, device
         self._films: dict[tuple[str, int, int], WarpCameras] = {}
@@ -78,15 +80,11 @@ class WarpWorlds:
         self._cameras = None
         self._simulator.close()
 
-    def _make_cameras(
-        self, cameras: Sequence[str], height: int, width: int, num_worlds: int
-    ) -> WarpCameras:
+    def _make_cameras(self, cameras: Sequence[str], height: int, width: int, num_worlds: int) -> WarpCameras:
         model = self._simulator.mujoco_model
         return WarpCameras(model, self._simulator.model, cameras, height, width, num_worlds)
 
     def _draw(self, obs_keys: Sequence[str]) -> Mapping[str, Tensor]:
         assert self._cameras is not None, "asked for pictures that were not announced"
-        pictures = self._cameras.draw(
-            self._simulator.data, [key.removesuffix("_image") for key in obs_keys]
-        )
+        pictures = self._cameras.draw(self._simulator.data, [key.removesuffix("_image") for key in obs_keys])
         return {key: pictures[key.removesuffix("_image")] for key in obs_keys}
