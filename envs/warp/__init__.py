@@ -1,4 +1,4 @@
-"""Many worlds of one task on one device, by MuJoCo Warp: robosuite's own models, controller and success rules.
+"""Many worlds of one task on one device: robosuite's models, controller and success rules on MuJoCo Warp.
 
 :class:`WarpTask` is the door. Importing this imports neither torch nor warp.
 """

@@ -1,0 +1,227 @@
+"""Recorded actions played by both simulators, side by side: do outcomes agree, and how far do paths part?
+
+Nothing corrects the actions on the way, so the two part where contacts amplify what float32 rounds. Before
+the first contact of hand and object they must not.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
+from fibo_robot.envs.demonstrations.replay import check_replayable, check_states
+from fibo_robot.envs.simulation.environment import SimulationEnv
+from fibo_robot.envs.warp.start_states import StartState
+from fibo_robot.envs.warp.task import WarpTask
+
+_BATCH = 32  # demonstrations at once on a CPU
+
+
+@dataclass(frozen=True)
+class ComparedDemo:
+    """One demonstration in both simulators.
+
+    Attributes:
+        demo: its name.
+        steps: its length.
+        success, reference_success: solved at some step, by MuJoCo Warp and by robosuite.
+        error: what broke down in the batched simulation; None: nothing.
+        first_contact: control steps before hand and objects first touched; `steps` where they never did.
+        path_before_contact: largest distance of the grippers of both simulators until then, metres.
+        path: the same over the whole episode.
+        objects: largest distance of an object over the whole episode, metres.
+        judged_alike: steps at which both success rules agreed on the batched simulation's own state.
+    """
+
+    demo: str
+    steps: int
+    success: bool
+    reference_success: bool
+    error: str | None
+    first_contact: int
+    path_before_contact: float
+    path: float
+    objects: float
+    judged_alike: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All demonstrations of a file.
+
+    Attributes:
+        path: the file.
+        env_name: robosuite's environment.
+        device: where the batched simulation ran.
+        demos: one entry per demonstration, in order.
+    """
+
+    path: Path
+    env_name: str
+    device: str
+    demos: tuple[ComparedDemo, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready summary with every row."""
+        rows = [asdict(demo) for demo in self.demos]
+        return {
+            "path": str(self.path),
+            "env_name": self.env_name,
+            "device": self.device,
+            "demonstrations": len(rows),
+            "equal_outcomes": sum(demo.success == demo.reference_success for demo in self.demos),
+            "successes": sum(demo.success for demo in self.demos),
+            "reference_successes": sum(demo.reference_success for demo in self.demos),
+            "errors": sum(demo.error is not None for demo in self.demos),
+            "max_path_before_contact": max(demo.path_before_contact for demo in self.demos),
+            "states_judged": sum(demo.steps for demo in self.demos),
+            "states_judged_alike": sum(demo.judged_alike for demo in self.demos),
+            "demos": rows,
+        }
+
+
+@dataclass
+class _Track:
+    """What one simulator did in one episode: after every step."""
+
+    hands: list[np.ndarray]
+    objects: list[np.ndarray]
+    success: list[bool]
+    touched: list[bool]
+
+
+def compare_replays(
+    path: Path | str,
+    device: str = "cpu",
+    count: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Comparison:
+    """Play demonstrations' actions from their first states in robosuite and, together, in MuJoCo Warp.
+
+    Args:
+        path: a file whose demonstrations have states.
+        device: for MuJoCo Warp.
+        count: how many, the first ones; default: all.
+        progress: called with the control steps done and wanted.
+
+    Raises:
+        DatasetError: if the file cannot be used, or its states do not fit the task.
+        WarpError: the batched simulation cannot start.
+    """
+    with DemonstrationFile(path) as file:
+        check_replayable(file)
+        demos = file.demos[:count]
+        total = 2 * sum(file.length(demo) for demo in demos)
+        done = 0
+        env = SimulationEnv(file.task(), [], render_mode=None)
+        compared: list[ComparedDemo] = []
+        try:
+            for first in range(0, len(demos), _BATCH):
+                batch = demos[first : first + _BATCH]
+                starts, references = [], []
+                for demo in batch:
+                    start, reference = _reference(env, file, demo)
+                    starts.append(start)
+                    references.append(reference)
+                    done += file.length(demo)
+                    progress(done, total)
+                actions = [file.actions(demo) for demo in batch]
+                tracks, states, errors = _batched(file, starts, actions, device)
+                for index, demo in enumerate(batch):
+                    env.take_geometry(file.attributes(demo).get("model_file"))
+                    alike = _judged_alike(env, states[index], tracks[index].success)
+                    compared.append(_compare(demo, tracks[index], references[index], errors[index], alike))
+                    done += file.length(demo)
+                    progress(done, total)
+        finally:
+            env.close()
+        return Comparison(Path(path), file.task().env_name, device, tuple(compared))
+
+
+def _reference(env: SimulationEnv, file: DemonstrationFile, demo: str) -> tuple[StartState, _Track]:
+    """The episode in robosuite, and where it begins."""
+    states = file.states(demo)
+    check_states(env, states, f"{demo} of {file.path}")
+    env.take_geometry(file.attributes(demo).get("model_file"))
+    env.reset_to(states[0])
+    start = StartState.of(env)
+    track = _Track([], [], [], [])
+    for action in file.actions(demo):
+        track.success.append(env.advance(action).success)
+        track.hands.append(_hands(env))
+        track.objects.append(np.stack(list(env.object_positions().values())))
+        track.touched.append(_hand_touches(env))
+    return start, track
+
+
+def _hands(env: SimulationEnv) -> np.ndarray:
+    data = env._robosuite.sim.data
+    return np.stack([data.site_xpos[robot.eef_site_id["right"]] for robot in env._robosuite.robots])
+
+
+def _hand_touches(env: SimulationEnv) -> bool:
+    """Whether a gripper touches anything but itself."""
+    model, data = env._model, env._robosuite.sim.data._data
+    for geoms in data.contact.geom:
+        ours = ["gripper" in model.body(int(model.geom(int(geom)).bodyid[0])).name for geom in geoms]
+        if any(ours) and not all(ours):
+            return True
+    return False
+
+
+def _batched(
+    file: DemonstrationFile, starts: Sequence[StartState], actions: Sequence[np.ndarray], device: str
+) -> tuple[list[_Track], list[list[np.ndarray]], list[str | None]]:
+    worlds = WarpTask(file.task(), len(starts), device)
+    worlds.start_from(starts)
+    tracks = [_Track([], [], [], []) for _ in starts]
+    states: list[list[np.ndarray]] = [[] for _ in starts]
+    arms = worlds.export.arms
+    for step in range(max(map(len, actions))):
+        rows = [taken[min(step, len(taken) - 1)] for taken in actions]
+        info = worlds.advance(torch.from_numpy(np.stack(rows)))
+        hands = worlds.hand_positions().cpu().numpy()
+        objects = torch.stack(list(worlds.object_positions().values()), 1).cpu().numpy()
+        flat, success = worlds.states().cpu().numpy(), info["success"].tolist()
+        for world, taken in enumerate(actions):
+            if step < len(taken):
+                tracks[world].hands.append(hands[world][: len(arms)])
+                tracks[world].objects.append(objects[world])
+                tracks[world].success.append(success[world])
+                states[world].append(flat[world])
+    errors = [
+        worlds.faults[world].message if world in worlds.faults else None for world in range(len(starts))
+    ]
+    worlds.close()
+    return tracks, states, errors
+
+
+def _judged_alike(env: SimulationEnv, states: Sequence[np.ndarray], success: Sequence[bool]) -> int:
+    """How often robosuite's own rule agrees, asked about the batched simulation's states."""
+    alike = 0
+    for state, said in zip(states, success, strict=True):
+        env.show_state(state.astype(np.float64))
+        alike += env.success == said
+    return alike
+
+
+def _compare(demo: str, track: _Track, reference: _Track, error: str | None, alike: int) -> ComparedDemo:
+    hands = np.linalg.norm(np.array(track.hands) - np.array(reference.hands), axis=-1).max(1)
+    objects = np.linalg.norm(np.array(track.objects) - np.array(reference.objects), axis=-1).max(1)
+    contact = next((step for step, touched in enumerate(reference.touched) if touched), len(hands))
+    return ComparedDemo(
+        demo=demo,
+        steps=len(hands),
+        success=any(track.success),
+        reference_success=any(reference.success),
+        error=error,
+        first_contact=contact,
+        path_before_contact=float(hands[:contact].max(initial=0.0)),
+        path=float(hands.max()),
+        objects=float(objects.max()),
+        judged_alike=alike,
+    )
