@@ -1,15 +1,15 @@
-"""Pictures of many worlds at once by MuJoCo Warp's ray renderer: on its device, and without a copy to the host."""
+"""Pictures of many worlds at once by MuJoCo Warp's ray renderer, on its device and never on the host."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from fibo_robot.envs.simulation.rendering import FIXES, SHADING_VERSION, RendererError
 from fibo_robot.envs.simulation.untyped import MjModel
 from fibo_robot.envs.simulation.warp_shading import Shading, shade
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # What of a world's state is drawn; names are the same in `mujoco.MjData`.
 POSES = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
@@ -98,7 +98,7 @@ class WarpCameras:
 
     def draw(
         self, warp_data: Any, cameras: Sequence[str] | None = None, geom_size: Any = None
-    ) -> "dict[str, Tensor]":
+    ) -> dict[str, Tensor]:
         """Pictures of the present scene of every world.
 
         Args:
@@ -126,13 +126,13 @@ class WarpCameras:
                 positions[:, -1] = eyes[:, number] + self._shaded.lamp * axes[:, number, :, 2]
                 self._mujoco_warp.render(model, scene, context)
                 packed = warp.to_torch(context.rgb_data)  # blue, green, red, 255 from the lowest byte on
-                texels = packed.view(_byte()).reshape(*self._size, 4)
+                texels = packed.view(torch.uint8).reshape(*self._size, 4)
                 pictures[name] = texels[..., [2, 1, 0]].permute(0, 3, 1, 2).contiguous()
         return pictures
 
 
 def one_world(warp_data: Any, world: int) -> Any:
-    """A view of one of many worlds, for a :class:`WarpCameras` of one; only what is drawn is of that world."""
+    """A view of one of many worlds, for a :class:`WarpCameras` of one; only what is drawn is its own."""
     poses = {name: getattr(warp_data, name)[world : world + 1] for name in POSES}
     return dataclasses.replace(warp_data, nworld=1, **poses)
 
@@ -156,9 +156,3 @@ def import_warp() -> tuple[Any, Any]:
     except ImportError as error:
         raise RendererError(f"The renderer warp is not installed: {FIXES['warp']}.") from error
     return warp, mujoco_warp
-
-
-def _byte() -> Any:
-    import torch
-
-    return torch.uint8

@@ -1,8 +1,8 @@
 """Pictures of one world by MuJoCo Warp's ray renderer, which needs no GL library and is the fastest on a CPU.
 
 They are the batched renderer's (:mod:`fibo_robot.envs.simulation.warp_pictures`), bit for bit, and close to
-OpenGL's but not the same: no reflections, no smoothing of edges, textures only on planes and meshes. So a policy
-is trained and evaluated on one of the two, and the task says on which.
+OpenGL's but not the same: no reflections, no smoothing of edges, textures only on planes and meshes. So a
+policy is trained and evaluated on one of the two, and the task says on which.
 """
 
 from typing import Any

@@ -4,8 +4,8 @@ Warp's renderer knows white lights of full strength, ambient light of its own, o
 plane or mesh coordinates, and no transparency. MuJoCo's OpenGL has a lamp on the camera (0.4), ambient light
 (0.1), spots with a soft edge, and textures on boxes. What is set here brings the first close to the second:
 
-* every geom has a material of its own. Where Warp has no texture coordinates (boxes, cylinders, meshes without
-  any) its colour is the texture's mean. A highlight that is spread over all directions brightens the colour;
+* every geom has a material of its own. Where Warp has no texture coordinates (boxes, cylinders, meshes
+  without any) its colour is the texture's mean. A highlight without a direction brightens the colour;
 * textures in sRGB are made linear, as OpenGL reads them, and smoothed: Warp has no mipmaps;
 * Warp's ambient light is off. A light of strength s far away is a point light at the distance where Warp's
   attenuation is s: six of them around the scene are ambient light, one behind each camera its lamp;

@@ -67,8 +67,8 @@ class RayBatchedEngine:
         if there < self._count:
             self.close()
             raise RolloutError(
-                f"{self._count} actors need {self._count} {resource}s, the Ray cluster has {there}. Use fewer "
-                "--workers, or another --device."
+                f"{self._count} actors need {self._count} {resource}s, the Ray cluster has {there}. Use "
+                "fewer --workers, or another --device."
             )
         self._plan: Plan | None = None
         self._sessions: list[Session] = []

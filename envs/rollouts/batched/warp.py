@@ -27,8 +27,8 @@ class WarpWorlds:
         cameras = [key.removesuffix("_image") for key in obs_keys if key in task.image_keys]
         if cameras and task.renderer != "warp":
             raise RolloutError(
-                f"The policy sees pictures drawn by {task.renderer}, these worlds are drawn by warp. Train it "
-                "on pictures of warp (fibo demos convert RAW --renderer warp), or use --engine local."
+                f"The policy sees pictures drawn by {task.renderer}, these worlds are drawn by warp. Train "
+                "it on pictures of warp (fibo demos convert FILE --renderer warp), or use --engine local."
             )
         if cameras:
             task.quality.check_shading()

@@ -1,4 +1,4 @@
-"""`fibo bench rollout`: rollouts against robomimic's own loop, or many worlds on a device against processes."""
+"""`fibo bench rollout`: processes against robomimic's own loop, or worlds on a device against processes."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_the_version_of_the_shading_travels_with_the_task_and_another_is_refused
     assert old.quality.shading == 1 != SHADING_VERSION
 
     class Trained(Policy):
-        meta = {"task": recorded}
+        meta: ClassVar = {"task": recorded}
 
     with pytest.raises(RolloutError, match="trained on another task: quality differs"):
         choose_task(Trained(), LIFT, allow_other_task=False)
