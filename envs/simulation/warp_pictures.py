@@ -51,7 +51,7 @@ class WarpCameras:
             lights = (num_worlds, self._shaded.num_lights)
             self._light_xpos = self._warp.zeros(lights, dtype=self._warp.vec3)
             self._light_xdir = self._warp.zeros(lights, dtype=self._warp.vec3)
-            self._context, self._cameras = self._contexts(ids)
+            self._layers = [self._contexts(ids, groups) for groups in self._shaded.layers]
         around = self._warp.to_torch(self._light_xpos).new_tensor(self._shaded.around)
         self._warp.to_torch(self._light_xpos)[:, self._shaded.spots : -1] = around
 
@@ -63,8 +63,8 @@ class WarpCameras:
             arrays[name] = self._warp.array(values, dtype=dtype)
         return dataclasses.replace(warp_model, nlight=self._shaded.num_lights, **arrays)
 
-    def _contexts(self, ids: dict[str, int]) -> tuple[Any, dict[str, Any]]:
-        """The scene's ray context, and a view of it per camera: a lamp moves with each."""
+    def _contexts(self, ids: dict[str, int], groups: Sequence[int]) -> tuple[Any, dict[str, tuple[int, Any]]]:
+        """The ray context of some groups, and by camera its number and a view: a lamp moves with each."""
         num_worlds, height, width = self._size
         host = self._shaded.host
         names = sorted(ids, key=ids.__getitem__)  # the order in which the context holds them
@@ -77,7 +77,7 @@ class WarpCameras:
             render_depth=False,
             render_seg=False,
             use_ambient_lighting=False,
-            enabled_geom_groups=list(self._shaded.groups),
+            enabled_geom_groups=list(groups),
             cam_active=[index in ids.values() for index in range(host.ncam)],
             render_skybox=self._shaded.skybox,
         )
@@ -119,16 +119,25 @@ class WarpCameras:
         model = self._model if geom_size is None else dataclasses.replace(self._model, geom_size=geom_size)
         pictures = {}
         with warp.ScopedDevice(self._device):
-            self._mujoco_warp.refit_bvh(model, scene, self._context)
-            for name in self._cameras if cameras is None else cameras:
-                number, context = self._cameras[name]
+            for context, _ in self._layers:
+                self._mujoco_warp.refit_bvh(model, scene, context)
+            for name in self._layers[0][1] if cameras is None else cameras:
+                number, _ = self._layers[0][1][name]
                 # A camera looks along its negative third axis: the lamp is behind it.
                 positions[:, -1] = eyes[:, number] + self._shaded.lamp * axes[:, number, :, 2]
-                self._mujoco_warp.render(model, scene, context)
-                packed = warp.to_torch(context.rgb_data)  # blue, green, red, 255 from the lowest byte on
-                texels = packed.view(torch.uint8).reshape(*self._size, 4)
-                pictures[name] = texels[..., [2, 1, 0]].permute(0, 3, 1, 2).contiguous()
+                drawn = [self._trace(model, scene, views[name][1]) for _, views in self._layers]
+                if len(drawn) > 1:
+                    mixed = torch.lerp(drawn[0].float(), drawn[1].float(), self._shaded.opacity)
+                    drawn = [mixed.round().to(torch.uint8)]
+                pictures[name] = drawn[0]
         return pictures
+
+    def _trace(self, model: Any, scene: Any, context: Any) -> Tensor:
+        """One camera of every world, uint8 `(N, 3, height, width)`."""
+        self._mujoco_warp.render(model, scene, context)
+        packed = self._warp.to_torch(context.rgb_data)  # blue, green, red, 255 from the lowest byte on
+        texels = packed.view(torch.uint8).reshape(*self._size, 4)
+        return texels[..., [2, 1, 0]].permute(0, 3, 1, 2).contiguous()
 
 
 def one_world(warp_data: Any, world: int) -> Any:

@@ -9,7 +9,7 @@ plane or mesh coordinates, and no transparency. MuJoCo's OpenGL has a lamp on th
 * textures in sRGB are made linear, as OpenGL reads them, and smoothed: Warp has no mipmaps;
 * Warp's ambient light is off. A light of strength s far away is a point light at the distance where Warp's
   attenuation is s: six of them around the scene are ambient light, one behind each camera its lamp;
-* geometry that lets through more than half of the light is left out, so that what lies behind it is seen.
+* what is transparent is drawn opaque in a second picture, which is laid over the first with its opacity.
 
 Whoever changes a number or a rule here changes :data:`fibo_robot.envs.simulation.rendering.SHADING_VERSION`.
 The numbers were chosen on scenes of seeds 0 and 1; docs/gpu-rollouts.md reports on others.
@@ -24,7 +24,7 @@ from scipy.ndimage import uniform_filter
 
 from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
 
-_VISUAL_GROUP, _HIDDEN_GROUP = 1, 5  # robosuite draws group 1; of six groups, nothing else uses the last
+_VISUAL_GROUP, _GLASS_GROUP = 1, 5  # robosuite draws group 1; of six groups, nothing else uses the last
 _DEFAULT_COLOUR = (0.5, 0.5, 0.5, 1.0)  # MuJoCo's for a geom without one: then its material's counts
 _POINT_LIGHT = 2
 
@@ -37,7 +37,6 @@ class Shading:
         exposure: factor of all colours; with it, the strength of a spot light relative to the others.
         headlight: strength of the lamp behind a camera, before `exposure`.
         ambient: of each of the six lights around the scene, before `exposure`.
-        opaque_from: geometry of less opacity is left out.
         detail: textures are smoothed over so many metres.
         gloss: how much a highlight without a direction adds to a colour, per unit of its strength.
     """
@@ -45,7 +44,6 @@ class Shading:
     exposure: float = 0.75
     headlight: float = 0.62
     ambient: float = 0.09
-    opaque_from: float = 0.5
     detail: float = 0.01
     gloss: float = 1.0
 
@@ -55,8 +53,9 @@ class ShadedModel:
     """What to render a model with.
 
     Attributes:
-        host: a copy of the model for `create_render_context`, of which `groups` are drawn.
-        groups: geom groups that are drawn.
+        host: a copy of the model for `create_render_context`; its groups tell opaque from transparent.
+        layers: geom groups to draw: what is opaque, and where something is transparent, everything.
+        opacity: of the second layer; the mean of all that is transparent.
         skybox: whether missed rays show a sky.
         arrays: fields of `mujoco_warp.Model` by name, as numpy arrays, that replace the model's own.
         spots: how many lights the model itself has; the others follow them.
@@ -65,7 +64,8 @@ class ShadedModel:
     """
 
     host: MjModel
-    groups: tuple[int, ...]
+    layers: tuple[tuple[int, ...], ...]
+    opacity: float
     skybox: bool
     arrays: dict[str, np.ndarray]
     spots: int
@@ -95,8 +95,8 @@ def shade(model: MjModel, shading: Shading | None = None) -> ShadedModel:
     materials = [_material(host, geom, shading) for geom in range(model.ngeom)]
     smoothing: dict[int, float] = {}  # the least that any of its geoms asks for, in texels
     for geom, material in enumerate(materials):
-        if material.colour[3] < shading.opaque_from:
-            host.geom_group[geom] = _HIDDEN_GROUP
+        if model.geom_group[geom] == _VISUAL_GROUP and material.colour[3] < 1:
+            host.geom_group[geom] = _GLASS_GROUP
         if material.texture >= 0:
             smoothing[material.texture] = min(material.smoothing, smoothing.get(material.texture, math.inf))
     for texture, texels in smoothing.items():
@@ -104,6 +104,8 @@ def shade(model: MjModel, shading: Shading | None = None) -> ShadedModel:
         image[...] = uniform_filter(image.astype(np.float32), (texels, texels, 0), mode="wrap")
     colours = np.array([material.colour for material in materials], np.float32)
     colours[:, :3] *= shading.exposure
+    glass = host.geom_group == _GLASS_GROUP
+    layers = ((_VISUAL_GROUP,), (_VISUAL_GROUP, _GLASS_GROUP)) if glass.any() else ((_VISUAL_GROUP,),)
     textures = np.full((1, model.ngeom, model.mat_texid.shape[1]), -1, np.int32)
     textures[0, :, int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = [material.texture for material in materials]
     lights = model.nlight + 7
@@ -120,7 +122,8 @@ def shade(model: MjModel, shading: Shading | None = None) -> ShadedModel:
     axes = np.concatenate([np.eye(3), -np.eye(3)])
     return ShadedModel(
         host=host,
-        groups=(_VISUAL_GROUP,),
+        layers=layers,
+        opacity=float(colours[glass, 3].mean()) if glass.any() else 1.0,
         skybox=mujoco.mjtTexture.mjTEXTURE_SKYBOX in model.tex_type,
         arrays=arrays,
         spots=model.nlight,

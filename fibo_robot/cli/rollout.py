@@ -79,6 +79,8 @@ def rollout(
     output = output or checkpoint / "rollouts"
     saved = load_checkpoint(checkpoint)
     notes = [] if check_demos is None else [_check_demonstrations(check_demos, task, workers)]
+    if engine == "warp":
+        _find_starts(task, range(seed, seed + episodes))
     try:
         evaluation = run(
             policy,
@@ -127,6 +129,15 @@ def _choose_engine(
         # Its actors take the policy to their own devices; this machine may have none.
         return RayBatchedEngine(worlds, device, None if device.startswith("cuda") else workers), "cpu"
     return engine, device
+
+
+def _find_starts(task: "Task", seeds: range) -> None:
+    """Compute where episodes begin, on the host and once for all rollouts of these seeds."""
+    from fibo_robot.envs.warp import StartStates
+    from fibo_robot.progress import progress_bar
+
+    with progress_bar("Finding start states") as progress:
+        StartStates(task.resolved()).ensure(seeds, progress)
 
 
 def _print(evaluation: "Evaluation") -> None:

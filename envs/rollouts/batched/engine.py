@@ -11,6 +11,7 @@ again among fewer worlds, which leaves more room for each one's contacts, and if
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -69,8 +70,9 @@ class BatchedEngine:
 
     def run(self, policy: Policy, seeds: Sequence[int], keep: Callable[[Finished], None]) -> None:
         """See :class:`fibo_robot.envs.rollouts.engine.Engine`."""
-        for finished in self.play(policy, seeds):
-            keep(finished)
+        with closing(self.play(policy, seeds)) as episodes:  # so that its account is complete, come what may
+            for finished in episodes:
+                keep(finished)
 
     def play(self, policy: Policy, seeds: Sequence[int]) -> Iterator[Finished]:
         """:meth:`run`, giving each episode as soon as it is over."""

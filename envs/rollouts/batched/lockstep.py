@@ -48,6 +48,7 @@ class Lockstep:
         self._padding = [max(seeds) + 1 + row for row in range(self._plan.batch_size - 1)]
         self._policy.reset(self._padding)
         try:
+            self._worlds.prepare(seeds)
             self._look(self._fill(range(self._worlds.num_worlds), pending))
             while self._tallies.running.any():
                 over = self._advance(self._decide())

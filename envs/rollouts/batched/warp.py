@@ -9,7 +9,7 @@ from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.rollouts.batched.worlds import BatchedStep, Start
 from fibo_robot.envs.simulation.warp_pictures import WarpCameras, describe, one_world
 from fibo_robot.envs.tasks import Task as SimulatorTask
-from fibo_robot.envs.warp import WarpTask
+from fibo_robot.envs.warp import StartStates, WarpTask
 from fibo_robot.interfaces import Task
 
 
@@ -32,7 +32,8 @@ class WarpWorlds:
             )
         if cameras:
             task.quality.check_shading()
-        self._simulator = WarpTask(task, num_worlds, str(device), obs_keys=obs_keys)
+        self._starts = StartStates(task)
+        self._simulator = WarpTask(task, num_worlds, device, obs_keys=obs_keys, start_states=self._starts)
         self.num_worlds, self.device = num_worlds, device
         self._films: dict[tuple[str, int, int], WarpCameras] = {}
         self._cameras: WarpCameras | None = None
@@ -40,8 +41,11 @@ class WarpWorlds:
             self._cameras = self._make_cameras(cameras, task.image_size, task.image_size, num_worlds)
             self._simulator.pictures = self._draw
 
-    def begin(self, worlds: Sequence[int], seeds: Sequence[int]) -> list[Start]:
+    def prepare(self, seeds: Sequence[int]) -> None:
         """See :class:`fibo_robot.envs.rollouts.batched.worlds.BatchedEnv`, here and below."""
+        self._starts.ensure(seeds)
+
+    def begin(self, worlds: Sequence[int], seeds: Sequence[int]) -> list[Start]:
         self._simulator.start(seeds, worlds)
         starts = [self._simulator.starts[world] for world in worlds]
         return [Start(start.scene, start.object_positions) for start in starts if start is not None]

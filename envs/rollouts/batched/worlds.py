@@ -57,6 +57,10 @@ class BatchedEnv(Protocol):
         """Where its tensors are."""
         ...
 
+    def prepare(self, seeds: Sequence[int]) -> None:
+        """Make ready to begin these episodes, all at once before the first."""
+        ...
+
     def begin(self, worlds: Sequence[int], seeds: Sequence[int]) -> list[Start]:
         """Begin the episodes that `seeds` name in these worlds, and leave the others as they are."""
         ...

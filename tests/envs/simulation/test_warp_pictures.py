@@ -44,7 +44,7 @@ def test_materials_are_what_opengl_would_make_of_them() -> None:
     from fibo_robot.envs.simulation.warp_shading import Shading, shade
 
     model = mujoco.MjModel.from_xml_string(SCENE)
-    shaded = shade(model, Shading(exposure=0.5, gloss=1.0, opaque_from=0.5, detail=1e-6))
+    shaded = shade(model, Shading(exposure=0.5, gloss=1.0, detail=1e-6))
     colour = {model.geom(g).name: shaded.arrays["mat_rgba"][0, g] for g in range(model.ngeom)}
     texture = {model.geom(g).name: shaded.arrays["mat_texid"][0, g, 1] for g in range(model.ngeom)}
     # A plane keeps its texture, and OpenGL repeats it half as often per metre, its rows turned round.
@@ -57,10 +57,10 @@ def test_materials_are_what_opengl_would_make_of_them() -> None:
     np.testing.assert_allclose(colour["srgb"][:3], 0.5 * 55 / 255 * np.array([1, 0.5, 1]), atol=0.003)
     np.testing.assert_allclose(colour["own"][:3], 0.5 * (np.array([0, 1, 0]) + 0.3), atol=1e-6)
     np.testing.assert_allclose(colour["gloss"][:3], 0.5 * (np.array([0.2, 0.3, 0.4]) + 0.3), atol=1e-6)
-    hidden = [
-        model.geom(g).name for g in range(model.ngeom) if shaded.host.geom_group[g] not in shaded.groups
-    ]
-    assert hidden == ["glass"]
+    opaque, everything = shaded.layers
+    drawn = [{g for g in range(6) if shaded.host.geom_group[g] in groups} for groups in (opaque, everything)]
+    assert drawn[1] - drawn[0] == {model.geom("glass").id} and len(drawn[1]) == 6
+    assert shaded.opacity == pytest.approx(0.3)
     # The model itself is left as it is.
     assert (model.geom_group == 1).all() and model.tex_data[model.texture("bright").adr[0]] in (127, 128)
 

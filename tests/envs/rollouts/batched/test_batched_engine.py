@@ -87,7 +87,7 @@ def test_a_free_world_takes_the_next_seed_and_all_are_looked_at_once_a_chunk() -
     log: list[str] = []
     meta = TASK.shape_meta(n_obs_steps=1, n_action_steps=4)
     evaluation = rollout(policy(meta), TASK, SEEDS, engine=BatchedEngine(3, "cpu", maker(log=log)))
-    assert log[:5] == ["made 3", "200 in 0", "201 in 1", "202 in 2", "look"]
+    assert log[:6] == ["made 3", "prepared 12", "200 in 0", "201 in 1", "202 in 2", "look"]
     first = min((-(-evaluation.by_seed()[seed].length // 4), seed) for seed in SEEDS[:3])
     # The world of the episode that was over first plays the fourth seed, from the look that ended it on.
     begun = log.index(f"203 in {first[1] - 200}")
@@ -118,7 +118,7 @@ def test_an_invalid_world_is_played_again_among_fewer_and_then_given_up(
     log.clear()
     engine = BatchedEngine(9, "cpu", maker(log=log))
     resumed = rollout(policy(), TASK, SEEDS, batch_size=4, engine=engine, output=tmp_path, resume=True)
-    assert log[:2] == ["made 1", f"{twice} in 0"]
+    assert log[:3] == ["made 1", "prepared 1", f"{twice} in 0"]
     assert outcomes(resumed) == outcomes(reference)
 
 

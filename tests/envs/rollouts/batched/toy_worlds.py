@@ -29,6 +29,9 @@ class ToyWorlds:
             world.reset(seed=0)
         log.append(f"made {num_worlds}")
 
+    def prepare(self, seeds: Sequence[int]) -> None:
+        self._log.append(f"prepared {len(seeds)}")
+
     def begin(self, worlds: Sequence[int], seeds: Sequence[int]) -> list[Start]:
         for world, seed in zip(worlds, seeds, strict=True):
             self._worlds[world].reset(seed=seed)
