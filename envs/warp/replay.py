@@ -83,6 +83,29 @@ class Comparison:
             "demos": rows,
         }
 
+    def to_text(self) -> str:
+        """A table of all demonstrations, lengths in millimetres, and what it comes to."""
+        head = "demonstration  steps  robosuite  batched  contact after  "
+        head += "path before  path  objects  judged alike"
+        lines = [head]
+        for demo in self.demos:
+            outcomes = ["yes" if solved else "no" for solved in (demo.reference_success, demo.success)]
+            lengths = [1000 * value for value in (demo.path_before_contact, demo.path, demo.objects)]
+            lines.append(
+                f"{demo.demo:13}  {demo.steps:5}  {outcomes[0]:9}  {outcomes[1]:7}  {demo.first_contact:13}  "
+                f"{lengths[0]:11.4f}  {lengths[1]:4.1f}  {lengths[2]:7.1f}  {demo.judged_alike:12}"
+                + (f"  {demo.error}" if demo.error else "")
+            )
+        whole = self.to_dict()
+        lines.append(
+            f"{self.path}: {whole['equal_outcomes']} of {len(self.demos)} outcomes are robosuite's "
+            f"({whole['successes']} solved in batched worlds on {self.device}, "
+            f"{whole['reference_successes']} in robosuite); before the first contact the gripper's path is "
+            f"within {1000 * whole['max_path_before_contact']:.4f} mm; both success rules agree on "
+            f"{whole['states_judged_alike']} of {whole['states_judged']} states."
+        )
+        return "\n".join(lines)
+
 
 @dataclass
 class _Track:
@@ -97,7 +120,6 @@ class _Track:
 def compare_replays(
     path: Path | str,
     device: str = "cpu",
-    count: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
     """Play demonstrations' actions from their first states in robosuite and, together, in MuJoCo Warp.
@@ -105,7 +127,6 @@ def compare_replays(
     Args:
         path: a file whose demonstrations have states.
         device: for MuJoCo Warp.
-        count: how many, the first ones; default: all.
         progress: called with the control steps done and wanted.
 
     Raises:
@@ -114,7 +135,7 @@ def compare_replays(
     """
     with DemonstrationFile(path) as file:
         check_replayable(file)
-        demos = file.demos[:count]
+        demos = file.demos
         total = 2 * sum(file.length(demo) for demo in demos)
         done = 0
         env = SimulationEnv(file.task(), [], render_mode=None)

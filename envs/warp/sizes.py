@@ -65,7 +65,7 @@ class WorldSizes:
             return {
                 name: _host(self._host, name).reshape(view.shape[1:]) for name, view in self._views.items()
             }
-        return {name: _host(self._host, name).copy() for name in _batched(model, self._host)}
+        return {name: _host(self._host, name) for name in _batched(model, self._host)}
 
 
 def _batched(model: Any, host: MjModel) -> list[str]:
@@ -88,4 +88,4 @@ def _owner(owner: Any, name: str) -> tuple[Any, str]:
 
 
 def _host(model: MjModel, name: str) -> np.ndarray:
-    return np.asarray(getattr(*_owner(model, name)), np.float64)
+    return np.array(getattr(*_owner(model, name)), np.float64)  # a copy: the host's model changes

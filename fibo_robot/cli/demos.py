@@ -76,9 +76,17 @@ def replay(
         Literal["states", "actions"], typer.Option("--by", help="Show states, or play actions.")
     ] = "states",
     workers: Workers = 2,
+    engine: Annotated[
+        Literal["local", "warp"],
+        typer.Option("--engine", help="robosuite, or its actions in batched worlds beside robosuite."),
+    ] = "local",
+    device: Annotated[str, typer.Option("--device", help="Of the batched worlds: cpu or cuda.")] = "cpu",
     json_file: JsonFile = None,
 ) -> None:
     """Say how many demonstrations still end in success when they are played again."""
+    if engine == "warp":
+        _compare_engines(path, device, json_file)
+        return
     from fibo_robot.envs.demonstrations.replay import replay_demonstrations
 
     with progress_bar(f"Replaying {path.name}") as progress:
@@ -90,6 +98,17 @@ def replay(
     failed = [demo.demo for demo in done.demos if not demo.success]
     note = f" Failed: {', '.join(failed)}." if failed else ""
     typer.echo(f"{path}: {done.successes} of {len(done.demos)} replays by {by} end in success.{note}")
+
+
+def _compare_engines(path: Path, device: str, json_file: str | None) -> None:
+    from fibo_robot.envs.warp.replay import compare_replays
+
+    with progress_bar(f"Replaying {path.name} twice") as progress:
+        done = compare_replays(path, device, progress)
+    if json_file is not None:
+        write_result(json_file, done.to_dict())
+    if json_file != "-":
+        typer.echo(done.to_text())
 
 
 def skills(
