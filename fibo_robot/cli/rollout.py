@@ -33,7 +33,7 @@ def rollout(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", min=1, help="Rows per decision [worlds; else 1 on a CPU, 16 on a GPU]."),
+        typer.Option("--batch-size", min=1, help="Rows per decision [1 on a CPU, else worlds, or 16]."),
     ] = None,
     engine: Annotated[
         Literal["local", "ray", "warp"],
@@ -90,7 +90,7 @@ def rollout(
             output=output,
             resume=resume,
             videos=videos,
-            batch_size=batch_size or worlds or (1 if device == "cpu" else 16),
+            batch_size=batch_size or (1 if device == "cpu" else worlds or 16),
             success_hold=None if full_horizon else SUCCESS_HOLD,
             engine=player,
             allow_other_task=other_task is not None,

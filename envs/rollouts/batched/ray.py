@@ -38,7 +38,7 @@ class RayBatchedEngine:
     def __init__(
         self, worlds: int, device: str, actors: int | None = None, make: MakeWorlds | None = None
     ) -> None:
-        """Connect to the cluster at `RAY_ADDRESS`, or start one on this machine.
+        """Choose devices; :meth:`run` connects to the cluster at `RAY_ADDRESS`, or starts one here.
 
         Args:
             worlds: per device, at most.
@@ -48,28 +48,16 @@ class RayBatchedEngine:
 
         Raises:
             ValueError: for no worlds or actors.
-            RolloutError: the cluster has fewer GPUs, or CPUs, than actors.
         """
+        if actors is not None and actors < 1:
+            raise ValueError("actors must be at least 1")
         # The driver needs no GPU: what the actors will run is only described here.
         engine = BatchedEngine(worlds, "cpu", make)
         self._kind = torch.device(device).type
         self.simulation = engine.simulation.replace("on cpu", f"on {self._kind}")
         self.reproducible = self._kind == "cpu"
-        self._worlds, self._make = worlds, make
-        self._owns_cluster = not ray.is_initialized()
-        if self._owns_cluster:
-            ray.init(log_to_driver=False)
-        resource = "GPU" if self._kind == "cuda" else "CPU"
-        there = int(ray.cluster_resources().get(resource, 0))
-        self._count = (max(1, there) if resource == "GPU" else 1) if actors is None else actors
-        if self._count < 1:
-            raise ValueError("actors must be at least 1")
-        if there < self._count:
-            self.close()
-            raise RolloutError(
-                f"{self._count} actors need {self._count} {resource}s, the Ray cluster has {there}. Use "
-                "fewer --workers, or another --device."
-            )
+        self._worlds, self._make, self._wanted = worlds, make, actors
+        self._owns_cluster = False
         self._plan: Plan | None = None
         self._sessions: list[Session] = []
         self._actors: list[Any] = []
@@ -82,10 +70,11 @@ class RayBatchedEngine:
         """See :class:`fibo_robot.envs.rollouts.engine.Engine`."""
         if self._plan is None:
             raise ValueError("an engine is opened with a plan before it runs")
+        devices = self._connect()
         sent = ray.put(copy.deepcopy(policy).cpu() if isinstance(policy, nn.Module) else policy)
         left, losses = list(seeds), []
         while left:
-            count = min(self._count, len(left))
+            count = min(devices, len(left))
             shares = [left[index::count] for index in range(count)]
             done: set[int] = set()
             failure = None
@@ -101,13 +90,29 @@ class RayBatchedEngine:
                     )
                 )
             left = [seed for seed in left if seed not in done]
-            if failure is not None:
-                losses.append(failure)
+            if left and failure is None:
+                raise RolloutError(f"The actors ended without an outcome for {len(left)} episodes.")
+            losses += [] if failure is None else [failure]
             if left and len(losses) >= ATTEMPTS:
                 for seed in left:
                     message = f"The actors failed {ATTEMPTS} times. {losses[-1]}"
                     keep(Finished(_lost(seed, message, tuple(losses))))
                 return
+
+    def _connect(self) -> int:
+        """Find the cluster; returns how many actors to start on it."""
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)
+            self._owns_cluster = True
+        resource = "GPU" if self._kind == "cuda" else "CPU"
+        there = int(ray.cluster_resources().get(resource, 0))
+        count = self._wanted or (max(1, there) if resource == "GPU" else 1)
+        if there < count:
+            raise RolloutError(
+                f"{count} actors need {count} {resource}s, the Ray cluster has {there}. Use fewer --workers, "
+                "or another --device."
+            )
+        return count
 
     def _play(self, policy: Any, shares: Sequence[Sequence[int]]) -> Iterator[Finished | str]:
         """Finished episodes as they come, and a sentence for an actor that is lost."""
@@ -126,6 +131,9 @@ class RayBatchedEngine:
                 except StopIteration:
                     del streams[stream]
                     continue
+                except ray.exceptions.RayTaskError as error:  # the actor is well: its work raised
+                    reason = str(error.cause or error).splitlines()[-1]
+                    raise RolloutError(f"Rolling out failed in a Ray actor: {reason}") from error
                 except ray.exceptions.RayError as error:
                     del streams[stream]
                     reason = str(error).splitlines()[0]
@@ -157,6 +165,7 @@ class RayBatchedEngine:
         self._stop()
         if self._owns_cluster:
             ray.shutdown()
+            self._owns_cluster = False
 
     def _stop(self) -> None:
         for actor in self._actors:

@@ -77,7 +77,7 @@ def test_devices_share_the_seeds_and_a_lost_one_is_replaced(cluster: None, tmp_p
     assert SEEDS[5] in again and SEEDS[0] not in again
 
     with pytest.raises(RolloutError, match="3 actors need 3 CPUs"):
-        RayBatchedEngine(2, "cpu", actors=3, make=maker())
+        rollout(policy, TASK, SEEDS, engine=RayBatchedEngine(2, "cpu", actors=3, make=maker()))
     lying = ToyTask(lying=True)
     with pytest.raises(RolloutError, match=r"gave top_image of shape"):
         rollout(policy, lying, SEEDS, engine=RayBatchedEngine(2, "cpu", make=maker()))
