@@ -79,22 +79,23 @@ def test_histories_and_chunks_are_those_of_a_single_world(n_obs_steps: int, n_ac
     meta = TASK.shape_meta(n_obs_steps, 4, n_action_steps)
     one = rollout(Remembering(meta, 0.2), TASK, SEEDS[:6], workers=1, batch_size=3)
     batched = BatchedEngine(3, "cpu", maker())
-    assert outcomes(
-        rollout(Remembering(meta, 0.2), TASK, SEEDS[:6], batch_size=3, engine=batched)
-    ) == outcomes(one)
+    many = rollout(Remembering(meta, 0.2), TASK, SEEDS[:6], batch_size=3, engine=batched)
+    assert outcomes(many) == outcomes(one)
 
 
 def test_a_free_world_takes_the_next_seed_and_all_are_looked_at_once_a_chunk() -> None:
     log: list[str] = []
     meta = TASK.shape_meta(n_obs_steps=1, n_action_steps=4)
     evaluation = rollout(policy(meta), TASK, SEEDS, engine=BatchedEngine(3, "cpu", maker(log=log)))
-    assert log[:5] == ["made 3", "200 in 0", "201 in 1", "202 in 2", "look"]
+    assert log[:6] == ["made 3", "prepared 12", "200 in 0", "201 in 1", "202 in 2", "look"]
     first = min((-(-evaluation.by_seed()[seed].length // 4), seed) for seed in SEEDS[:3])
     # The world of the episode that was over first plays the fourth seed, from the look that ended it on.
     begun = log.index(f"203 in {first[1] - 200}")
     assert log[:begun].count("look") == first[0]
     chunks = sum(-(-episode.length // 4) for episode in evaluation.episodes)
     assert log.count("look") < chunks, "worlds looked one by one"
+    rested = [int(event.removeprefix("rest ")) for event in log if event.startswith("rest")]
+    assert sorted(rested) == [0, 1, 2], "a world was left running without an episode"
 
 
 def test_an_invalid_world_is_played_again_among_fewer_and_then_given_up(
@@ -117,7 +118,7 @@ def test_an_invalid_world_is_played_again_among_fewer_and_then_given_up(
     log.clear()
     engine = BatchedEngine(9, "cpu", maker(log=log))
     resumed = rollout(policy(), TASK, SEEDS, batch_size=4, engine=engine, output=tmp_path, resume=True)
-    assert log[:2] == ["made 1", f"{twice} in 0"]
+    assert log[:3] == ["made 1", "prepared 1", f"{twice} in 0"]
     assert outcomes(resumed) == outcomes(reference)
 
 
