@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from fibo_robot.cli.json_result import JsonFile, write_result
+from fibo_robot.errors import FiboError
 from fibo_robot.progress import progress_bar
 
 Output = Annotated[Path, typer.Option("--output", help="HDF5 file to make.")]
@@ -110,16 +111,22 @@ def replay(
     with progress_bar(f"Replaying {path.name}") as progress:
         done = replay_demonstrations(path, by, workers, progress)
     result = done.to_dict()
-    if by == "actions" and json_file is None:
-        json_file = str(path.with_suffix(".replay.json"))
-    if json_file is not None:
-        write_result(json_file, result)
     if json_file == "-":
+        write_result(json_file, result)
         return
     note = f" Failed: {', '.join(result['failed'])}." if result["failed"] else ""
     drift = result["max_object_drift"]
     off = "" if drift is None else f" The object was off by at most {100 * drift:.2f} cm."
     typer.echo(f"{path}: {done.successes} of {len(done.demos)} replays by {by} end in success.{note}{off}")
+    if by == "actions" and json_file is None:
+        json_file = str(path.with_suffix(".replay.json"))
+    if json_file is not None:
+        try:
+            write_result(json_file, result)
+        except OSError as error:
+            raise FiboError(
+                f"The result cannot be kept at {json_file} ({error.strerror or error}); give another --json."
+            ) from error
 
 
 def _compare_engines(path: Path, device: str, json_file: str | None) -> None:
