@@ -11,7 +11,7 @@ from fibo_robot.envs import get_task
 from fibo_robot.envs.demonstrations.experts import get_expert
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.warp.exporting.export import TaskExport
-from fibo_robot.envs.warp.exporting.from_robosuite import export_task
+from fibo_robot.envs.warp.exporting.from_robosuite import export_environment
 from fibo_robot.envs.warp.rules.observation import observe
 from fibo_robot.envs.warp.rules.scene import Scene
 from fibo_robot.envs.warp.rules.success import judge
@@ -56,7 +56,8 @@ def episode(env: SimulationEnv, seed: int) -> Iterator[None]:
 @pytest.mark.parametrize("name", ["lift", "can", "square", "stack", "tool_hang", "transport"])
 def test_success_and_observations_are_robosuites(name: str) -> None:
     task = get_task(name, cameras=())
-    export, env = export_task(task), task.make_env()
+    env = task.make_env()
+    export = export_environment(task, env)
     outcomes = set()
     for _ in episode(env, seed=3):
         scene = scene_of(env, export)
@@ -98,13 +99,15 @@ def place(env: SimulationEnv, name: str, position: np.ndarray, rotation: Rotatio
 @pytest.mark.slow
 def test_transport_is_solved_when_both_things_touch_their_bins() -> None:
     task = get_task("transport", cameras=())
-    export, env = export_task(task), task.make_env([])
+    env = task.make_env([])
+    export = export_environment(task, env)
     env.start(0)
     bins = {"payload": "transport_target_bin_base", "trash": "transport_trash_bin_base"}
     found = []
     for height in np.linspace(-0.02, 0.2, 23):
         for name, floor in bins.items():
-            at = env._robosuite.sim.data.get_geom_xpos(floor) + [0, 0, height]
+            at = env._robosuite.sim.data.get_geom_xpos(floor).copy()
+            at[2] += height
             place(env, name, at, Rotation.identity())
             found.append(agree(env, export))
     for name in found[0]:
@@ -114,9 +117,10 @@ def test_transport_is_solved_when_both_things_touch_their_bins() -> None:
 
 @pytest.mark.slow
 def test_tool_hang_is_solved_when_the_tool_hangs_on_the_assembled_frame() -> None:
-    """The frame is put upright into its base, then the tool's hole over the hook: all ways round are tried."""
+    """The frame is put into its base, then the tool's hole over the hook: all ways round are tried."""
     task = get_task("tool_hang", cameras=())
-    export, env = export_task(task), task.make_env([])
+    env = task.make_env([])
+    export = export_environment(task, env)
     env.start(0)
     data, generator = env._robosuite.sim.data, np.random.default_rng(0)
 
