@@ -1,7 +1,6 @@
 """Worlds in which the simulation broke down: found after every control step, named, and dumped."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.envs.simulation.object_state import SCENE_OBJECTS
-from fibo_robot.envs.warp.physics import Physics
+from fibo_robot.envs.warp.physics.worlds import Physics
 from fibo_robot.files import replace_atomically
 
 FaultKind = Literal["contacts", "constraints", "not_finite", "workspace"]
@@ -63,13 +62,44 @@ def find_faults(physics: Physics) -> Tensor:
     }
     codes = torch.zeros(len(positions), dtype=torch.int8, device=positions.device)
     for rank, kind in enumerate(_KINDS, start=1):
-        codes[found[kind]] = rank
+        codes.masked_fill_(found[kind], rank)  # does not wait for the device
     return codes
 
 
-def kind_of(code: int) -> FaultKind:
-    """The kind that a code of :func:`find_faults` means."""
-    return _KINDS[code - 1]
+def record_fault(
+    physics: Physics, code: int, world: int, seed: int | None, step: int, before: Tensor, folder: Path
+) -> Fault:
+    """Name what :func:`find_faults` found in a world, and write its state to a file.
+
+    The file is an npz of flat states `before` and `after` the step, the `action` `(A,)`, what the actuators
+    were told (`control`), and `notes` in JSON.
+
+    Args:
+        physics: the worlds, after the step.
+        code: as found.
+        world: which.
+        seed: of its episode.
+        step: of its episode, counted from 1.
+        before: all worlds' flat states before the step.
+        folder: for the file.
+    """
+    kind = _KINDS[code - 1]
+    message = explain(physics, kind, world)
+    path = folder / f"seed_{seed}_step_{step}_{kind}.npz"
+    notes = {"seed": seed, "step": step, "kind": kind, "message": message}
+    arrays = {
+        "before": before[world],
+        "after": physics.states()[world],
+        "action": physics.actions[world],
+        "control": physics.controls()[world],
+    }
+    with replace_atomically(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            notes=np.array(json.dumps({**notes, "settings": dict(physics.export.settings)})),
+            **{name: value.cpu().numpy() for name, value in arrays.items()},
+        )
+    return Fault(world, seed, step, kind, message, path)
 
 
 def explain(physics: Physics, kind: FaultKind, world: int) -> str:
@@ -90,24 +120,3 @@ def explain(physics: Physics, kind: FaultKind, world: int) -> str:
     if not bool(physics.actions[world].isfinite().all()):
         return "Its action was not finite."
     return "Its state was not finite any more."
-
-
-def dump_world(path: Path, physics: Physics, world: int, before: Sequence[float], notes: dict) -> None:
-    """Write what is needed to look at a world that broke down, as an npz of arrays.
-
-    Args:
-        path: the file.
-        physics: the worlds, after the step.
-        world: which.
-        before: its flat state before the step.
-        notes: what to say of it, JSON-ready.
-    """
-    with replace_atomically(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            before=np.asarray(before),
-            after=physics.states()[world].cpu().numpy(),
-            action=physics.actions[world].cpu().numpy(),
-            control=physics.controls()[world].cpu().numpy(),
-            notes=np.array(json.dumps({**notes, "settings": dict(physics.export.settings)})),
-        )

@@ -15,7 +15,8 @@ import torch
 from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
 from fibo_robot.envs.demonstrations.replay import check_replayable, check_states
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.warp.start_states import StartState
+from fibo_robot.envs.warp.exporting.start_states import StartState
+from fibo_robot.envs.warp.physics.capacity import Capacity
 from fibo_robot.envs.warp.task import WarpTask
 
 _BATCH = 32  # demonstrations at once on a CPU
@@ -57,12 +58,15 @@ class Comparison:
         path: the file.
         env_name: robosuite's environment.
         device: where the batched simulation ran.
+        contacts, constraints: most contacts or candidates per world, and constraints of one world, at a time.
         demos: one entry per demonstration, in order.
     """
 
     path: Path
     env_name: str
     device: str
+    contacts: int
+    constraints: int
     demos: tuple[ComparedDemo, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,6 +76,8 @@ class Comparison:
             "path": str(self.path),
             "env_name": self.env_name,
             "device": self.device,
+            "contacts": self.contacts,
+            "constraints": self.constraints,
             "demonstrations": len(rows),
             "equal_outcomes": sum(demo.success == demo.reference_success for demo in self.demos),
             "successes": sum(demo.success for demo in self.demos),
@@ -137,7 +143,13 @@ def compare_replays(
         check_replayable(file)
         demos = file.demos
         total = 2 * sum(file.length(demo) for demo in demos)
-        done = 0
+        done = contacts = constraints = 0
+
+        def played(steps: int) -> None:
+            nonlocal done
+            done += steps
+            progress(done, total)
+
         env = SimulationEnv(file.task(), [], render_mode=None)
         compared: list[ComparedDemo] = []
         try:
@@ -148,19 +160,19 @@ def compare_replays(
                     start, reference = _reference(env, file, demo)
                     starts.append(start)
                     references.append(reference)
-                    done += file.length(demo)
-                    progress(done, total)
-                actions = [file.actions(demo) for demo in batch]
-                tracks, states, errors = _batched(file, starts, actions, device)
+                    played(file.length(demo))
+                run = _batched(file, starts, [file.actions(demo) for demo in batch], device, played)
+                contacts = max(contacts, run.used.contacts)
+                constraints = max(constraints, run.used.constraints)
                 for index, demo in enumerate(batch):
                     env.take_geometry(file.attributes(demo).get("model_file"))
-                    alike = _judged_alike(env, states[index], tracks[index].success)
-                    compared.append(_compare(demo, tracks[index], references[index], errors[index], alike))
-                    done += file.length(demo)
-                    progress(done, total)
+                    alike = _judged_alike(env, run.states[index], run.tracks[index].success)
+                    track, error = run.tracks[index], run.errors[index]
+                    compared.append(_compare(demo, track, references[index], error, alike))
         finally:
             env.close()
-        return Comparison(Path(path), file.task().env_name, device, tuple(compared))
+        task = file.task()
+        return Comparison(Path(path), task.env_name, device, contacts, constraints, tuple(compared))
 
 
 def _reference(env: SimulationEnv, file: DemonstrationFile, demo: str) -> tuple[StartState, _Track]:
@@ -194,31 +206,48 @@ def _hand_touches(env: SimulationEnv) -> bool:
     return False
 
 
+@dataclass
+class _BatchedRun:
+    """What all worlds did: track, states after every step and error for each, and what it took."""
+
+    tracks: list[_Track]
+    states: list[list[np.ndarray]]
+    errors: list[str | None]
+    used: Capacity
+
+
 def _batched(
-    file: DemonstrationFile, starts: Sequence[StartState], actions: Sequence[np.ndarray], device: str
-) -> tuple[list[_Track], list[list[np.ndarray]], list[str | None]]:
+    file: DemonstrationFile,
+    starts: Sequence[StartState],
+    actions: Sequence[np.ndarray],
+    device: str,
+    played: Callable[[int], None],
+) -> _BatchedRun:
     worlds = WarpTask(file.task(), len(starts), device)
     worlds.start_from(starts)
-    tracks = [_Track([], [], [], []) for _ in starts]
-    states: list[list[np.ndarray]] = [[] for _ in starts]
-    arms = worlds.export.arms
+    run = _BatchedRun(
+        [_Track([], [], [], []) for _ in starts], [[] for _ in starts], [None] * len(starts), Capacity(0, 0)
+    )
     for step in range(max(map(len, actions))):
         rows = [taken[min(step, len(taken) - 1)] for taken in actions]
         info = worlds.advance(torch.from_numpy(np.stack(rows)))
+        now = worlds.usage()
+        run.used = Capacity(max(run.used.contacts, now.contacts), max(run.used.constraints, now.constraints))
         hands = worlds.hand_positions().cpu().numpy()
         objects = torch.stack(list(worlds.object_positions().values()), 1).cpu().numpy()
         flat, success = worlds.states().cpu().numpy(), info["success"].tolist()
-        for world, taken in enumerate(actions):
-            if step < len(taken):
-                tracks[world].hands.append(hands[world][: len(arms)])
-                tracks[world].objects.append(objects[world])
-                tracks[world].success.append(success[world])
-                states[world].append(flat[world])
-    errors = [
-        worlds.faults[world].message if world in worlds.faults else None for world in range(len(starts))
-    ]
+        playing = [world for world, taken in enumerate(actions) if step < len(taken)]
+        for world in playing:
+            run.tracks[world].hands.append(hands[world])
+            run.tracks[world].objects.append(objects[world])
+            run.tracks[world].success.append(success[world])
+            run.states[world].append(flat[world])
+            if world in worlds.faults:
+                run.errors[world] = worlds.faults[world].message
+        worlds.rest([world for world in playing if step + 1 == len(actions[world])])
+        played(len(playing))
     worlds.close()
-    return tracks, states, errors
+    return run
 
 
 def _judged_alike(env: SimulationEnv, states: Sequence[np.ndarray], success: Sequence[bool]) -> int:

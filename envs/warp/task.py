@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
@@ -16,14 +15,14 @@ from torch import Tensor
 
 from fibo_robot.envs.simulation.object_state import SCENE_OBJECTS
 from fibo_robot.envs.tasks import Task, get_task
-from fibo_robot.envs.warp.capacity import CAPACITIES, Capacity, memory_needed
 from fibo_robot.envs.warp.errors import WarpError
-from fibo_robot.envs.warp.export import TaskExport, cache_folder
-from fibo_robot.envs.warp.from_robosuite import cached_export
-from fibo_robot.envs.warp.observation import check_keys, observe
+from fibo_robot.envs.warp.exporting.export import TaskExport, cache_folder
+from fibo_robot.envs.warp.exporting.from_robosuite import cached_export
+from fibo_robot.envs.warp.exporting.start_states import StartState, StartStates
+from fibo_robot.envs.warp.physics.capacity import CAPACITIES, Capacity, memory_needed
+from fibo_robot.envs.warp.rules.observation import check_keys, observe, single_spaces
+from fibo_robot.envs.warp.rules.success import Judgement, judge
 from fibo_robot.envs.warp.runtime import check_memory, compilation_notice, import_warp, resolve_device
-from fibo_robot.envs.warp.start_states import StartState, StartStates
-from fibo_robot.envs.warp.success import Judgement, judge
 
 if TYPE_CHECKING:
     from fibo_robot.envs.warp.guard import Fault
@@ -107,7 +106,7 @@ class WarpTask(gymnasium.vector.VectorEnv):
         check_memory(needed, num_worlds, self.device)
         # Only now, with versions and device checked, the modules that import Warp.
         from fibo_robot.envs.warp import guard
-        from fibo_robot.envs.warp.physics import Physics
+        from fibo_robot.envs.warp.physics.worlds import Physics
 
         self._guard = guard
         with compilation_notice(self.device):
@@ -128,18 +127,8 @@ class WarpTask(gymnasium.vector.VectorEnv):
         spec = self.task.action
         self._low = torch.tensor(spec.low, dtype=torch.float64, device=self.device)
         self._high = torch.tensor(spec.high, dtype=torch.float64, device=self.device)
-        self._declare_spaces(num_worlds)
-
-    def _declare_spaces(self, num_worlds: int) -> None:
         self.num_envs = num_worlds
-        spaces = {}
-        for key in self.obs_keys:
-            spec = self.task.observation_spec(key)
-            low, high, kind = (0, 255, np.uint8) if spec.kind == "rgb" else (-np.inf, np.inf, np.float32)
-            spaces[key] = gymnasium.spaces.Box(low, high, spec.shape, kind)
-        low, high = (np.array(bound, np.float32) for bound in (self.task.action.low, self.task.action.high))
-        self.single_observation_space = gymnasium.spaces.Dict(spaces)
-        self.single_action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        self.single_observation_space, self.single_action_space = single_spaces(self.task, self.obs_keys)
         self.observation_space = batch_space(self.single_observation_space, num_worlds)
         self.action_space = batch_space(self.single_action_space, num_worlds)
 
@@ -184,7 +173,7 @@ class WarpTask(gymnasium.vector.VectorEnv):
     def start_from(self, starts: Sequence[StartState], worlds: Sequence[int] | None = None) -> None:
         """Begin episodes in given states, such as a demonstration's first; otherwise as :meth:`start`."""
         if worlds is None:
-            self.rest(range(len(starts), self.num_worlds))
+            self._end(range(len(starts), self.num_worlds))
             worlds = range(len(starts))
         if len(worlds) != len(starts) or len(set(worlds)) != len(worlds):
             raise WarpError(f"{len(starts)} episodes need as many distinct worlds, not {list(worlds)}.")
@@ -192,29 +181,39 @@ class WarpTask(gymnasium.vector.VectorEnv):
         if not starts:
             return
         begun = dict(zip(worlds, starts, strict=True))
-        # A world that has no scene yet rests in another's: in the model's own, objects lie within each other.
-        placed = begun | {
-            world: starts[0]
-            for world, parked in enumerate(self._parked)
-            if parked is None and world not in begun
-        }
-        for world, start in placed.items():
-            self._parked[world] = start
+        for world, parked in enumerate(self._parked):
+            if world in begun or parked is None:
+                # A world that has no scene yet rests in another's: in the model's own, objects intersect.
+                self._parked[world] = begun.get(world, starts[0])
         for world, start in begun.items():
             self.starts[world] = start
             self.faults.pop(world, None)
         index = torch.tensor(list(worlds), device=self.device)
         self._running[index], self._valid[index], self._elapsed[index] = True, True, 0
+        resting = [world for world, start in enumerate(self.starts) if start is None]
         with compilation_notice(self.device):
-            self._physics.begin(list(placed), [start.scene for start in placed.values()])
-        self._judge()
+            self._put_back([*worlds, *resting])
 
     def rest(self, worlds: Sequence[int]) -> None:
-        """End these worlds' episodes: they hold still until they are started again."""
+        """End these worlds' episodes: back in their start states, they hold still until started again."""
         self._check_worlds(worlds)
+        self._end(worlds)
+        self._put_back(worlds)
+
+    def _end(self, worlds: Sequence[int]) -> None:
         for world in worlds:
             self.starts[world] = None
-        self._running[torch.tensor(list(worlds), dtype=torch.long, device=self.device)] = False
+            self.faults.pop(world, None)
+        index = torch.tensor(list(worlds), dtype=torch.long, device=self.device)
+        self._running[index], self._valid[index], self._elapsed[index] = False, True, 0
+
+    def _put_back(self, worlds: Sequence[int]) -> None:
+        """Put worlds into the scenes that their episodes begin with, or in which they rest."""
+        parked = {world: self._parked[world] for world in worlds}
+        scenes = {world: start.scene for world, start in parked.items() if start is not None}
+        if scenes:
+            self._physics.begin(list(scenes), list(scenes.values()))
+            self._judge()
 
     def _check_worlds(self, worlds: Sequence[int]) -> None:
         if wrong := [world for world in worlds if not 0 <= world < self.num_worlds]:
@@ -264,17 +263,11 @@ class WarpTask(gymnasium.vector.VectorEnv):
         for world in (world for world in broken if acting[world]):
             start = self.starts[world]
             assert start is not None
-            kind, step = self._guard.kind_of(codes[world]), int(self._elapsed[world])
-            message = self._guard.explain(self._physics, kind, world)
-            notes = {"seed": start.seed, "step": step, "kind": kind, "message": message}
-            path = self.dumps / f"seed_{start.seed}_step_{step}.npz"
-            self._guard.dump_world(path, self._physics, world, before[world].tolist(), notes)
-            self.faults[world] = self._guard.Fault(world, start.seed, step, kind, message, path)
+            self.faults[world] = self._guard.record_fault(
+                self._physics, codes[world], world, start.seed, int(self._elapsed[world]), before, self.dumps
+            )
             self._valid[world] = False
-        parked = {world: self._parked[world] for world in broken}
-        scenes = [start.scene for start in parked.values() if start is not None]
-        self._physics.begin([world for world, start in parked.items() if start is not None], scenes)
-        self._judge()
+        self._put_back(broken)
 
     def _judge(self) -> None:
         settings = self.export.settings
@@ -318,6 +311,10 @@ class WarpTask(gymnasium.vector.VectorEnv):
     def hand_positions(self) -> Tensor:
         """World positions `(W, arms, 3)` of the grippers, metres."""
         return self._physics.scene.site_pos[:, [arm.eef_site for arm in self.export.arms]]
+
+    def usage(self) -> Capacity:
+        """What the last control step took at most: contacts per world, constraints of one world."""
+        return self._physics.usage()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Release the device's memory; gymnasium's :meth:`close` calls it."""

@@ -6,9 +6,9 @@ import pytest
 
 from fibo_robot.envs import get_task
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.warp.export import TaskExport
-from fibo_robot.envs.warp.from_robosuite import export_task
-from fibo_robot.envs.warp.start_states import StartStates
+from fibo_robot.envs.warp.exporting.export import TaskExport
+from fibo_robot.envs.warp.exporting.from_robosuite import export_task
+from fibo_robot.envs.warp.exporting.start_states import StartStates
 from fibo_robot.envs.warp.task import WarpTask
 
 LIFT = get_task("lift", cameras=())

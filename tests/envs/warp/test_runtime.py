@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fibo_robot.envs.warp import runtime
-from fibo_robot.envs.warp.capacity import CAPACITIES, memory_needed
 from fibo_robot.envs.warp.errors import WarpError
-from fibo_robot.envs.warp.export import TaskExport
+from fibo_robot.envs.warp.exporting.export import TaskExport
+from fibo_robot.envs.warp.physics.capacity import CAPACITIES, memory_needed
 from fibo_robot.envs.warp.task import WarpTask
 from fibo_robot.extras import MissingExtraError
 from tests.capabilities import REPOSITORY

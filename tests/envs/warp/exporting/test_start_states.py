@@ -8,9 +8,9 @@ import pytest
 from fibo_robot.envs import get_task
 from fibo_robot.envs.rollouts.engine import scene_digest
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.warp import start_states
 from fibo_robot.envs.warp.errors import WarpError
-from fibo_robot.envs.warp.start_states import StartStates
+from fibo_robot.envs.warp.exporting import start_states
+from fibo_robot.envs.warp.exporting.start_states import StartStates
 from tests.envs.warp.conftest import LIFT
 
 pytestmark = [pytest.mark.sim, pytest.mark.warp]

@@ -19,12 +19,12 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from fibo_robot.envs.warp import kernels
-from fibo_robot.envs.warp.capacity import Capacity
-from fibo_robot.envs.warp.controller import ArmController
-from fibo_robot.envs.warp.export import TaskExport
-from fibo_robot.envs.warp.scene import Scene
-from fibo_robot.envs.warp.sizes import WorldSizes
+from fibo_robot.envs.warp.exporting.export import TaskExport
+from fibo_robot.envs.warp.physics import contact_kernels as kernels
+from fibo_robot.envs.warp.physics.capacity import Capacity
+from fibo_robot.envs.warp.physics.controller import ArmController
+from fibo_robot.envs.warp.physics.sizes import WorldSizes
+from fibo_robot.envs.warp.rules.scene import Scene
 
 ACTION_SIZE = 7  # entries of an action per arm
 
@@ -115,6 +115,11 @@ class Physics:
                 return
             with wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(self._device))):
                 yield
+
+    def usage(self) -> Capacity:
+        """What the last control step took at most: contacts per world, constraints of one world."""
+        contacts = -(-int(self.peaks.contacts) // self.data.nworld)
+        return Capacity(contacts, int(self.peaks.constraints.max()))
 
     def states(self) -> Tensor:
         """Flat states `(W, 1 + nq + nv)`, float32, in a tensor of their own."""

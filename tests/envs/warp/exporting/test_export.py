@@ -12,10 +12,10 @@ import pytest
 from fibo_robot.envs import get_task
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.tasks import osc_pose_controller
-from fibo_robot.envs.warp import from_robosuite
 from fibo_robot.envs.warp.errors import WarpError
-from fibo_robot.envs.warp.export import TaskExport, cache_folder
-from fibo_robot.envs.warp.from_robosuite import cached_export, export_task
+from fibo_robot.envs.warp.exporting import from_robosuite
+from fibo_robot.envs.warp.exporting.export import TaskExport, cache_folder
+from fibo_robot.envs.warp.exporting.from_robosuite import cached_export, export_task
 from tests.envs.warp.conftest import LIFT
 
 pytestmark = [pytest.mark.sim, pytest.mark.warp]

@@ -9,11 +9,11 @@ import torch
 from fibo_robot.envs import get_task
 from fibo_robot.envs.demonstrations.experts import get_expert
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.warp.export import TaskExport
-from fibo_robot.envs.warp.from_robosuite import export_task
-from fibo_robot.envs.warp.observation import observe
-from fibo_robot.envs.warp.scene import Scene
-from fibo_robot.envs.warp.success import judge
+from fibo_robot.envs.warp.exporting.export import TaskExport
+from fibo_robot.envs.warp.exporting.from_robosuite import export_task
+from fibo_robot.envs.warp.rules.observation import observe
+from fibo_robot.envs.warp.rules.scene import Scene
+from fibo_robot.envs.warp.rules.success import judge
 
 pytestmark = [pytest.mark.sim, pytest.mark.warp]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fibo_robot.envs.warp.export import SuccessRule
-from fibo_robot.envs.warp.scene import Scene
+from fibo_robot.envs.warp.exporting.export import SuccessRule
+from fibo_robot.envs.warp.rules.scene import Scene
 
 # robosuite's `1 - tanh(10 d) < 0.6`: the hand has left the object by so many metres.
 _HAND_AWAY = math.atanh(0.4) / 10.0

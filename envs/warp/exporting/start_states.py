@@ -16,7 +16,7 @@ import numpy as np
 from fibo_robot.envs.rollouts.engine import scene_digest
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.warp.errors import WarpError
-from fibo_robot.envs.warp.export import cache_folder, simulation_settings
+from fibo_robot.envs.warp.exporting.export import cache_folder, simulation_settings
 from fibo_robot.files import replace_atomically
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.simulation.untyped import import_mujoco
 from fibo_robot.envs.warp.errors import WarpError
-from fibo_robot.envs.warp.export import (
+from fibo_robot.envs.warp.exporting.export import (
     Arm,
     SuccessRule,
     TaskExport,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import warp as wp
 
-from fibo_robot.envs.warp import kernels
-from fibo_robot.envs.warp.export import Arm
+from fibo_robot.envs.warp.exporting.export import Arm
+from fibo_robot.envs.warp.physics import controller_kernels as kernels
 
 JOINTS = kernels.JOINTS
 

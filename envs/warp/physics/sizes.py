@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fibo_robot.envs.simulation.geometry import LARGEST, SMALLEST, CubeGeometry
 from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
-from fibo_robot.envs.warp.export import TaskExport
+from fibo_robot.envs.warp.exporting.export import TaskExport
 
 
 class WorldSizes:

@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import gymnasium
+import numpy as np
 import torch
 from torch import Tensor
 
 from fibo_robot.envs.simulation.object_state import OBJECT_STATES, Entry, SceneObject
 from fibo_robot.envs.warp.errors import WarpError
-from fibo_robot.envs.warp.export import Arm, TaskExport
-from fibo_robot.envs.warp.scene import Scene, conjugate, multiply, rotate, upper, w_last
+from fibo_robot.envs.warp.exporting.export import Arm, TaskExport
+from fibo_robot.envs.warp.rules.scene import Scene, conjugate, multiply, rotate, upper, w_last
 
 if TYPE_CHECKING:
     from fibo_robot.envs.tasks import Task
@@ -43,6 +45,19 @@ def check_keys(task: "Task", export: TaskExport, keys: Sequence[str]) -> None:
             f"Batched simulation has no observation {', '.join(unknown)} of the task {task.name}: leave it "
             "out, or roll out with the engine local."
         )
+
+
+def single_spaces(
+    task: "Task", obs_keys: Sequence[str]
+) -> tuple[gymnasium.spaces.Dict, gymnasium.spaces.Box]:
+    """Observation and action spaces of one world."""
+    spaces = {}
+    for key in obs_keys:
+        spec = task.observation_spec(key)
+        low, high, kind = (0, 255, np.uint8) if spec.kind == "rgb" else (-np.inf, np.inf, np.float32)
+        spaces[key] = gymnasium.spaces.Box(low, high, spec.shape, kind)
+    low, high = (np.array(bound, np.float32) for bound in (task.action.low, task.action.high))
+    return gymnasium.spaces.Dict(spaces), gymnasium.spaces.Box(low, high, dtype=np.float32)
 
 
 def observe(

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 import warp as wp
+from scipy.spatial.transform import Rotation
 
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.warp.export import Arm
-from fibo_robot.envs.warp.start_states import StartState
+from fibo_robot.envs.warp.exporting.export import Arm
+from fibo_robot.envs.warp.exporting.start_states import StartState
 from fibo_robot.envs.warp.task import WarpTask
 
 pytestmark = [pytest.mark.sim, pytest.mark.warp, pytest.mark.slow]  # Warp compiles its kernels
@@ -52,12 +53,13 @@ def test_torques_are_robosuites_on_the_same_states(
         for _ in range(3 * episode):
             lift.advance(generator.uniform(-1, 1, 7))
         state = lift.get_state()
-        initial = state[1:8] + generator.normal(0, 0.2, 7)
-        action = generator.uniform(-1, 1, 7)
-        if controller.arm.absolute:
-            hand = lift.observe(["robot0_eef_pos"])["robot0_eef_pos"]
-            action = np.concatenate([hand + action[:3] * 0.05, [3.0, 0.3, -0.2], action[6:]])
+        initial = state[1:8] + generator.normal(0, 0.1, 7)
+        action = generator.uniform(-0.4, 0.4, 7)
         lift.reset_to(state)
+        if controller.arm.absolute:
+            arm = lift._robosuite.robots[0].composite_controller.get_controller("right")
+            turn = Rotation.from_rotvec(0.5 * action[3:6]) * Rotation.from_matrix(arm.ref_ori_mat)
+            action = np.concatenate([arm.ref_pos + 0.05 * action[:3], turn.as_rotvec(), action[6:]])
         worlds.start_from([StartState.of(lift)], [0])
         wp.to_torch(controller.initial)[0] = torch.from_numpy(initial)
         controller.finger_commands.zero_()
