@@ -115,16 +115,12 @@ class ActionChunkingTransformer(ChunkPolicy):
         self.camera_positions = nn.ParameterDict(
             {key: _positions(steps, seen.num_tokens(key), width) for key in seen.cameras}
         )
-        self.style = StyleEncoder(
-            self.actions.dim, horizon, latent, width, encoder_layers, heads, dropout
-        )
+        self.style = StyleEncoder(self.actions.dim, horizon, latent, width, encoder_layers, heads, dropout)
         self.style_token = nn.Linear(latent, width)
         self.blocks = _encoder(width, encoder_layers, heads, dropout)
         self.queries = _positions(horizon, width)
         self.decoder = nn.TransformerDecoder(
-            nn.TransformerDecoderLayer(
-                width, heads, 4 * width, dropout, batch_first=True, norm_first=True
-            ),
+            nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, batch_first=True, norm_first=True),
             decoder_layers,
             nn.LayerNorm(width),
         )

@@ -88,10 +88,13 @@ class NoisePrediction(Objective):
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         try:
-            self.scheduler: DDPMScheduler = DDPMScheduler(train_steps, beta_schedule=schedule)
+            # By name: diffusers records what is given by place as not given.
+            self.scheduler: DDPMScheduler = DDPMScheduler(
+                num_train_timesteps=train_steps, beta_schedule=schedule
+            )
         except NotImplementedError as error:
             raise PolicyError(f"policy.objective.schedule: diffusers knows no {schedule!r}.") from error
-        self.train_steps = train_steps
+        self.train_steps, self.schedule = train_steps, schedule
 
     def loss(self, network: ChunkNetwork, chunks: Tensor, valid: Tensor, seen: Tensor) -> Tensor:
         noise = torch.randn_like(chunks)

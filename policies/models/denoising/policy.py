@@ -1,9 +1,9 @@
 """Policies whose chunks come out of an objective, a network and a sampler.
 
-    regression            Regression         any network   OneStep
-    two-step regression   TwoStepRegression  any network   TwoSteps
-    flow matching         FlowMatching       any network   Euler
-    Diffusion Policy      NoisePrediction    any network   DDIM
+regression            Regression         any network   OneStep
+two-step regression   TwoStepRegression  any network   TwoSteps
+flow matching         FlowMatching       any network   Euler
+Diffusion Policy      NoisePrediction    any network   DDIM
 """
 
 from collections.abc import Callable, Mapping

@@ -105,7 +105,11 @@ class DDIM(Sampler):
         if _positive(steps) > objective.train_steps:
             raise PolicyError(f"policy.sampler.steps can be at most train_steps, {objective.train_steps}.")
         # Normalised chunks lie in [-1, 1], which is where the scheduler clips its estimates.
-        self.scheduler: Any = DDIMScheduler.from_config(objective.scheduler.config, timestep_spacing="trailing")
+        self.scheduler: Any = DDIMScheduler(
+            num_train_timesteps=objective.train_steps,
+            beta_schedule=objective.schedule,
+            timestep_spacing="trailing",
+        )
         self.scheduler.set_timesteps(steps)
         self.steps = [int(step) for step in self.scheduler.timesteps]
         self.train_steps = objective.train_steps

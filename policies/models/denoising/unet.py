@@ -77,7 +77,9 @@ class ConditionalUnet(ChunkNetwork):
                 f"{2 ** (len(channels) - 1)}, or give policy.network.channels fewer levels."
             )
         if any(count % groups for count in channels):
-            raise PolicyError(f"policy.network.groups ({groups}) must divide every level's channels, {channels}.")
+            raise PolicyError(
+                f"policy.network.groups ({groups}) must divide every level's channels, {channels}."
+            )
         self.time = TimeEmbedding(time_features)
         whole = n_obs_steps * features
         self.reduce = nn.Identity() if condition_features is None else nn.Linear(whole, condition_features)
@@ -87,7 +89,9 @@ class ConditionalUnet(ChunkNetwork):
             return FilmBlock(channels_in, channels_out, condition, kernel_size, groups)
 
         levels = list(pairwise([action_dim, *channels]))
-        self.down = nn.ModuleList(nn.ModuleList([block(*level), block(level[1], level[1])]) for level in levels)
+        self.down = nn.ModuleList(
+            nn.ModuleList([block(*level), block(level[1], level[1])]) for level in levels
+        )
         self.downsample = nn.ModuleList(nn.Conv1d(count, count, 3, 2, 1) for count in channels[:-1])
         self.middle = nn.ModuleList([block(channels[-1], channels[-1]) for _ in range(2)])
         self.upsample = nn.ModuleList(nn.ConvTranspose1d(count, count, 4, 2, 1) for count in channels[:-1])
