@@ -4,11 +4,12 @@ import typer
 
 from fibo_robot.cli.bench.attention import attention
 from fibo_robot.cli.bench.castling import castling
+from fibo_robot.cli.bench.policy import policy
 from fibo_robot.cli.bench.rollout import rollout
 from fibo_robot.cli.bench.video import video
 
 bench = typer.Typer(help="Measure speed: ratios within one process, with their spread.", no_args_is_help=True)
-for _command in (attention, castling, rollout, video):
+for _command in (attention, castling, policy, rollout, video):
     bench.command()(_command)
 
 

@@ -43,7 +43,7 @@ class Known(ChunkNetwork):
 
 @functools.cache
 def alpha_bar(step: int, steps: int) -> float:
-    """Nichol and Dhariwal, "Improved denoising diffusion probabilistic models", equation 17, with clipped betas."""
+    """Nichol and Dhariwal, arXiv 2102.09672, equation 17, with clipped betas."""
 
     def cosine(share: float) -> float:
         return math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2

@@ -114,7 +114,7 @@ def test_without_statistics_a_checkpoint_is_refused(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", [*FAMILIES, "act with ensembling"])
 def test_an_episode_is_the_same_whatever_runs_beside_it(name: str) -> None:
-    """Bit for bit in batches of one size: four rows of episodes that are at different decisions, in any order."""
+    """Bit for bit in batches of one size: four episodes that are at different decisions, in any order."""
     ensembling = ["policy.temporal_ensemble=0.01", "data.n_action_steps=1"] if "with" in name else []
     policy = create(name.split()[0], *ensembling)
     alone: dict[tuple[int, int], torch.Tensor] = {}

@@ -1,4 +1,4 @@
-"""How a policy sees: crops and colours of a history, what is read from tokens, which encoder sees which camera."""
+"""How a policy sees: crops and colours of a history, readouts of tokens, encoders of cameras."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
