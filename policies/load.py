@@ -15,17 +15,22 @@ from fibo_robot.training.checkpoint import version_differences
 from fibo_robot.training.rebuild import load_model
 
 
-def load_policy(checkpoint_dir: str | Path, device: str | torch.device = "cpu") -> ChunkPolicy:
-    """The policy in `checkpoint_dir`, in evaluation mode on `device`; its `.meta` is the meta.json.
+def load_policy(source: str | Path, device: str | torch.device = "cpu") -> ChunkPolicy:
+    """The policy at `source`, in evaluation mode on `device`; its `.meta` is the meta.json.
 
     Warns in plain words where the simulator's version differs from the one it was trained with.
 
+    Args:
+        source: a run directory, or `hf:owner/name` on the Hub.
+        device: where it runs.
+
     Raises:
         CheckpointError: the directory is not a complete policy checkpoint, or its weights do not fit.
+        HubError: the Hub does not give it.
         ShapeError: another version of fibo_robot wrote it.
     """
     loaded, checkpoint = load_model(
-        checkpoint_dir,
+        source,
         "policy",
         "policy",
         ChunkPolicy,

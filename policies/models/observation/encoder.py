@@ -113,7 +113,13 @@ class ObservationEncoder(nn.Module):
         return self
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """Observations `(B, T, ...)`, vectors normalised, to features of each step `(B, T, out_features)`."""
+        """Observations `(B, T, ...)`, vectors normalised, to features of each step `(B, T, out_features)`.
+
+        Raises:
+            ObservationError: cameras are not read.
+        """
+        if self.cameras and not self.readouts:
+            raise ObservationError("This policy needs to know what to read of its cameras: choose a readout.")
         parts = [
             self.readouts[key](self.tokens(key, obs[key]).flatten(0, 1)).unflatten(0, obs[key].shape[:2])
             for key in self.cameras
