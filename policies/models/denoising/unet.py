@@ -64,7 +64,7 @@ class ConditionalUnet(ChunkNetwork):
         action_horizon: int,
         n_obs_steps: int,
         features: int,
-        channels: Sequence[int] = (64, 128, 256),
+        channels: Sequence[int] = (64, 128),
         kernel_size: int = 5,
         groups: int = 8,
         time_features: int = 128,

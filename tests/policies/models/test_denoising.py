@@ -201,7 +201,7 @@ def test_a_step_of_the_transformers_chunk_knows_of_no_later_one() -> None:
 
 def test_a_horizon_that_cannot_be_halved_is_refused() -> None:
     with pytest.raises(PolicyError, match=r"data\.action_horizon to a multiple of 4"):
-        ConditionalUnet(**{**SIZES, "action_horizon": 10})
+        ConditionalUnet(**{**SIZES, "action_horizon": 10}, channels=(8, 16, 32))
 
 
 @pytest.mark.parametrize(
