@@ -72,7 +72,7 @@ def _directions_backward(
     from fibo_robot.attention.backends import numba_angular
 
     tensors = [tensor.to(state.dtype) for tensor in (grad, q, k, v, out)]
-    grads = numba_angular.directions_backward(*tensors, inverse, state, cast(ConstantTerm, term))
+    grads = numba_angular.directions_backward(*tensors, inverse, state, cast(ConstantTerm, const_term))
     grad_q, grad_k, grad_v, grad_extra = (tensor.to(q.dtype) for tensor in grads)
     return grad_q, grad_k, grad_v, grad_extra
 
