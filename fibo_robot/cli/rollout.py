@@ -53,15 +53,14 @@ def rollout(
     from fibo_robot.envs.rollouts.api import rollout as run
     from fibo_robot.envs.tasks import Task, get_task
     from fibo_robot.hub.source import results_folder
-    from fibo_robot.policies import load_policy
-    from fibo_robot.training.checkpoint import load_checkpoint
+    from fibo_robot.policies.load import load_policy, policy_checkpoint
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_policy(checkpoint, device=device)
     task = Task.from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
     output = output or results_folder(checkpoint) / "rollouts"
-    saved = load_checkpoint(checkpoint)
+    saved = policy_checkpoint(checkpoint)
     notes = [] if check_demos is None else [_check_demonstrations(check_demos, task, workers)]
     try:
         evaluation = run(
