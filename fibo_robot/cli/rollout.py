@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fibo_robot.errors import FiboError
+
 if TYPE_CHECKING:
     from fibo_robot.envs.results.evaluation import Evaluation
     from fibo_robot.envs.tasks import Task
@@ -58,6 +60,8 @@ def rollout(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_policy(checkpoint, device=device)
+    if other_task is None and "task" not in policy.meta:
+        raise FiboError(f"{checkpoint} does not say which task it is for: name one with --other-task.")
     task = Task.from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
     output = output or results_folder(checkpoint) / "rollouts"
     saved = policy_checkpoint(checkpoint)

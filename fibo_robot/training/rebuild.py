@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from fibo_robot.hub.source import is_on_hub
 from fibo_robot.plugins import is_registered
 from fibo_robot.training.build import build
 from fibo_robot.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
@@ -55,7 +56,7 @@ def load_model(
         HubError: the Hub does not give it.
     """
     checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
-    called = source.directory if isinstance(source, Checkpoint) else source
+    called = checkpoint.name if is_on_hub(checkpoint.name) else checkpoint.directory
     found = checkpoint.meta.get("kind", "nothing known")
     if found != kind:
         raise CheckpointError(f"{called} holds a {found}, not a {kind}. Give a {kind}'s run directory.")

@@ -177,5 +177,5 @@ def test_a_policy_is_loaded_from_the_hub_or_refused_like_a_folder(classifier: Pa
     from fibo_robot.training.checkpoint import CheckpointError
 
     push(classifier, "owner/skills")
-    with pytest.raises(CheckpointError, match="hf:owner/skills holds a classifier"):
+    with pytest.raises(CheckpointError, match=r"hf:owner/skills@\w+ holds a classifier"):
         load_policy("hf:owner/skills")

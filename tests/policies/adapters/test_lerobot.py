@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fibo_robot.errors import FiboError
 from fibo_robot.policies import load_policy
 from fibo_robot.policies.adapters.lerobot import LeRobotError, Recipe, make_recipe
 from fibo_robot.training.checkpoint import CheckpointError
+from tests.video.command_line import run
 
 SHAPES = {
     "observation.images.agentview": (3, 84, 84),
@@ -95,6 +97,17 @@ def test_what_lerobot_saves_is_loaded_like_a_run_directory(tmp_path: Path) -> No
         each.reset([1, 2])
         actions.append(each.act(observations, [1, 2]))
     assert torch.equal(*actions) and actions[0].shape == (2, 4, 7)
+
+
+def test_rollout_of_a_policy_for_another_robot_asks_for_a_task(tmp_path: Path) -> None:
+    shapes = {"observation.state": (9,), "action": (7,)}
+    recipe = make_recipe(overrides=[*OVERRIDES, "policy.encoder=null"], shapes=shapes, stats=stats())
+    policy = recipe.build()
+    (tmp_path / "config.json").write_text(json.dumps({"type": "fibo", "recipe": recipe.to_json()}))
+    weights = {f"policy.{key}": value for key, value in policy.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(FiboError, match="which task it is for"):
+        run("rollout", tmp_path, "--device", "cpu")
 
 
 def test_damaged_checkpoints_and_foreign_code_are_refused(tmp_path: Path) -> None:
