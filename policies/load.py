@@ -8,8 +8,9 @@ import torch
 from fibo_robot.hub.source import local_folder
 from fibo_robot.interfaces import ShapeMeta
 from fibo_robot.policies.adapters import lerobot
-from fibo_robot.policies.models import bc  # noqa: F401  (each family registers itself for checkpoints to name)
+from fibo_robot.policies.models import act, bc, bc_rnn, bc_transformer  # noqa: F401  (families register themselves,
 from fibo_robot.policies.models.base import ChunkPolicy
+from fibo_robot.policies.models.denoising import mlp, policy, transformer, unet  # noqa: F401  for checkpoints to name)
 from fibo_robot.training.checkpoint import Checkpoint, load_checkpoint, version_differences
 from fibo_robot.training.rebuild import load_model
 
@@ -29,17 +30,17 @@ def load_policy(source: str | Path, device: str | torch.device = "cpu") -> Chunk
         HubError: the Hub does not give it.
         ShapeError: another version of fibo_robot wrote it.
     """
-    policy, checkpoint = load_model(
+    loaded, checkpoint = load_model(
         policy_checkpoint(source),
         "policy",
         "policy",
         ChunkPolicy,
         {"shape_meta": lambda meta: ShapeMeta.from_dict(meta["shape_meta"])},
     )
-    policy.meta = checkpoint.meta
+    loaded.meta = checkpoint.meta
     for difference in version_differences(checkpoint.meta):
         warnings.warn(difference, stacklevel=2)
-    return policy.to(device)
+    return loaded.to(device)
 
 
 def policy_checkpoint(source: str | Path) -> Checkpoint:

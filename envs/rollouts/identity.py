@@ -9,7 +9,9 @@ from torch import nn
 
 from fibo_robot.attention.modules import AttentionModule
 from fibo_robot.envs.errors import RolloutError
+from fibo_robot.envs.pusht import PushTTask
 from fibo_robot.envs.tasks import Task as SimulatorTask
+from fibo_robot.envs.tasks import task_from_dict
 from fibo_robot.interfaces import Policy, ShapeMeta, Task
 from fibo_robot.training.checkpoint import state_digest
 
@@ -78,13 +80,13 @@ def choose_task(policy: Policy, task: Task | None, allow_other_task: bool) -> tu
                 f"The policy ({type(policy).__name__}) does not say which task it was trained for; give one, "
                 "such as get_task('lift')."
             )
-        return SimulatorTask.from_dict(trained).resolved(), {}
+        return task_from_dict(trained).resolved(), {}
     task = task.resolved()
     if trained is None:
         return task, {}
     asked, own = task.to_dict(), trained
-    if isinstance(task, SimulatorTask):
-        own = SimulatorTask.from_dict(trained).resolved().to_dict()
+    if isinstance(task, SimulatorTask | PushTTask):
+        own = task_from_dict(trained).resolved().to_dict()
     asked, own = (json.loads(json.dumps(values)) for values in (asked, own))  # tuples are lists
     differences = {
         name: [own.get(name), asked.get(name)]

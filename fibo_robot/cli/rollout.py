@@ -9,6 +9,8 @@ from fibo_robot.errors import FiboError
 
 if TYPE_CHECKING:
     from fibo_robot.envs.results.evaluation import Evaluation
+    from fibo_robot.envs.rollouts.engine import Engine
+    from fibo_robot.envs.rollouts.worker_engine import EngineName
     from fibo_robot.envs.tasks import Task
 
 
@@ -32,11 +34,19 @@ def rollout(
     ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Rows per decision [1 on a CPU, else 16].")
+        int | None,
+        typer.Option("--batch-size", min=1, help="Rows per decision [1 on a CPU, else worlds, or 16]."),
     ] = None,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option("--engine", help="Processes here, or actors on a Ray cluster.")
+        Literal["local", "ray", "warp"],
+        typer.Option("--engine", help="Processes here, actors on a Ray cluster, or worlds on one device."),
     ] = "local",
+    worlds: Annotated[
+        int | None,
+        typer.Option(
+            "--worlds", min=1, help="Simulated together per device (warp, ray) [1024 on a GPU, else 16]."
+        ),
+    ] = None,
     other_task: Annotated[
         str | None,
         typer.Option("--other-task", help="Evaluate on this task, though trained for another; it is noted."),
@@ -53,19 +63,28 @@ def rollout(
     from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
     from fibo_robot.envs.rollouts.api import rollout as run
-    from fibo_robot.envs.tasks import Task, get_task
+    from fibo_robot.envs.tasks import get_task, task_from_dict
     from fibo_robot.hub.source import results_folder
     from fibo_robot.policies.load import load_policy, policy_checkpoint
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = load_policy(checkpoint, device=device)
+    if worlds is not None and engine == "local":
+        raise typer.BadParameter(
+            "Worlds are simulated together by --engine warp or ray.", param_hint="--worlds"
+        )
+    if engine == "warp" or worlds is not None:
+        worlds = min(worlds or (1024 if device.startswith("cuda") else 16), episodes)
+    player, holder = _choose_engine(engine, worlds, device, workers)
+    policy = load_policy(checkpoint, device=holder)
     if other_task is None and "task" not in policy.meta:
         raise FiboError(f"{checkpoint} does not say which task it is for: name one with --other-task.")
-    task = Task.from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
+    task = task_from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
     output = output or results_folder(checkpoint) / "rollouts"
     saved = policy_checkpoint(checkpoint)
     notes = [] if check_demos is None else [_check_demonstrations(check_demos, task, workers)]
+    if engine == "warp":
+        _find_starts(task, range(seed, seed + episodes))
     try:
         evaluation = run(
             policy,
@@ -75,11 +94,11 @@ def rollout(
             output=output,
             resume=resume,
             videos=videos,
-            batch_size=batch_size or (1 if device == "cpu" else 16),
+            batch_size=batch_size or (1 if device == "cpu" else worlds or 16),
             success_hold=None if full_horizon else SUCCESS_HOLD,
-            engine=engine,
+            engine=player,
             allow_other_task=other_task is not None,
-            policy_info=saved.describe(),
+            policy_info={"device": torch.device(device).type, **saved.describe()},
             notes=notes,
             training=saved.training(),
         )
@@ -97,6 +116,32 @@ def rollout(
         problems += missing
     report = write_evaluation_report(evaluation, output, attention, problems)
     typer.echo(f"result: {output / 'eval.json'}\nreport: {report}")
+
+
+def _choose_engine(
+    engine: "EngineName | Literal['warp']", worlds: int | None, device: str, workers: int
+) -> "tuple[EngineName | Engine, str]":
+    """The engine, and the device on which this process holds the policy."""
+    if engine == "warp":
+        from fibo_robot.envs.rollouts.batched.engine import BatchedEngine
+
+        assert worlds is not None
+        return BatchedEngine(worlds, device), device
+    if engine == "ray" and worlds is not None:
+        from fibo_robot.envs.rollouts.batched.ray import RayBatchedEngine
+
+        # Its actors take the policy to their own devices; this machine may have none.
+        return RayBatchedEngine(worlds, device, None if device.startswith("cuda") else workers), "cpu"
+    return engine, device
+
+
+def _find_starts(task: "Task", seeds: range) -> None:
+    """Compute where episodes begin, on the host and once for all rollouts of these seeds."""
+    from fibo_robot.envs.warp import StartStates
+    from fibo_robot.progress import progress_bar
+
+    with progress_bar("Finding start states") as progress:
+        StartStates(task.resolved()).ensure(seeds, progress)
 
 
 def _print(evaluation: "Evaluation") -> None:

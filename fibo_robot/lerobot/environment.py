@@ -13,8 +13,8 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 
 from fibo_robot.envs.demonstrations.lerobot import layout
-from fibo_robot.envs.tasks import get_task
-from fibo_robot.policies.adapters.lerobot import TYPE
+from fibo_robot.envs.tasks import Task, get_task
+from fibo_robot.policies.adapters.lerobot import TYPE, LeRobotError
 
 GYM_ID = "fibo_robot/LeRobot-v0"
 
@@ -42,7 +42,7 @@ class LeRobotTask(gymnasium.Env):
         episode_length: int | None = None,
         render_mode: str | None = "rgb_array",
     ) -> None:
-        known = get_task(task, renderer=renderer)
+        known = _robosuite_task(task, renderer=renderer)
         self.render_mode = render_mode
         self.task = self.task_description = layout.describe_task(known.name)
         self._max_episode_steps = episode_length or known.horizon
@@ -95,6 +95,13 @@ class LeRobotTask(gymnasium.Env):
         return {"pixels": pixels, **state}
 
 
+def _robosuite_task(name: str, **settings: str) -> Task:
+    task = get_task(name, **settings)
+    if not isinstance(task, Task):
+        raise LeRobotError(f"{name} is an environment of LeRobot's own: use its --env.type.")
+    return task
+
+
 def _vector(size: int) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
@@ -118,7 +125,7 @@ class FiboEnv(EnvConfig):
     features_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        task = get_task(self.task or "")
+        task = _robosuite_task(self.task or "")
         self.fps = task.control_freq
         side = task.image_size
         robot = sum(size for key, size in task.low_dim.items() if key != "object")

@@ -152,6 +152,8 @@ def make_recipe(
         FiboError: an unknown task, policy, encoder or attention.
     """
     known = get_task(task) if task else None
+    if not isinstance(known, Task | None):
+        raise LeRobotError(f"{task} has no state as LeRobot counts it: leave --policy.task out.")
     state, obs = {}, {}
     if layout.STATE in shapes:
         state = _state(int(shapes[layout.STATE][0]), known)

@@ -1,7 +1,7 @@
 """From a checkpoint and a file to labels with probabilities."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -82,10 +82,10 @@ def view_scores(classifier: ClipClassifier, clips: Tensor) -> Tensor:
     return classifier(clips.to(device)).float().cpu()
 
 
-def best_scores(classifier: ClipClassifier, scores: Tensor, top_k: int) -> tuple[Score, ...]:
+def best_scores(labels: Sequence[str], scores: Tensor, top_k: int) -> tuple[Score, ...]:
     """The most probable classes first, of scores `(V, classes)` before the softmax, averaged over V views."""
-    best = scores.softmax(-1).mean(0).topk(min(top_k, len(classifier.labels)))
-    return tuple(Score(classifier.labels[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist()))
+    best = scores.softmax(-1).mean(0).topk(min(top_k, len(labels)))
+    return tuple(Score(labels[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist()))
 
 
 def predict(
@@ -128,5 +128,5 @@ def predict(
             if isinstance(clips, VideoDecodeError):
                 yield Prediction(str(path), (), str(clips))
                 continue
-            scores = best_scores(classifier, view_scores(classifier, clips), top_k)
+            scores = best_scores(classifier.labels, view_scores(classifier, clips), top_k)
             yield Prediction(str(path), scores)

@@ -5,17 +5,20 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
-from fibo_robot.envs.demonstrations.lerobot import layout, statistics
-from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder
-from fibo_robot.envs.demonstrations.lerobot.to_hdf5 import lerobot_to_hdf5
-from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
-from fibo_robot.envs.tasks import get_task
-from tests.lerobot.demonstrations import CAMERAS, LENGTHS, level, write_demonstrations
-from tests.video.command_line import run
+pq = pytest.importorskip("pyarrow.parquet", reason="no pyarrow here: pip install 'fibo-robot[parquet]'")
+
+from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile  # noqa: E402
+from fibo_robot.envs.demonstrations.lerobot import layout, statistics  # noqa: E402
+from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder  # noqa: E402
+from fibo_robot.envs.demonstrations.lerobot.to_hdf5 import lerobot_to_hdf5  # noqa: E402
+from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot  # noqa: E402
+from fibo_robot.envs.tasks import get_task  # noqa: E402
+from tests.lerobot.demonstrations import CAMERAS, LENGTHS, level, write_demonstrations  # noqa: E402
+from tests.video.command_line import run  # noqa: E402
+
+pytestmark = pytest.mark.parquet
 
 
 @pytest.fixture(scope="module")
