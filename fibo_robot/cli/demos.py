@@ -69,6 +69,9 @@ def convert(
     from fibo_robot.envs.demonstrations.convert import convert_demonstrations
 
     if raw.is_dir() or output.suffix not in (".hdf5", ".h5"):
+        from fibo_robot.extras import require
+
+        require("pyarrow", extra="parquet", purpose="LeRobot's data set format")
         from fibo_robot.envs.demonstrations.lerobot.to_hdf5 import lerobot_to_hdf5
         from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
 

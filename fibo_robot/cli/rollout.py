@@ -1,15 +1,19 @@
 """`fibo rollout`: evaluate a trained policy in the simulator."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from fibo_robot.errors import FiboError
 
 if TYPE_CHECKING:
     from fibo_robot.envs.results.evaluation import Evaluation
     from fibo_robot.envs.rollouts.engine import Engine
     from fibo_robot.envs.rollouts.worker_engine import EngineName
     from fibo_robot.envs.tasks import Task
+    from fibo_robot.policies.adapters.robomimic_checkpoint import RobomimicPolicy
+    from fibo_robot.policies.models.base import ChunkPolicy
 
 
 def register(app: typer.Typer) -> None:
@@ -68,10 +72,8 @@ def rollout(
     from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
     from fibo_robot.envs.rollouts.api import rollout as run
-    from fibo_robot.envs.tasks import get_task, task_from_dict
     from fibo_robot.hub.source import results_folder
-    from fibo_robot.policies import load_policy
-    from fibo_robot.training.checkpoint import last_checkpoints, load_checkpoint
+    from fibo_robot.training.checkpoint import last_checkpoints
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -91,15 +93,7 @@ def rollout(
     notes: list[str] = []
 
     def evaluate(run_dir: Path, target: Path) -> "Evaluation":
-        if run_dir.suffix == ".pth":
-            from fibo_robot.policies.adapters.robomimic_checkpoint import load_robomimic_policy
-
-            policy = load_robomimic_policy(run_dir, holder)
-            info, training = {"checkpoint": run_dir.name}, {}
-        else:
-            policy, saved = load_policy(run_dir, device=holder), load_checkpoint(run_dir)
-            info, training = saved.describe(), saved.training()
-        task = task_from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
+        policy, task, info, training = _load(run_dir, holder, other_task)
         if check_demos is not None and not notes:
             notes.append(_check_demonstrations(check_demos, task, workers))
         if engine == "warp":
@@ -146,6 +140,28 @@ def rollout(
         evaluations[folder.name] = evaluate(folder, output / folder.name)
     found = LastCheckpoints.of(evaluations)
     typer.echo(f"{found.to_text()}\nresult: {found.save(output)}")
+
+
+def _load(
+    checkpoint: Path, device: str, other_task: str | None
+) -> "tuple[ChunkPolicy | RobomimicPolicy, Task, dict[str, Any], dict[str, Any]]":
+    """The policy of a checkpoint, what to judge it on, and what to record of it and of its training."""
+    from fibo_robot.envs.tasks import get_task, task_from_dict
+    from fibo_robot.policies.load import load_policy, policy_checkpoint
+
+    if checkpoint.suffix == ".pth":
+        from fibo_robot.policies.adapters.robomimic_checkpoint import load_robomimic_policy
+
+        policy = load_robomimic_policy(checkpoint, device)
+        info: dict[str, Any] = {"checkpoint": checkpoint.name}
+        training: dict[str, Any] = {}
+    else:
+        policy, saved = load_policy(checkpoint, device=device), policy_checkpoint(checkpoint)
+        info, training = saved.describe(), saved.training()
+    if other_task is None and "task" not in policy.meta:
+        raise FiboError(f"{checkpoint} does not say which task it is for: name one with --other-task.")
+    task = task_from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
+    return policy, task, info, training
 
 
 def _choose_engine(
