@@ -18,13 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import av.error
 import numpy as np
 
 from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.rollouts.engine import scene_digest
 from fibo_robot.envs.rollouts.episodes import Episode
-from fibo_robot.envs.rollouts.videos import VideoSpec, encode_mp4
+from fibo_robot.envs.rollouts.videos import VideoSpec, encode_episode
 from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import Env, ShapeMeta, Task
 
@@ -243,10 +242,7 @@ class _Tally:
     def episode(self) -> tuple[Episode, bytes | None]:
         video, video_error = None, None
         if self.video is not None:
-            try:
-                video = encode_mp4(self.frames, self.video.fps)
-            except (OSError, av.error.FFmpegError) as error:  # a lost video must not lose the episode
-                video_error = f"The video of seed {self.seed} could not be encoded: {error}."
+            video, video_error = encode_episode(self.seed, self.frames, self.video.fps)
         episode = Episode(
             seed=self.seed,
             success_once=self.first_success is not None,

@@ -1,7 +1,7 @@
 """The rows of an evaluation. Apart from the rest, so that a worker starts without torch and scipy."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 EVAL_FILE = "eval.json"  # an evaluation of these rows
@@ -57,6 +57,17 @@ class Episode:
     def counts(self) -> bool:
         """Whether the episode says something about the policy."""
         return self.error_source != "worker"
+
+    def failed_by_policy(self, error: str) -> "Episode":
+        """The same of a policy that broke down: solved before or not, it has not done its task."""
+        return replace(
+            self,
+            error=error,
+            error_source="policy",
+            success_once=False,
+            success_at_end=False,
+            first_success=None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; :meth:`from_dict` reads it back."""

@@ -53,6 +53,11 @@ class _Slot:
     idle: bool = False  # ready, and no episode was left for it
 
 
+def not_finite(policy: Policy) -> str:
+    """What is said of the episode of a policy that gave NaN or infinity."""
+    return f"The policy ({type(policy).__name__}) returned actions that are not finite."
+
+
 class Scheduler:
     """Runs episodes on workers until every seed has an outcome.
 
@@ -179,15 +184,7 @@ class Scheduler:
         failures = tuple(self._failures.get(episode.seed, ()))
         episode = replace(episode, worker_errors=failures)
         if state.policy_error:
-            # Solved before or not: a policy that breaks down has not done its task.
-            episode = replace(
-                episode,
-                error=state.policy_error,
-                error_source="policy",
-                success_once=False,
-                success_at_end=False,
-                first_success=None,
-            )
+            episode = episode.failed_by_policy(state.policy_error)
         return Finished(episode, video, self._actions.finish(episode.seed, episode.length))
 
     def _finish(self, finished: Finished) -> None:
@@ -272,8 +269,7 @@ class Scheduler:
             if np.isfinite(chunk).all():
                 self._send(slot, Act(chunk))
             else:
-                name = type(self._policy).__name__
-                self._slots[slot].policy_error = f"The policy ({name}) returned actions that are not finite."
+                self._slots[slot].policy_error = not_finite(self._policy)
                 self._send(slot, Stop())
 
     def _add(self, **amounts: float) -> None:

@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
 
 from fibo_robot.errors import FiboError
@@ -58,6 +59,14 @@ def encode_mp4(frames: Sequence[np.ndarray], fps: int) -> bytes:
             )
         container.mux(stream.encode())
     return buffer.getvalue()
+
+
+def encode_episode(seed: int, frames: Sequence[np.ndarray], fps: int) -> tuple[bytes | None, str | None]:
+    """An episode's mp4, or why there is none: a lost video must not lose the episode."""
+    try:
+        return encode_mp4(frames, fps), None
+    except (OSError, av.error.FFmpegError) as error:
+        return None, f"The video of seed {seed} could not be encoded: {error}."
 
 
 def write_video(target: Path, content: bytes) -> None:

@@ -76,7 +76,7 @@ class WorkerEngine:
         setup = Setup.of(plan.task, policy.shape_meta, plan.success_hold)
         self._workers = self._make_workers(setup, count)
         self._scheduler = Scheduler(policy, self._workers, plan, self._timeouts, self.name, keep)
-        with _one_thread():
+        with one_thread():
             self._scheduler.run(seeds, count)
 
     def session(self) -> Session | None:
@@ -106,7 +106,8 @@ def _maker(name: str) -> Callable[[Setup, int], Workers]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread, as the split of a sum among threads also rounds it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
