@@ -1,7 +1,7 @@
 """Files as robosuite's own collection script writes them, of environments that are not registered."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,9 @@ class Still:
     def __init__(self, shape_meta: ShapeMeta) -> None:
         self.shape_meta = shape_meta
 
-    def reset(self, episodes: object) -> None: ...
-    def forget(self, episodes: object) -> None: ...
-    def act(self, obs: dict[str, Tensor], episodes: Sequence[int]) -> Tensor:
+    def reset(self, episodes: Sequence[int]) -> None: ...
+    def forget(self, episodes: Sequence[int]) -> None: ...
+    def act(self, obs: Mapping[str, Tensor], episodes: Sequence[int]) -> Tensor:
         return torch.zeros(len(episodes), self.shape_meta.n_action_steps, self.shape_meta.action.dim)
 
 
