@@ -97,6 +97,7 @@ def check_same_samples(samples: Samples, count: int = 16) -> None:
 def fits_in_memory(samples: Samples) -> bool:
     """Whether robomimic's `all` has room: it keeps every sample, with a whole horizon of pictures each."""
     data = our_dataset(samples)
+    data.source.close()
     steps = samples.shape_meta.n_obs_steps - 1 + samples.shape_meta.action_horizon
     needed = sum(pictures.nbytes for pictures in data.pictures.values()) * (steps if steps > 1 else 2)
     for line in Path("/proc/meminfo").read_text().splitlines():

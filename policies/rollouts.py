@@ -1,10 +1,14 @@
 """Success in the simulator while a policy is trained, on seeds that no demonstration or result has."""
 
+import io
 import shutil
 from copy import deepcopy
 from pathlib import Path
 
+import av
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.results.evaluation import Evaluation
@@ -59,6 +63,7 @@ class HeldOutRollouts(pl.Callback):
         if trainer.is_global_zero:
             evaluation = self._evaluate(trainer, pl_module, done)
             pl_module.log(METRIC, evaluation.success_rate, rank_zero_only=True)
+            self._show_films(trainer, evaluation, done)
         trainer.strategy.barrier()  # the others wait for the first process
 
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> Evaluation:
@@ -66,7 +71,7 @@ class HeldOutRollouts(pl.Callback):
         assert isinstance(data, DemonstrationData)
         policy = deepcopy(module_to_save(trainer, pl_module).model)
         assert isinstance(policy, ChunkPolicy)
-        folder = self.run_dir / FOLDER / f"epoch_{epoch:05d}"
+        folder = self._folder(epoch)
         shutil.rmtree(folder, ignore_errors=True)  # of an epoch that was interrupted and is trained again
         return rollout(
             policy.eval(),
@@ -77,3 +82,28 @@ class HeldOutRollouts(pl.Callback):
             videos=min(self.videos, len(self.seeds)),
             policy_info={"epoch": epoch},
         )
+
+    def _folder(self, epoch: int) -> Path:
+        return self.run_dir / FOLDER / f"epoch_{epoch:05d}"
+
+    def _show_films(self, trainer: pl.Trainer, evaluation: Evaluation, epoch: int) -> None:
+        """Give TensorBoard the films as GIFs, which it plays; its own `add_video` needs a package more."""
+        films = {e.seed: self._folder(epoch) / e.video for e in evaluation.episodes if e.video is not None}
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                continue
+            writer = logger.experiment._get_file_writer()  # pyright: ignore[reportPrivateUsage]
+            for seed, film in films.items():
+                value = Summary.Value(tag=f"rollout/seed_{seed}", image=as_gif(film))
+                writer.add_summary(Summary(value=[value]), trainer.global_step)
+
+
+def as_gif(film: Path) -> Summary.Image:
+    """An mp4 as TensorBoard takes a moving picture."""
+    with av.open(str(film)) as container:
+        rate = float(container.streams.video[0].average_rate or 10)
+        first, *others = (frame.to_image() for frame in container.decode(video=0))
+    content = io.BytesIO()
+    first.save(content, "GIF", save_all=True, append_images=others, duration=1000 / rate, loop=0)
+    width, height = first.size
+    return Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content.getvalue())

@@ -1,11 +1,14 @@
 """Rollouts on held-out seeds while training, and the last checkpoints: training is the same with them."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.results.evaluation import Evaluation
@@ -29,7 +32,7 @@ class Asked:
         torch.rand(7)  # whatever it draws, training must not feel it
         self.calls.append({"weights": weights_digest(policy), "seeds": seeds, "task": task.name, **options})
         rate = 0.25 * len(self.calls)
-        return type("Result", (), {"success_rate": rate})()
+        return type("Result", (), {"success_rate": rate, "episodes": ()})()
 
 
 @pytest.fixture
@@ -94,9 +97,17 @@ def test_a_run_leaves_evaluations_with_films(demonstrations: Path, tmp_path: Pat
         "trainer.max_epochs=2",
         "rollouts.videos=1",
         "rollouts.workers=1",
+        "logger=tensorboard",
     )
     folder = run / rollouts.FOLDER / "epoch_00002"
     evaluation = Evaluation.load(folder)
     assert [episode.seed for episode in evaluation.episodes] == [200_000, 200_001, 200_002]
     assert (folder / str(evaluation.episodes[0].video)).is_file()
     assert evaluation.policy["epoch"] == 2
+    events = EventAccumulator(str(run / "tensorboard"), {"images": 0})
+    events.Reload()
+    (film,) = events.Images("rollout/seed_200000")
+    with Image.open(io.BytesIO(film.encoded_image_string)) as shown:
+        assert (shown.format, shown.size) == ("GIF", (192, 192))
+        assert getattr(shown, "n_frames", 1) > 1
+    assert [event.value for event in events.Scalars("rollout/success")] == [evaluation.success_rate]
