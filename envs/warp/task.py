@@ -102,8 +102,8 @@ class WarpTask(gymnasium.vector.VectorEnv):
         self.export.check_fits(self.task)
         check_keys(self.task, self.export, self.obs_keys)
         capacity = capacity or CAPACITIES[self.task.env_name]
-        needed = memory_needed(self.export.mujoco_model(), num_worlds, capacity)
-        check_memory(needed, num_worlds, self.device)
+        memory = memory_needed(self.export.mujoco_model(), capacity)
+        check_memory(memory.fixed, memory.per_world, num_worlds, self.device)
         # Only now, with versions and device checked, the modules that import Warp.
         from fibo_robot.envs.warp import guard
         from fibo_robot.envs.warp.physics.worlds import Physics
