@@ -8,13 +8,15 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import gymnasium
 
 from fibo_robot import __version__
+from fibo_robot.envs.controllers import controller_actions, controller_mode, osc_pose_controller
+from fibo_robot.envs.pusht import PushTEnv, PushTTask
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.simulation.object_state import OBJECT_STATES
+from fibo_robot.envs.simulation.object_state import object_slices
 from fibo_robot.envs.simulation.rendering import RenderQuality, resolve_renderer
 from fibo_robot.errors import FiboError, did_you_mean
 from fibo_robot.extras import installed_version
@@ -22,48 +24,7 @@ from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
 
 ARM_LOW_DIM = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
 SECOND_ARM_LOW_DIM = {key.replace("robot0", "robot1"): size for key, size in ARM_LOW_DIM.items()}
-_VERSIONED = ("robosuite", "mujoco", "numpy", "gymnasium")
-
-
-def osc_pose_controller() -> dict[str, Any]:
-    """robosuite's composite configuration of robomimic's controller.
-
-    Operational-space control of one Panda arm: six deltas in the world frame (5 cm and 0.5 rad at action 1)
-    and the gripper (+1 closes). robosuite 1.5's own default counts deltas in the frame of the robot's base;
-    robomimic's datasets, recorded with robosuite 1.4 and before, count them in the world frame.
-    """
-    arm = {
-        "type": "OSC_POSE",
-        "input_max": 1,
-        "input_min": -1,
-        "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
-        "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
-        "kp": 150,
-        "damping_ratio": 1,
-        "impedance_mode": "fixed",
-        "kp_limits": [0, 300],
-        "damping_ratio_limits": [0, 10],
-        "position_limits": None,
-        "orientation_limits": None,
-        "uncouple_pos_ori": True,
-        "input_type": "delta",
-        "input_ref_frame": "world",
-        "interpolation": None,
-        "ramp_ratio": 0.2,
-        "gripper": {"type": "GRIP"},
-    }
-    return {"type": "BASIC", "body_parts": {"right": arm}}
-
-
-def controller_mode(controller: Mapping[str, Any]) -> str | None:
-    """`delta` or `absolute`, as a composite controller reads its actions; None where it does not say."""
-    modes = {part.get("input_type") for part in controller.get("body_parts", {}).values()}
-    return modes.pop() if len(modes) == 1 else None
-
-
-def controller_actions(controller: Mapping[str, Any], arms: int) -> ActionSpec:
-    """What the actions are that a composite controller of so many arms takes."""
-    return (ActionSpec.poses if controller_mode(controller) == "absolute" else ActionSpec.deltas)(arms)
+_VERSIONED = ("robosuite", "mujoco", "numpy", "gymnasium", "gym-pusht", "pymunk")
 
 
 @dataclass(frozen=True)
@@ -77,7 +38,9 @@ class Task:
         cameras: cameras whose pictures are observations, as `<camera>_image`.
         low_dim: vector observations and their lengths; `object` is the privileged state of the objects.
         action: what an action is; its mode is the controller's.
-        robots: robosuite's robots, one per arm.
+        object_entries: what `object` holds, by robosuite's names and with lengths, where it is not the order
+            that this program has for the environment (:mod:`fibo_robot.envs.simulation.object_state`).
+        robots: robosuite's robots.
         image_size: pixels of a square observation picture's side.
         control_freq: actions per second.
         controller: robosuite's composite controller configuration, one for all robots.
@@ -91,6 +54,7 @@ class Task:
     horizon: int
     cameras: tuple[str, ...]
     low_dim: Mapping[str, int]
+    object_entries: Mapping[str, int] = field(default_factory=dict)
     action: ActionSpec = field(default_factory=ActionSpec.deltas)
     robots: tuple[str, ...] = ("Panda",)
     image_size: int = 84
@@ -224,7 +188,7 @@ class Task:
                 "task": task.to_dict(),
                 "versions": simulator_versions(),
                 # So that a reader knows the order of these files' `object`, whatever robosuite's is.
-                "object_state": [entry.name for entry in OBJECT_STATES[task.env_name]],
+                "object_state": list(object_slices(task.env_name, task.object_entries)),
             },
         }
 
@@ -238,8 +202,9 @@ def simulator_versions() -> dict[str, str]:
     return versions
 
 
-# Horizons, cameras and image sizes are those of robomimic's image benchmark; Stack, which it lacks, is seen
-# and timed like Lift, Can and Square.
+# Horizons, cameras and image sizes are those of robomimic's image benchmark. Stack and PickPlace, which it
+# lacks, are seen like Lift, Can and Square; PickPlace is four things to put away, each of which may take as
+# long as Can.
 _TWO_CAMERAS = ("agentview", "robot0_eye_in_hand")
 TASKS: dict[str, Task] = {
     task.name: task
@@ -248,6 +213,7 @@ TASKS: dict[str, Task] = {
         Task("can", "PickPlaceCan", 400, _TWO_CAMERAS, {**ARM_LOW_DIM, "object": 14}),
         Task("square", "NutAssemblySquare", 400, _TWO_CAMERAS, {**ARM_LOW_DIM, "object": 14}),
         Task("stack", "Stack", 400, _TWO_CAMERAS, {**ARM_LOW_DIM, "object": 23}),
+        Task("pick_place", "PickPlace", 1600, _TWO_CAMERAS, {**ARM_LOW_DIM, "object": 56}),
         Task(
             "tool_hang",
             "ToolHang",
@@ -269,21 +235,38 @@ TASKS: dict[str, Task] = {
 }
 
 
-def get_task(name: str, **overrides: Any) -> Task:
+@overload
+def get_task(name: Literal["pusht"], **overrides: Any) -> PushTTask: ...
+@overload
+def get_task(name: str, **overrides: Any) -> Task: ...
+def get_task(name: str, **overrides: Any) -> Task | PushTTask:
     """The task called `name`, with some of its settings replaced.
 
     Raises:
         FiboError: for an unknown task or setting; the message names the nearest.
     """
+    if name == PushTTask.KIND:
+        return PushTTask.from_dict(overrides)
     if name not in TASKS:
-        raise FiboError(f"Unknown task {name!r}. {did_you_mean(name, TASKS)}")
+        raise FiboError(f"Unknown task {name!r}. {did_you_mean(name, (*TASKS, PushTTask.KIND))}")
     return Task.from_dict({**{f.name: getattr(TASKS[name], f.name) for f in fields(Task)}, **overrides})
+
+
+def task_from_dict(values: Mapping[str, Any]) -> Task | PushTTask:
+    """Read what a task's `to_dict` wrote, whichever kind it is; raises FiboError for an unknown one."""
+    kind = values.get("kind")
+    if kind is None:
+        return Task.from_dict(values)
+    if kind != PushTTask.KIND:
+        raise FiboError(f"A task of the kind {kind!r} is not known here; another version wrote it.")
+    return PushTTask.from_dict(values)
 
 
 def register_environments() -> None:
     """Make every task known to gymnasium, as `fibo_robot/Lift-v0` and so on; nothing is imported yet."""
-    for name in TASKS:
-        env_id = f"fibo_robot/{name.title().replace('_', '')}-v0"
+    names = {name: name.title().replace("_", "") for name in TASKS}
+    for name, title in {**names, PushTTask.KIND: "PushT"}.items():
+        env_id = f"fibo_robot/{title}-v0"
         if env_id not in gymnasium.registry:
             gymnasium.register(
                 env_id,
@@ -293,10 +276,10 @@ def register_environments() -> None:
 
 
 def make_registered(
-    task: Task | str,
+    task: Task | PushTTask | str,
     obs_keys: Sequence[str] | None = None,
     render_mode: Literal["rgb_array"] | None = "rgb_array",
-) -> SimulationEnv:
+) -> SimulationEnv | PushTEnv:
     """What `gymnasium.make` calls: the environment of a task, or of the task so called.
 
     Raises:
@@ -304,4 +287,6 @@ def make_registered(
     """
     if render_mode not in (None, "rgb_array"):
         raise FiboError(f"The tasks draw pictures (render_mode='rgb_array'), they have no {render_mode!r}.")
-    return SimulationEnv(get_task(task) if isinstance(task, str) else task, obs_keys, render_mode)
+    task = get_task(task) if isinstance(task, str) else task
+    environment = PushTEnv if isinstance(task, PushTTask) else SimulationEnv
+    return environment(task, obs_keys, render_mode)

@@ -47,6 +47,7 @@ CAPABILITIES = {
         Capability("data", "sample data", SAMPLE_DATA.is_dir, "set FIBO_TEST_DATA to its folder"),
         Capability("sim", "simulator", _installed("robosuite"), "pip install 'fibo-robot[sim]'"),
         Capability("warp", "MuJoCo Warp", _installed("mujoco_warp"), "pip install 'fibo-robot[warp]'"),
+        Capability("pusht", "PushT", _installed("gym_pusht"), "pip install 'fibo-robot[pusht]'"),
         Capability("ray", "Ray", _installed("ray"), "pip install 'fibo-robot[ray]'"),
         Capability(
             "transformers",
@@ -54,6 +55,8 @@ CAPABILITIES = {
             _installed("transformers"),
             "pip install 'fibo-robot[transformers]'",
         ),
+        Capability("lerobot", "LeRobot", _installed("lerobot"), "an environment of its own: docs/lerobot.md"),
+        Capability("parquet", "pyarrow", _installed("pyarrow"), "pip install 'fibo-robot[parquet]'"),
         Capability("triton", "Triton", _installed("triton"), "it comes with torch for Linux"),
         Capability("matplotlib", "matplotlib", _installed("matplotlib"), "pip install matplotlib"),
         Capability("hypothesis", "hypothesis", _installed("hypothesis"), "pip install hypothesis"),

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.capabilities import CAPABILITIES, REPOSITORY, SAMPLE_DATA, required
+from tests.hub.server import hub
 
-__all__ = ["REPOSITORY"]
+__all__ = ["REPOSITORY", "hub"]
 
 # A shell that starts the tests in the background has SIGINT ignored, and with it the commands that tests
 # interrupt.

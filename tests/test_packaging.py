@@ -15,7 +15,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TASK_FOLDERS = ("video", "policies", "envs", "conf", "benchmarks")
-DATA_FILES = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+TOOLS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]
+DATA_FILES = TOOLS["setuptools"]["package-data"]
 
 
 def package_folders() -> set[Path]:
@@ -69,6 +70,15 @@ def test_task_folders_are_linked_into_the_package() -> None:
     for name in TASK_FOLDERS:
         link = REPOSITORY / "fibo_robot" / name
         assert link.is_symlink() and os.readlink(link) == f"../{name}"
+
+
+def test_types_are_checked_in_every_folder_with_code_once() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=REPOSITORY, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    folders = {file.split("/")[0] for file in listed.stdout.splitlines()}
+    assert folders == set(TOOLS["pyright"]["include"])
+    assert {f"fibo_robot/{name}" for name in TASK_FOLDERS} <= set(TOOLS["pyright"]["exclude"])
 
 
 def test_checkout_without_links_says_so(tmp_path: Path) -> None:
@@ -174,3 +184,35 @@ print(sorted(config))
     assert "encoder" in run_python("-c", compose, cwd=robot_project, PYTHONPATH=str(site))
     answer = run_python("-m", "fibo_robot.cli", "--help", cwd=robot_project, PYTHONPATH=str(site))
     assert "train" in answer and "doctor" in answer
+
+
+USE = """
+from fibo_robot.envs import rollout
+from fibo_robot.policies import load_policy
+from fibo_robot.video import load_classifier
+
+evaluation = rollout(load_policy("runs/lift"), seeds=range(1000, 1200), workers=4)
+reveal_type(evaluation)
+reveal_type(load_classifier("runs/skills"))
+evaluation.sucess_rate
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_follows_an_installed_wheel_and_catches_a_misspelling(
+    wheel: Path, tmp_path: Path
+) -> None:
+    site, project = tmp_path / "site", tmp_path / "project"
+    zipfile.ZipFile(wheel).extractall(site)
+    project.mkdir()
+    (project / "use.py").write_text(USE)
+    (project / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(site)]}))
+    command = ("-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, "use.py")
+    done = subprocess.run([sys.executable, *command], cwd=project, capture_output=True, text=True)
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    assert [row["message"] for row in found if row["severity"] == "information"] == [
+        'Type of "evaluation" is "Evaluation"',
+        'Type of "load_classifier("runs/skills")" is "VideoClassifier"',
+    ]
+    (error,) = [row for row in found if row["severity"] == "error"]
+    assert "sucess_rate" in error["message"]

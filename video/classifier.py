@@ -1,17 +1,47 @@
-"""A video classifier: an encoder, one linear layer, and the names of its classes."""
+"""Video classifiers: what inference needs of any, and ours: an encoder, one linear layer, and class names."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from fibo_robot.encoders import VideoEncoder
 from fibo_robot.plugins import register
+from fibo_robot.video.inference.views import square_crops
 from fibo_robot.video.training.sampling import ClipSampling, Cropping, square_side
 
 
+class ClipClassifier(nn.Module, ABC):
+    """A model that inference can drive: it says how clips are cut for it, and gives one score per class.
+
+    Attributes:
+        labels: names of the classes, in the order of the scores.
+        sampling: which frames make a clip.
+        image_size: S, pixels of the square frames it takes.
+        meta: what is known of where it comes from; a checkpoint's meta.json.
+    """
+
+    labels: list[str]
+    sampling: ClipSampling
+    image_size: int
+    meta: dict[str, Any]
+
+    @abstractmethod
+    def forward(self, clips: Tensor) -> Tensor:
+        """Scores `(B, classes)` before the softmax, of uint8 clips `(B, T, 3, S, S)`."""
+
+    @abstractmethod
+    def squares(self, picture: np.ndarray, crops: int = 1) -> Tensor:
+        """The parts of a picture, uint8 `(H, W, 3)`, that are tested: uint8 `(crops, 3, S, S)`.
+
+        One crop is the middle one; more are spread along the longer side.
+        """
+
+
 @register
-class VideoClassifier(nn.Module):
+class VideoClassifier(ClipClassifier):
     """Clips in, one score per class out.
 
     Args:
@@ -21,8 +51,6 @@ class VideoClassifier(nn.Module):
 
     Attributes:
         sampling, cropping: how clips were cut in training; set when it is loaded from a checkpoint.
-        meta: the checkpoint's meta.json.
-        image_size: pixels of the square frames it takes.
 
     Raises:
         SamplingError: the encoder takes frames that are not square.
@@ -41,11 +69,15 @@ class VideoClassifier(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.sampling = ClipSampling(frames=self.encoder.frames)
         self.cropping = Cropping()
-        self.meta: dict[str, Any] = {}
+        self.meta = {}
 
     def forward(self, clips: Tensor) -> Tensor:
         """Scores `(B, classes)` before the softmax, of clips `(B, T, 3, H, W)`; see VideoEncoder."""
         return self.head(self.dropout(self.encoder(clips).pooled))
+
+    def squares(self, picture: np.ndarray, crops: int = 1) -> Tensor:
+        """Squares of `cropping`, cut out and scaled; see :func:`square_crops`."""
+        return square_crops(picture, self.cropping, self.image_size, crops)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's description of the layers, for layer-wise learning rates: stem, blocks from 0 up, head.

@@ -13,6 +13,7 @@ from fibo_robot.envs.demonstrations.pool import map_with_environment
 from fibo_robot.envs.demonstrations.record import stack_observations
 from fibo_robot.envs.demonstrations.replay import check_replayable, check_states
 from fibo_robot.envs.demonstrations.writer import Demonstration, DemonstrationWriter, write_part
+from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.envs.tasks import TASKS, Task
 
 if TYPE_CHECKING:
@@ -88,12 +89,12 @@ def convert_demonstrations(
 
 
 def _observed_task(recorded: Task, image_size: int | None, renderer: str) -> Task:
-    standard = TASKS[recorded.name]
+    standard = {task.env_name: task for task in TASKS.values()}.get(recorded.env_name, recorded)
     return replace(
         recorded,
         cameras=standard.cameras,
         image_size=image_size or standard.image_size,
-        quality=standard.quality,
+        quality=RenderQuality(),
         renderer=renderer,
     ).resolved()
 
@@ -106,11 +107,15 @@ def _convert_demo(
     check_states(env, states, f"{demo} of {raw.path}")
     env.take_geometry(attributes.get("model_file"))
     observations, solved = [], []
-    for state in states:
+    env.reset_to(states[0])
+    for step, state in enumerate(states):
+        if step and env.remembers:
+            env.advance(actions[step - 1])
         env.show_state(state)
         observations.append(env.observe())
         solved.append(env.success)
-    env.reset_to(states[-1])
+    if not env.remembers:
+        env.reset_to(states[-1])
     solved.append(env.advance(actions[-1]).success)
     rewards = np.array(solved[1:], dtype=np.float64)
     dones = rewards.astype(np.int64)

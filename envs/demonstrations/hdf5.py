@@ -3,15 +3,19 @@
 The layout: `data` holds one group per demonstration, `demo_0`, `demo_1`, …, with `obs/<key>`, `actions`,
 `states`, `rewards` and `dones`, and the attributes `num_samples` and `model_file`; `data` itself has the
 attributes `env_args` (JSON) and `total`; `mask/train` and `mask/valid` list names of demonstrations. Pictures
-are uint8 `(T, H, W, 3)`. Files recorded here add `expert_actions` (what the expert meant, where `actions` is
+are uint8 `(T, H, W, 3)`. What robosuite's own script for collecting demonstrations writes is read as well:
+`data` has the attributes `env`, `env_info` and `repository_version` there, and demonstrations have neither
+`obs` nor rewards. Files recorded here add `expert_actions` (what the expert meant, where `actions` is
 what was executed, noise included) and the attributes `seed` and `success`.
 """
 
 import hashlib
 import json
+import math
+import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +24,8 @@ import h5py
 import numpy as np
 
 from fibo_robot.envs.errors import DatasetError
-from fibo_robot.envs.robomimic_metadata import task_from_env_args
-from fibo_robot.envs.simulation.object_state import stored_object_state
+from fibo_robot.envs.robomimic_metadata import env_args_of_robosuite, task_from_env_args
+from fibo_robot.envs.simulation.object_state import OBJECT_STATES, stored_object_state
 from fibo_robot.envs.tasks import Task
 
 _DEMO_NAME = re.compile(r"demo_(\d+)")
@@ -31,8 +35,8 @@ class DemonstrationFile:
     """A robomimic HDF5 file, open for reading; use it as a context manager.
 
     A demonstration's arrays are checked against each other when it is first asked for, and once (the first
-    one at opening); :meth:`check` checks many before long work begins. Sent to another process, the file is
-    opened there at its first use.
+    one at opening); :meth:`check` checks many before long work begins. In another process, forked or sent to,
+    the file is opened anew at its first use, and refused if it has changed meanwhile.
 
     Attributes:
         path: the file.
@@ -40,15 +44,23 @@ class DemonstrationFile:
         env_args: robomimic's environment metadata.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, checked: bool = False) -> None:
         """Open the file and read what it holds.
+
+        Args:
+            path: the file.
+            checked: another process of this run looks into every demonstration, so this one need not.
 
         Raises:
             DatasetError: if it is missing, truncated, not HDF5 or not in robomimic's layout.
         """
         self.path = Path(path)
+        self._all_checked = checked
         self._checked: set[str] = set()
         self._opened: h5py.File | None = None
+        self._task: Task | None = None
+        self._opener = os.getpid()
+        self._found: tuple[int, int] | None = None  # size and time of the file when it was first opened
         try:
             self.env_args = self._read_env_args()
             self.demos = self._read_names()
@@ -59,8 +71,8 @@ class DemonstrationFile:
 
     @property
     def _file(self) -> h5py.File:
-        if self._opened is None:
-            self._opened = self._open()
+        if self._opened is None or self._opener != os.getpid():  # HDF5's state does not survive a fork
+            self._opened, self._opener = self._open(), os.getpid()
         return self._opened
 
     def _open(self) -> h5py.File:
@@ -68,8 +80,14 @@ class DemonstrationFile:
             raise DatasetError(
                 f"The dataset {self.path} does not exist; record one with `fibo demos record`."
             )
+        status = self.path.stat()
+        found = status.st_size, status.st_mtime_ns
+        if self._found not in (None, found):
+            raise DatasetError(f"{self.path} has changed while it was read. Begin again with the new file.")
+        self._found = found
         try:
-            return h5py.File(self.path, "r")
+            # Whole chunks are read once: a cache of them, a megabyte for every array, would only be filled.
+            return h5py.File(self.path, "r", rdcc_nbytes=0)
         except OSError as error:
             raise DatasetError(
                 f"The dataset {self.path} cannot be opened: it is truncated or no HDF5 file."
@@ -80,9 +98,12 @@ class DemonstrationFile:
 
     def _read_env_args(self) -> dict[str, Any]:
         data = self._file.get("data")
+        if isinstance(data, h5py.Group) and "env_info" in data.attrs and "env_args" not in data.attrs:
+            return env_args_of_robosuite(data.attrs, str(self.path))
         if not isinstance(data, h5py.Group) or "env_args" not in data.attrs:
             raise DatasetError(
-                f"{self.path} is not in robomimic's layout: it has no data group with env_args."
+                f"{self.path} is not in robomimic's layout: it has no data group with env_args (nor "
+                "env_info, as robosuite's collection script writes it)."
             )
         text = data.attrs["env_args"]
         try:
@@ -107,7 +128,7 @@ class DemonstrationFile:
     def _demo(self, demo: str) -> h5py.Group:
         """A demonstration's group; checked when it is first asked for."""
         group = self._data()[demo]
-        if demo not in self._checked:
+        if not self._all_checked and demo not in self._checked:
             if not isinstance(group, h5py.Group) or "actions" not in group:
                 raise DatasetError(f"{self.path} is not in robomimic's layout: {demo} has no actions.")
             length = len(_array(group, "actions"))
@@ -170,17 +191,35 @@ class DemonstrationFile:
         return sorted(masks) if isinstance(masks, h5py.Group) else []
 
     def mask(self, filter_key: str) -> list[str]:
-        """Demonstrations under a filter key, by number; raises DatasetError for one that is not there."""
+        """Demonstrations under a filter key, by number.
+
+        Raises:
+            DatasetError: there is no such key, or it names a demonstration twice or one that is not there.
+        """
         if filter_key not in self.masks:
             known = ", ".join(self.masks) or "none"
             raise DatasetError(f"{self.path} has no mask {filter_key!r}; it has: {known}.")
-        names = {name.decode() for name in _array(self._file, f"mask/{filter_key}")[:]}
+        listed = [name.decode() for name in _array(self._file, f"mask/{filter_key}")[:]]
+        names = set(listed)
+        if len(names) < len(listed):
+            twice = min(name for name in names if listed.count(name) > 1)
+            raise DatasetError(
+                f"The mask {filter_key} of {self.path} names {twice} more than once; remove the repetition."
+            )
         unknown = names.difference(self.demos)
         if unknown:
             raise DatasetError(
                 f"The mask {filter_key} of {self.path} names {min(unknown)}, which is not there."
             )
         return [demo for demo in self.demos if demo in names]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """What the file was made with, by package, as far as it says."""
+        ours = self.env_args.get("fibo_robot", {}).get("versions")
+        if ours is not None:
+            return dict(ours)
+        return {"robosuite": str(self.env_args["env_version"])} if "env_version" in self.env_args else {}
 
     @property
     def obs_keys(self) -> list[str]:
@@ -207,7 +246,9 @@ class DemonstrationFile:
             DatasetError: if there is none, or it is `object` and nothing says what its numbers are.
         """
         values = self.array(demo, f"obs/{key}")[:]
-        return stored_object_state(values, self.env_args, str(self.path)) if key == "object" else values
+        if key != "object":
+            return values
+        return stored_object_state(values, self.env_args, str(self.path), self._object_entries())
 
     def array(self, demo: str, key: str) -> h5py.Dataset:
         """Any array of a demonstration, first axis time; `key` as in `obs/object`. Slice it to read a part.
@@ -220,6 +261,15 @@ class DemonstrationFile:
             raise DatasetError(f"{demo} of {self.path} has no {key!r}; it has: {', '.join(_keys(group))}.")
         return _array(group, key)
 
+    def descriptor(self) -> int:
+        """The operating system's descriptor of the open file, in this process."""
+        return self._file.id.get_vfd_handle()
+
+    def array_keys(self, demo: str) -> list[str]:
+        """Names of a demonstration's arrays beside its observations, such as `actions` and `states`."""
+        group = self._demo(demo)
+        return [str(key) for key in group if isinstance(group[key], h5py.Dataset)]
+
     def attributes(self, demo: str) -> dict[str, Any]:
         """Attributes of one demonstration, such as `model_file`, `seed` and `success`."""
         return dict(self._demo(demo).attrs)
@@ -227,15 +277,30 @@ class DemonstrationFile:
     def task(self) -> Task:
         """The task the demonstrations were recorded on, rebuilt from :attr:`env_args`.
 
+        Where nothing gives its horizon, it is twice the longest demonstration, in whole hundreds of steps.
+
         Raises:
-            DatasetError: if its environment or controller is not one of ours.
+            DatasetError: if robosuite lacks its environment, or its controller cannot be converted.
         """
-        return task_from_env_args(self.env_args, str(self.path))
+        if self._task is None:
+            self._task = task_from_env_args(self.env_args, str(self.path), self._horizon)
+        return self._task
+
+    def _horizon(self) -> int:
+        return 100 * math.ceil(2 * max(self.length(demo) for demo in self.demos) / 100)
+
+    def _object_entries(self) -> Mapping[str, int]:
+        """What `object` holds where it is not the order that this program has; see `Task.object_entries`."""
+        ours = self.env_args.get("fibo_robot", {}).get("task", {})
+        if "object_entries" in ours or self.env_args["env_name"] in OBJECT_STATES:
+            return ours.get("object_entries", {})
+        return self.task().object_entries
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a later use opens it again."""
         if self._opened is not None:
             self._opened.close()
+            self._opened = None
 
     def __enter__(self) -> "DemonstrationFile":
         return self

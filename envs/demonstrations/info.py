@@ -105,7 +105,7 @@ def describe_demonstrations(path: Path | str) -> DatasetInfo:
         return DatasetInfo(
             path=str(path),
             env_name=str(file.env_args["env_name"]),
-            versions=_versions(file.env_args),
+            versions=file.versions,
             demonstrations=len(file.demos),
             steps=sum(lengths),
             shortest=min(lengths),
@@ -118,13 +118,6 @@ def describe_demonstrations(path: Path | str) -> DatasetInfo:
             masks={key: len(file.mask(key)) for key in file.masks},
             observations={key: _observation(file, key) for key in file.obs_keys},
         )
-
-
-def _versions(env_args: dict[str, Any]) -> dict[str, str]:
-    ours = env_args.get("fibo_robot", {}).get("versions")
-    if ours is not None:
-        return dict(ours)
-    return {"robosuite": str(env_args["env_version"])} if "env_version" in env_args else {}
 
 
 def _action_ranges(file: DemonstrationFile) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Play demonstrations again and see how many still end in success."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
 from fibo_robot.envs.demonstrations.pool import map_with_environment
+from fibo_robot.envs.tasks import simulator_versions
 
 if TYPE_CHECKING:
     from fibo_robot.envs.simulation.environment import SimulationEnv
@@ -34,12 +35,15 @@ class ReplayedDemo:
         steps: its length.
         state_error: largest difference of any state entry from the recorded ones, metres, radians or their
             rates; 0 when states themselves are shown.
+        object_drift: metres that the task's main object was off at most, from where it was recorded; None in
+            a task without.
     """
 
     demo: str
     success: bool
     steps: int
     state_error: float
+    object_drift: float | None
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,17 @@ class Replay:
     Attributes:
         path: the file.
         by: `states` or `actions`.
+        task: what was simulated.
+        recorded_with: versions of what made the file, by package, as far as it says.
+        recorded_by: `scripted expert` for files recorded here; None where the file does not say.
         demos: one entry per demonstration, in order.
     """
 
     path: Path
-    by: str
+    by: Literal["states", "actions"]
+    task: "Task"
+    recorded_with: Mapping[str, str]
+    recorded_by: str | None
     demos: tuple[ReplayedDemo, ...]
 
     @property
@@ -62,13 +72,22 @@ class Replay:
         return sum(demo.success for demo in self.demos)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready summary."""
+        """A JSON-ready summary; :mod:`fibo_robot.envs.results.replay_gate` keeps some of them."""
+        drifts = [demo.object_drift for demo in self.demos if demo.object_drift is not None]
         return {
-            "path": str(self.path),
+            "file": self.path.name,
             "by": self.by,
+            "env_name": self.task.env_name,
+            "robots": list(self.task.robots),
+            "mode": self.task.action.mode,
+            "recorded_by": self.recorded_by,
+            "recorded_with": dict(self.recorded_with),
+            "replayed_with": simulator_versions(),
             "demonstrations": len(self.demos),
             "successes": self.successes,
             "max_state_error": max(demo.state_error for demo in self.demos),
+            "median_object_drift": float(np.median(drifts)) if drifts else None,
+            "max_object_drift": max(drifts, default=None),
             "failed": [demo.demo for demo in self.demos if not demo.success],
         }
 
@@ -103,7 +122,15 @@ def replay_demonstrations(
         ):
             replayed[entry.demo] = entry
             progress(len(replayed), len(demos))
-    return Replay(Path(path), by, tuple(replayed[demo] for demo in demos))
+        ours = file.env_args.get("fibo_robot", {})
+        return Replay(
+            path=Path(path),
+            by=by,
+            task=file.task(),
+            recorded_with=file.versions,
+            recorded_by="scripted expert" if "recording" in ours else None,
+            demos=tuple(replayed[demo] for demo in demos),
+        )
 
 
 def check_replayable(file: DemonstrationFile) -> None:
@@ -141,18 +168,34 @@ def _replay(env: "SimulationEnv", demo: str, file: DemonstrationFile, by: str) -
     check_states(env, states, f"{demo} of {file.path}")
     env.take_geometry(file.attributes(demo).get("model_file"))
     success, error = False, 0.0
+    drift: float | None = None
     if by == "states":
-        for state in states:
+        env.reset_to(states[0])
+        for step, state in enumerate(states):
+            if step and env.remembers:
+                env.advance(actions[step - 1])
             env.show_state(state)
             success |= env.success
-        env.reset_to(states[-1])
+        if not env.remembers:
+            env.reset_to(states[-1])
         success |= env.advance(actions[-1]).success
     else:
+        recorded = [_main_object(env, state) for state in states]
         env.reset_to(states[0])
         for step, action in enumerate(actions):
             error = max(error, float(np.abs(env.get_state() - states[step]).max()))
+            now = _main_object(env)
+            if now is not None:
+                drift = max(drift or 0.0, float(np.linalg.norm(now - recorded[step])))
             success |= env.advance(action).success
-    return ReplayedDemo(demo, success, len(actions), error)
+    return ReplayedDemo(demo, success, len(actions), error, drift)
+
+
+def _main_object(env: "SimulationEnv", state: np.ndarray | None = None) -> np.ndarray | None:
+    """Where the task's main object is, at present or in a recorded state; None where there is none."""
+    if state is not None:
+        env.show_state(state)
+    return next(iter(env.object_positions().values()), None)
 
 
 def check_states(env: "SimulationEnv", states: np.ndarray, source: str) -> None:

@@ -4,8 +4,9 @@
     schema_version  2
     per_episode     one row per seed: the fields of :class:`fibo_robot.envs.rollouts.episodes.Episode`, and
                     LeRobot's `episode_ix` and `success`
-    aggregated      rates over the counted episodes, and LeRobot's `pc_success`, `avg_sum_reward`,
-                    `avg_max_reward`, `eval_s`, `eval_ep_s`
+    aggregated      rates over the counted episodes, and LeRobot's `n_success`, `pc_success`,
+                    `pc_success_ci95` (Wilson, per cent), `avg_sum_reward`, `avg_max_reward`, `eval_s`,
+                    `eval_ep_s`
     video_paths     every video, relative to the folder of `eval.json`
     task            the task as data, resolved; `policy`: which one (class, digest of its weights, attention,
                     device, and what the caller said: checkpoint, dataset hash)
@@ -200,7 +201,9 @@ class Evaluation:
             "success_once": _number(self.success_rate),
             "success_at_end": _number(self.success_at_end_rate),
             "success_interval": [interval.low, interval.high],
+            "n_success": self.successes,
             "pc_success": _number(100 * self.success_rate),
+            "pc_success_ci95": [100 * interval.low, 100 * interval.high],
             "avg_sum_reward": _mean([episode.sum_reward for episode in counted]),
             "avg_max_reward": _mean([episode.max_reward for episode in counted]),
             "avg_length": _mean([episode.length for episode in counted]),

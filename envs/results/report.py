@@ -13,6 +13,7 @@ from fibo_robot.envs.results.figures import (
     positions_figure,
     time_figure,
 )
+from fibo_robot.envs.results.replay_gate import gate_sentences
 from fibo_robot.envs.rollouts.action_trace import ActionTrace
 from fibo_robot.envs.rollouts.identity import other_task_note
 from fibo_robot.envs.rollouts.videos import VIDEO_FOLDER, VideoWriteError, write_grid
@@ -48,6 +49,8 @@ def add_evaluation(
     for note in evaluation.notes:
         misleads = bool(evaluation.other_task) and note == other_task_note(evaluation.other_task)
         section.note(note, kind="warning" if misleads else "info")
+    for sentence in gate_sentences(evaluation.task, evaluation.versions):
+        section.note(sentence)
     section.key_numbers(
         [
             KeyNumber(

@@ -33,6 +33,7 @@ from fibo_robot.envs.rollouts.worker_engine import EngineName, make_engine
 from fibo_robot.envs.tasks import simulator_versions
 from fibo_robot.interfaces import Policy, Task
 from fibo_robot.progress import trials_bar
+from fibo_robot.training.checkpoint import version_differences
 
 __all__ = ["DEFAULT_SEEDS", "SUCCESS_HOLD", "RolloutError", "Timeouts", "rollout"]
 
@@ -146,6 +147,7 @@ def rollout(
                 sessions.append(session)
 
     remarks = [other_task_note(other_task)] if other_task else []
+    remarks += version_differences(getattr(policy, "meta", None) or {})
     if not player.reproducible:
         remarks.append(
             "This simulation is not exact: an episode may end otherwise when the same seed is played again. "

@@ -5,60 +5,22 @@ looks at it. On a CPU a picture costs more than a control step, so a policy that
 renders only where it looks.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
-from fibo_robot.envs.errors import DatasetError
-from fibo_robot.envs.simulation.geometry import CubeGeometry, draw_cube_size, recorded_cube_size
-from fibo_robot.envs.simulation.object_state import object_positions, object_state
-from fibo_robot.envs.simulation.rendering import (
-    RenderQuality,
-    SceneRenderer,
-    create_renderer,
-    prepare_rendering,
-)
-from fibo_robot.extras import require
-from fibo_robot.interfaces import ActionSpec, StepResult
+from fibo_robot.envs.simulation.geometry import BodyPoses, CubeGeometry, draw_cube_size, taken_cube_size
+from fibo_robot.envs.simulation.object_state import object_positions, object_state, sensed_positions
+from fibo_robot.envs.simulation.recorded_model import model_changes, with_changes
+from fibo_robot.envs.simulation.rendering import SceneRenderer, create_renderer
+from fibo_robot.envs.simulation.robosuite_environment import import_robosuite, make_robosuite
+from fibo_robot.envs.simulation.simulated_task import SimulatedTask
+from fibo_robot.interfaces import StepResult
 
-# robosuite draws the sizes of some objects when it builds a model. Here one model serves all episodes: the
-# seed decides placements, and in Lift the cube's size; the size of Transport's hammer is the same in all.
-_MODEL_SEED = 0
-
-
-class SimulatedTask(Protocol):
-    """What the simulator needs to know of a task; :class:`fibo_robot.envs.tasks.Task` says what is meant."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def env_name(self) -> str: ...
-    @property
-    def horizon(self) -> int: ...
-    @property
-    def cameras(self) -> tuple[str, ...]: ...
-    @property
-    def low_dim(self) -> Mapping[str, int]: ...
-    @property
-    def action(self) -> ActionSpec: ...
-    @property
-    def robots(self) -> tuple[str, ...]: ...
-    @property
-    def image_size(self) -> int: ...
-    @property
-    def image_keys(self) -> tuple[str, ...]: ...
-    @property
-    def obs_keys(self) -> tuple[str, ...]: ...
-    @property
-    def renderer(self) -> str: ...
-    @property
-    def quality(self) -> RenderQuality: ...
-    def resolved(self) -> "SimulatedTask": ...
-    def check_keys(self, keys: Sequence[str]) -> tuple[str, ...]: ...
-    def robosuite_kwargs(self) -> dict[str, Any]: ...
+_REMEMBERING = frozenset({"Wipe"})
 
 
 class SimulationEnv(gymnasium.Env):
@@ -95,16 +57,35 @@ class SimulationEnv(gymnasium.Env):
         self.render_mode = render_mode
         self.obs_keys = task.check_keys(task.obs_keys if obs_keys is None else obs_keys)
         self.task = task.resolved()
-        self._robosuite = _make_robosuite(self.task)
-        # MuJoCo can only save the model that it loaded last: save it before it loads another one.
-        self._model_xml: str = self._robosuite.sim.model.get_xml()
-        self._cube = CubeGeometry(self._model, self._model_xml) if task.env_name == "Lift" else None
-        self._built_cube_size = None if self._cube is None else self._cube.size
+        robosuite = import_robosuite(self.task.renderer)
+        self._robosuite = make_robosuite(robosuite, task.env_name, self.task.robosuite_kwargs())
         self._renderer: SceneRenderer | None = None
+        self._take_hold()
+        self._built_xml = self._model_xml
         self._steps = 0
         low, high = (np.array(bound, np.float32) for bound in (task.action.low, task.action.high))
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = gymnasium.spaces.Dict({key: self._space(key) for key in self.obs_keys})
+
+    def _take_hold(self) -> None:
+        """Remember the model as it was compiled."""
+        # MuJoCo can only save the model that it loaded last: save it before it loads another one.
+        self._model_xml: str = self._robosuite.sim.model.get_xml()
+        self._cube = CubeGeometry(self._model, self._model_xml) if self.task.env_name == "Lift" else None
+        self._bodies = BodyPoses(self._model)
+
+    def _rebuild(self, model_xml: str) -> None:
+        """Compile another model, and forget where everything was."""
+        if model_xml == self._model_xml:
+            return
+        self.close_renderer()
+        self._robosuite.hard_reset = True  # so that robosuite's sensors let go of the old model
+        # As it was built, it is compiled from robosuite's own text: what MuJoCo saved is rounded.
+        as_built = model_xml == self._built_xml
+        self._robosuite.reset_from_xml_string(self._robosuite.model.get_xml() if as_built else model_xml)
+        self._robosuite.hard_reset = False
+        self._take_hold()
+        self._model_xml = model_xml
 
     def _space(self, key: str) -> gymnasium.spaces.Box:
         if key in self.task.low_dim:
@@ -121,6 +102,7 @@ class SimulationEnv(gymnasium.Env):
     def start(self, seed: int | None = None) -> None:
         """:meth:`reset` without looking: nothing is rendered."""
         super().reset(seed=seed)
+        self._rebuild(self._built_xml)
         episode_seed = seed if seed is not None else int(self.np_random.integers(2**31))
         # robosuite's placement samplers hold on to this generator: give it a new state, not a new generator.
         self._robosuite.rng.bit_generator.state = np.random.default_rng(episode_seed).bit_generator.state
@@ -130,24 +112,25 @@ class SimulationEnv(gymnasium.Env):
         self._restore(self._robosuite.sim.get_state().flatten())
 
     def take_geometry(self, model_xml: str | None) -> None:
-        """Give the scene the sizes of a recorded one, for the states that are shown or gone on from next.
+        """Make the scene a recorded one, for the states that are shown or gone on from next.
+
+        Sizes, places, masses and what else differs is taken over, but for robots, which are robosuite's.
 
         Args:
-            model_xml: the recorded model, a demonstration's `model_file`; None: nobody knows, so the sizes
-                that the model was built with.
+            model_xml: the recorded model, a demonstration's `model_file`; None: nobody knows, so the model
+                that was built at first.
 
         Raises:
             DatasetError: if `model_xml` is no model of this task.
         """
-        if self._cube is None:
-            return
-        size = self._built_cube_size if model_xml is None else recorded_cube_size(model_xml)
-        if size is None:
-            raise DatasetError(
-                f"A demonstration's model_file is no model of the task {self.task.name}: it has no cube."
-            )
+        changes = {} if model_xml is None else dict(model_changes(model_xml, self._built_xml))
         state = self.get_state()
-        self._resize_cube(size)
+        if self._cube is None:
+            self._rebuild(with_changes(self._built_xml, changes))
+        else:
+            size = taken_cube_size(self._built_xml, changes)  # quicker than another model
+            self._rebuild(with_changes(self._built_xml, changes))
+            self._resize_cube(size)
         self.show_state(state)
 
     def _resize_cube(self, size: np.ndarray) -> None:
@@ -197,12 +180,15 @@ class SimulationEnv(gymnasium.Env):
         return self._robosuite.sim.get_state().flatten()
 
     def scene(self) -> dict[str, np.ndarray]:
-        """Everything in which present scenes of this task can differ, float64: the state, and sizes."""
+        """Everything in which present scenes of this task can differ, float64: state, sizes, moved bodies."""
         sizes = {} if self._cube is None else {"cube_size": self._cube.size.copy()}
-        return {"state": self.get_state(), **sizes}
+        moved = {f"pose of {name}": pose for name, pose in self._bodies.moved().items()}
+        return {"state": self.get_state(), **sizes, **moved}
 
     def object_positions(self) -> dict[str, np.ndarray]:
         """Where the task's objects are: world positions `(3,)` in metres by name, the main one first."""
+        if self.task.object_entries:
+            return sensed_positions(self._sensed(), self.task.object_entries)
         return object_positions(self.task.env_name, self._robosuite.sim.data._data)
 
     @property
@@ -212,8 +198,14 @@ class SimulationEnv(gymnasium.Env):
 
     @property
     def model_xml(self) -> str:
-        """The scene as MuJoCo XML, with the present episode's sizes."""
-        return self._model_xml if self._cube is None else self._cube.write(self._model_xml)
+        """The scene as MuJoCo XML, with the present episode's sizes and bodies where they stand."""
+        model_xml = with_changes(self._model_xml, self._bodies.changes())
+        return model_xml if self._cube is None else self._cube.write(model_xml)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether robosuite keeps something of an episode outside of the states: in Wipe, what is wiped."""
+        return self.task.env_name in _REMEMBERING
 
     @property
     def _model(self) -> Any:
@@ -247,12 +239,11 @@ class SimulationEnv(gymnasium.Env):
         Args:
             obs_keys: what to look at (default: the environment's own); other cameras are not rendered.
         """
-        vectors = self._robosuite._get_observations(force_update=True)
+        vectors = self._sensed()
         observation = {}
         for key in self.obs_keys if obs_keys is None else obs_keys:
             if key == "object":
-                data = self._robosuite.sim.data._data
-                observation[key] = object_state(self.task.env_name, data, vectors).astype(np.float32)
+                observation[key] = self._object_state(vectors).astype(np.float32)
             elif key in self.task.low_dim:
                 observation[key] = vectors[key].astype(np.float32)
             else:
@@ -260,6 +251,23 @@ class SimulationEnv(gymnasium.Env):
                 image = self.render_image(key.removesuffix("_image"), size, size)
                 observation[key] = np.ascontiguousarray(image.transpose(2, 0, 1))
         return observation
+
+    def _object_state(self, sensed: Mapping[str, np.ndarray]) -> np.ndarray:
+        if self.task.object_entries:
+            return np.concatenate([np.ravel(sensed[name]) for name in self.task.object_entries])
+        return object_state(self.task.env_name, self._robosuite.sim.data._data, sensed)
+
+    def _sensed(self) -> dict[str, np.ndarray]:
+        """robosuite's own observations of the present state."""
+        look = partial(self._robosuite._get_observations, force_update=True)
+        seen = look()
+        if self.task.object_entries:
+            # A sensor may read what another one, which comes later, saw at the look before; and that one too.
+            for _ in self.task.object_entries:
+                before, seen = seen, look()
+                if all(np.array_equal(before[name], seen[name], equal_nan=True) for name in seen):
+                    break
+        return seen
 
     def body_pose(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Position, metres `(3,)`, and quaternion, x, y, z, w `(4,)`, of a body of the scene, at present.
@@ -293,22 +301,11 @@ class SimulationEnv(gymnasium.Env):
 
     def close(self) -> None:
         """Release the renderer and the simulator."""
+        self.close_renderer()
+        self._robosuite.close()
+
+    def close_renderer(self) -> None:
+        """Release the renderer; the next picture starts another."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-        self._robosuite.close()
-
-
-def _make_robosuite(task: SimulatedTask) -> Any:
-    prepare_rendering(task.renderer)
-    # robosuite warns of optional parts that nothing here uses, and sets its logger's level on import.
-    logging.getLogger("robosuite_logs").addFilter(_is_error)
-    robosuite = require("robosuite", extra="sim", purpose="The simulator")
-    environment = robosuite.make(task.env_name, seed=_MODEL_SEED, **task.robosuite_kwargs())
-    # Its reset hides the marks at the grippers, which a state shown before any episode must not show either.
-    environment.reset()
-    return environment
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR

@@ -1,4 +1,4 @@
-"""The part of a scene's model that differs from episode to episode: the size of Lift's cube.
+"""The parts of a scene's model that differ from episode to episode: Lift's cube, and bodies moved at a reset.
 
 robosuite draws the cube's half sides anew whenever it builds a model (20 to 22 mm each). Building takes a
 third of a second; here the compiled model is changed instead. MuJoCo itself says what follows from a size: it
@@ -7,10 +7,12 @@ compiles the cube alone, and what it finds replaces the cube's part of the big m
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 
 import numpy as np
 
 from fibo_robot.envs.errors import DatasetError
+from fibo_robot.envs.simulation.recorded_model import Changes, Element
 from fibo_robot.envs.simulation.untyped import MjData, MjModel, import_mujoco
 
 CUBE_BODY = "cube_main"
@@ -29,27 +31,51 @@ def draw_cube_size(generator: np.random.Generator) -> np.ndarray:
     return np.array([generator.uniform(low, high) for low, high in pairs])
 
 
-def recorded_cube_size(model_xml: str) -> np.ndarray | None:
-    """The cube's half sides in a recorded model; None where it has no cube.
+def taken_cube_size(built: str, changes: dict[Element, Mapping[str, str | None]]) -> np.ndarray:
+    """The cube's half sides `(3,)` in the model `built`, or, taken out of `changes` of it, a recorded one's.
 
     Raises:
-        DatasetError: if `model_xml` is no XML, or its cube has no size.
+        DatasetError: if the recorded cube has no size.
     """
-    try:
-        geoms = ElementTree.fromstring(model_xml).iter("geom")
-    except ElementTree.ParseError as error:
-        raise DatasetError(
-            f"A demonstration's model_file is no XML ({error}); the file is damaged."
-        ) from error
-    for geom in geoms:
-        if geom.get("name") == _COLLISION:
-            size = np.array([float(number) for number in geom.get("size", "").split()])
-            if size.shape != (3,) or (size <= 0).any():
-                raise DatasetError(
-                    f"A demonstration's model_file has a cube of size {geom.get('size')!r}: it is damaged."
-                )
-            return size
-    return None
+    recorded = dict(changes.get(("geom", _COLLISION), {}))
+    text = recorded.pop("size", _size_of(built)) or ""
+    size = np.array([float(number) for number in text.split()])
+    if size.shape != (3,) or (size <= 0).any():
+        raise DatasetError(f"A demonstration's model_file has a cube of size {text!r}: it is damaged.")
+    for name in (_COLLISION, _VISUAL):
+        rest = {key: value for key, value in changes.pop(("geom", name), {}).items() if key != "size"}
+        if rest:
+            changes["geom", name] = rest
+    return size
+
+
+def _size_of(model_xml: str) -> str:
+    geoms = ElementTree.fromstring(model_xml).iter("geom")
+    return next(geom.get("size", "") for geom in geoms if geom.get("name") == _COLLISION)
+
+
+class BodyPoses:
+    """Where the bodies of one compiled model stood when it was compiled: robosuite moves some at a reset."""
+
+    def __init__(self, model: MjModel) -> None:
+        self._model = model
+        self._compiled = self._present()
+
+    def moved(self) -> dict[str, np.ndarray]:
+        """Present position and quaternion, w first, `(7,)`, in the parent's frame, of bodies moved since."""
+        now = self._present()
+        rows = np.flatnonzero((now != self._compiled).any(axis=1))
+        return {self._model.body(int(row)).name: now[row] for row in rows}
+
+    def changes(self) -> Changes:
+        """:meth:`moved` as attributes of a model's XML."""
+        return {
+            ("body", name): {"pos": _numbers(pose[:3]), "quat": _numbers(pose[3:])}
+            for name, pose in self.moved().items()
+        }
+
+    def _present(self) -> np.ndarray:
+        return np.concatenate([self._model.body_pos, self._model.body_quat], axis=1)
 
 
 class CubeGeometry:
@@ -110,8 +136,14 @@ def _cube_alone(model_xml: str) -> str:
 
 
 def _with_size(model_xml: str, size: np.ndarray) -> str:
-    numbers = " ".join(repr(float(number)) for number in size)
-    changed, count = re.subn(r'(<geom name="cube_g0(?:_vis)?" size=")[^"]*', rf"\g<1>{numbers}", model_xml)
+    changed, count = re.subn(
+        r'(<geom name="cube_g0(?:_vis)?" size=")[^"]*', rf"\g<1>{_numbers(size)}", model_xml
+    )
     if count != 2:
         raise ValueError(f"a model with a cube names two geoms with its size, not {count}")
     return changed
+
+
+def _numbers(values: np.ndarray) -> str:
+    """To the last digit."""
+    return " ".join(repr(float(value)) for value in values)

@@ -10,11 +10,13 @@ Names are robosuite's. Positions are metres, quaternions `(x, y, z, w)`:
     `X_to_robot0_eef_pos`, `…_quat`         its pose in the frame of the gripper; the quaternion's w is >= 0
     `gripper_to_cube_pos`, `gripper_to_X`   position of the cube minus that of the gripper, world axes
     `cubeA_to_cubeB`                        position of cube B minus that of cube A, world axes
-What Transport observes, and ToolHang's two flags, are robosuite's own.
+What Transport observes, and ToolHang's two flags, are robosuite's own. So is everything in environments that
+have no order here: there `object` holds what robosuite senses of the objects, sensor after sensor.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +25,10 @@ from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.simulation.untyped import MjData, import_mujoco
 
 Kind = Literal["pos", "quat", "relative_pos", "relative_quat", "difference", "sensed"]
+
+_NONE: Mapping[str, int] = MappingProxyType({})
+_TURNED = "gripper_to_cube_pos"  # robosuite up to 1.4: the gripper's position minus the cube's
+_BETWEEN = "cubeA_to_cubeB"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,10 @@ _CUBE = SceneObject("cube", ("body", "cube_main"))
 _CUBE_A = SceneObject("cubeA", ("body", "cubeA_main"))
 _CUBE_B = SceneObject("cubeB", ("body", "cubeB_main"))
 _CAN = SceneObject("Can", ("body", "Can_main"))
+_GROCERIES = (
+    *(SceneObject(name, ("body", f"{name}_main")) for name in ("Milk", "Bread", "Cereal")),
+    _CAN,
+)
 _NUT = SceneObject("SquareNut", ("body", "SquareNut_main"))
 _STAND = SceneObject("base", ("geom", "stand_base"), nonnegative_w=True)
 _FRAME = SceneObject("frame", ("site", "frame_intersection_site"), nonnegative_w=True)
@@ -73,6 +83,7 @@ SCENE_OBJECTS: dict[str, tuple[SceneObject, ...]] = {
     "PickPlaceCan": (_CAN,),
     "NutAssemblySquare": (_NUT,),
     "Stack": (_CUBE_A, _CUBE_B),
+    "PickPlace": _GROCERIES,
     "ToolHang": (_FRAME, _TOOL, _STAND),
     "TwoArmTransport": (
         SceneObject("payload", ("body", "payload_root")),
@@ -100,15 +111,16 @@ def _poses(*objects: SceneObject) -> tuple[Entry, ...]:
 
 # What `object` holds in each of robosuite's environments, in this order.
 OBJECT_STATES: dict[str, tuple[Entry, ...]] = {
-    "Lift": (*_poses(_CUBE)[:2], Entry("gripper_to_cube_pos", 3, "difference", _CUBE)),
+    "Lift": (*_poses(_CUBE)[:2], Entry(_TURNED, 3, "difference", _CUBE)),
     "PickPlaceCan": _poses(_CAN),
     "NutAssemblySquare": _poses(_NUT),
+    "PickPlace": _poses(*_GROCERIES),
     "Stack": (
         *_poses(_CUBE_A)[:2],
         *_poses(_CUBE_B)[:2],
         Entry("gripper_to_cubeA", 3, "difference", _CUBE_A),
         Entry("gripper_to_cubeB", 3, "difference", _CUBE_B),
-        Entry("cubeA_to_cubeB", 3),
+        Entry(_BETWEEN, 3),
     ),
     "ToolHang": (*_poses(_STAND, _FRAME, _TOOL), Entry("frame_is_assembled", 1), Entry("tool_on_frame", 1)),
     "TwoArmTransport": (
@@ -130,10 +142,20 @@ OBJECT_STATES: dict[str, tuple[Entry, ...]] = {
 }
 
 
-def object_slices(env_name: str) -> dict[str, slice]:
-    """Where each named entry lies in `object` of one of robosuite's environments."""
+def object_entries(env_name: str, own: Mapping[str, int] = _NONE) -> tuple[Entry, ...]:
+    """What `object` holds, in order.
+
+    Args:
+        env_name: robosuite's environment.
+        own: names and lengths in a task that has none of our orders (`Task.object_entries`).
+    """
+    return tuple(Entry(name, size) for name, size in own.items()) if own else OBJECT_STATES[env_name]
+
+
+def object_slices(env_name: str, own: Mapping[str, int] = _NONE) -> dict[str, slice]:
+    """Where each named entry lies in `object`; see :func:`object_entries`."""
     slices, begin = {}, 0
-    for entry in OBJECT_STATES[env_name]:
+    for entry in object_entries(env_name, own):
         slices[entry.name] = slice(begin, begin + entry.size)
         begin += entry.size
     return slices
@@ -142,6 +164,15 @@ def object_slices(env_name: str) -> dict[str, slice]:
 def object_positions(env_name: str, data: MjData) -> dict[str, np.ndarray]:
     """World positions of the task's objects by name, float64 `(3,)`, metres."""
     return {of.name: _element(data, of).xpos.copy() for of in SCENE_OBJECTS[env_name]}
+
+
+def sensed_positions(sensed: Mapping[str, np.ndarray], own: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """:func:`object_positions` in a task that has none of our orders: what robosuite calls `X_pos`."""
+    return {
+        name.removesuffix("_pos"): np.array(sensed[name], np.float64)
+        for name, size in own.items()
+        if name.endswith("_pos") and "_to_" not in name and size == 3
+    }
 
 
 def object_state(env_name: str, data: MjData, sensed: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -205,7 +236,9 @@ def _upper(quaternion: np.ndarray) -> np.ndarray:
     return -quaternion if quaternion[0] < 0 else quaternion
 
 
-def stored_object_state(values: np.ndarray, env_args: Mapping[str, Any], source: str) -> np.ndarray:
+def stored_object_state(
+    values: np.ndarray, env_args: Mapping[str, Any], source: str, own: Mapping[str, int] = _NONE
+) -> np.ndarray:
     """The `object` observations of a robomimic file in this order and with these signs.
 
     robosuite 1.5 gives what is relative to the gripper from the object's pose when it was last looked at, so
@@ -215,11 +248,14 @@ def stored_object_state(values: np.ndarray, env_args: Mapping[str, Any], source:
         values: as stored, `(T, D)`.
         env_args: the file's environment metadata.
         source: what to call the file in messages.
+        own: see :func:`object_entries`.
 
     Raises:
-        DatasetError: if nothing says how the file's robosuite ordered them.
+        DatasetError: if nothing says how the file's robosuite ordered them, or their number is another one.
     """
-    names = [entry.name for entry in OBJECT_STATES.get(env_args["env_name"], ())]
+    env_name = env_args["env_name"]
+    entries = object_entries(env_name, own) if own or env_name in OBJECT_STATES else ()
+    names = [entry.name for entry in entries]
     ours = env_args.get("fibo_robot", {}).get("object_state")
     if ours is not None:
         if list(ours) != names:
@@ -228,37 +264,54 @@ def stored_object_state(values: np.ndarray, env_args: Mapping[str, Any], source:
                 f"{', '.join(names)}. Convert the file's states again with `fibo demos convert`."
             )
         return values
-    version = str(env_args.get("env_version", ""))
-    generation = version.split(".")[:2]
-    if not names or generation not in (["1", "5"], *(["1", str(minor)] for minor in range(5))):
+    generation = _generation(env_args)
+    if generation is None or not names or (own and generation == "1.4"):
         raise DatasetError(
             f"{source} does not say in which order its object observations lie (env_version "
-            f"{version or 'missing'}, known are 1.0 to 1.5). Convert its states again with "
-            "`fibo demos convert`, or train without the key object."
+            f"{env_args.get('env_version') or 'missing'}, known are 1.0 to 1.5). Convert its states again "
+            "with `fibo demos convert`, or train without the key object."
         )
-    here = object_slices(env_args["env_name"])
-    if generation == ["1", "5"]:
-        return _from_gripper_first(values, here)
-    if "gripper_to_cube_pos" not in here:
-        return values
-    turned = values.copy()
-    turned[..., here["gripper_to_cube_pos"]] *= -1
-    return turned
+    sizes = {entry.name: entry.size for entry in entries}
+    if values.shape[-1] != sum(sizes.values()):
+        raise DatasetError(
+            f"The object observations of {source} have {values.shape[-1]} numbers, those of {env_name} have "
+            f"{sum(sizes.values())}. Convert its states again with `fibo demos convert`."
+        )
+    stored = names if own else _stored_names(names, generation)
+    ends = np.cumsum([sizes[name] for name in stored])
+    parts = dict(zip(stored, np.split(values, ends[:-1], axis=-1)))
+    if generation == "1.4" and _TURNED in parts:
+        parts[_TURNED] = -parts[_TURNED]
+    return np.concatenate([parts[name] for name in names], axis=-1)
 
 
-def _from_gripper_first(values: np.ndarray, here: Mapping[str, slice]) -> np.ndarray:
-    """robosuite 1.5 names an object's pose in the gripper's frame before its pose in the world.
+def _generation(env_args: Mapping[str, Any]) -> Literal["1.4", "1.5"] | None:
+    """Whose order a file's `object` has: robosuite's up to 1.4, or 1.5's; None where nothing tells.
 
-    In Stack it names the way between the cubes before the ways from the gripper to them.
+    robomimic's first files name no version. They were made before robosuite 1.5, which is told by their
+    controllers: 1.5 has no configuration that is one arm's alone.
     """
-    ordered = values.copy()
-    if "cubeA_to_cubeB" in here:
-        ways = slice(here["gripper_to_cubeA"].start, here["cubeA_to_cubeB"].stop)
-        ordered[..., ways] = np.roll(values[..., ways], -3, axis=-1)
-    for name, relative in here.items():
-        if not name.endswith("_to_robot0_eef_pos"):
-            continue
-        world = here[name.removesuffix("_to_robot0_eef_pos") + "_pos"].start
-        ordered[..., world : world + 7] = values[..., world + 7 : world + 14]
-        ordered[..., relative.start : relative.start + 7] = values[..., world : world + 7]
-    return ordered
+    version = env_args.get("env_version")
+    if version is None:
+        controllers = env_args.get("env_kwargs", {}).get("controller_configs")
+        first = controllers[0] if isinstance(controllers, list) and controllers else controllers
+        return "1.4" if isinstance(first, Mapping) and "type" in first and "body_parts" not in first else None
+    major, _, minor = ".".join(str(version).split(".")[:2]).partition(".")
+    if major != "1" or minor not in ("0", "1", "2", "3", "4", "5"):
+        return None
+    return "1.5" if minor == "5" else "1.4"
+
+
+def _stored_names(names: Sequence[str], generation: Literal["1.4", "1.5"]) -> list[str]:
+    """The names of :data:`OBJECT_STATES` in the order in which that robosuite stores them."""
+    stored = list(names)
+    if generation == "1.4":  # in Transport, whether things are where they belong comes last
+        return sorted(stored, key=lambda name: name.endswith(("_in_target_bin", "_in_trash_bin")))
+    for name in names:  # an object's pose in the gripper's frame comes before its pose in the world
+        if name.endswith("_to_robot0_eef_pos"):
+            at = names.index(name)
+            stored[at - 2 : at + 2] = [*names[at : at + 2], *names[at - 2 : at]]
+    if _BETWEEN in stored:  # in Stack, the way between the cubes comes before the ways from the gripper
+        stored.remove(_BETWEEN)
+        stored.insert(stored.index("gripper_to_cubeA"), _BETWEEN)
+    return stored

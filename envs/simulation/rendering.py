@@ -254,6 +254,9 @@ class OpenGLRenderer:
 
 
 def _free_context(context: Any, gl: Any) -> None:
+    # Textures and buffers are numbered anew in each context: freed while another one is current, they would
+    # be that one's.
+    gl.make_current()
     context.free()
     gl.free()
 

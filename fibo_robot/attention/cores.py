@@ -17,16 +17,18 @@ from torch import Tensor, nn
 
 from fibo_robot.attention.angular import (
     CONSTANT_TERMS,
-    NORM_EPSILON,
     ConstantTerm,
     castling_inference,
     linear_angular,
     strongest_softmax,
+    threshold_of_mass,
 )
+from fibo_robot.attention.angular_training import directions
 from fibo_robot.attention.checks import require_choice
+from fibo_robot.attention.controls import RULES, ControlRule, rule_offsets
 from fibo_robot.attention.diagonal import MASK_MODES, MaskMode, diagonal_attention
 from fibo_robot.attention.errors import AttentionError
-from fibo_robot.attention.wythoff import OFFSET_RULES, OffsetRule, head_offsets, layer_offsets
+from fibo_robot.attention.wythoff import OffsetRule, layer_order
 
 Grid = tuple[int, int, int]
 
@@ -41,15 +43,15 @@ class FibottentionOptions:
     """Options of Fibottention.
 
     Attributes:
-        rule: which offsets a head gets; see `wythoff.head_offsets`.
+        rule: which offsets a head gets; see `wythoff.head_offsets`, and for controls `controls.rule_offsets`.
         mask_mode: what a masked pair gets; see `diagonal_attention`.
     """
 
-    rule: OffsetRule = "paper"
+    rule: OffsetRule | ControlRule = "paper"
     mask_mode: MaskMode = "drop"
 
     def __post_init__(self) -> None:
-        require_choice("rule", self.rule, OFFSET_RULES)
+        require_choice("rule", self.rule, RULES)
         require_choice("mask_mode", self.mask_mode, MASK_MODES)
 
 
@@ -62,19 +64,26 @@ class CastlingOptions:
         dwconv: depthwise convolution over v. `tokens`: 9 taps along the flattened sequence, class token
             included, one filter per head (the released form). `grid`: 3 taps along each axis of the patch
             grid, one filter per channel; prefix tokens get nothing.
-        threshold: the branch keeps softmax weights above this many times the uniform 1/N.
+        branch_mass: share of the softmax mass that the branch keeps, in (0, 1]: each head's strongest
+            weights, down to a threshold found anew in every batch. So it passes something from the first
+            step on, where softmax is near uniform and no weight is far above another.
+        threshold: instead of that, keep weights above this many times the uniform 1/N, as the released code
+            does (its 0.02 is 4 times uniform at 196 tokens): nothing, until softmax has become sharp.
         branch_in_eval: keep the branch on in evaluation mode, as the released code does.
     """
 
     const_term: ConstantTerm = "own"
     dwconv: str = "tokens"
-    threshold: float = 4.0
+    branch_mass: float = 0.5
+    threshold: float | None = None
     branch_in_eval: bool = False
 
     def __post_init__(self) -> None:
         require_choice("const_term", self.const_term, CONSTANT_TERMS)
         require_choice("dwconv", self.dwconv, ("tokens", "grid"))
-        if not self.threshold > 0:
+        if not 0 < self.branch_mass <= 1:
+            raise AttentionError(f"branch_mass must lie in (0, 1], not {self.branch_mass}.")
+        if self.threshold is not None and not self.threshold > 0:
             raise AttentionError(f"threshold must be above 0, not {self.threshold}.")
 
 
@@ -188,19 +197,21 @@ class DiagonalCore(AttentionCore):
 
 @torch.compiler.assume_constant_result
 def _constant_offsets(
-    num_patches: int, num_heads: int, layer_index: int, rule: OffsetRule, num_prefix_tokens: int
+    num_patches: int, num_heads: int, layer_index: int, rule: OffsetRule | ControlRule, num_prefix_tokens: int
 ) -> tuple[tuple[int, ...], ...]:
     """Offsets as a constant of the compiled graph; Python's random module is not traced."""
     if num_patches == 0:
         return ((),) * num_heads
     _warn_of_empty_heads(num_patches, num_heads, rule, num_prefix_tokens > 0)
-    return layer_offsets(num_patches, num_heads, layer_index, rule)
+    return rule_offsets(num_patches, num_heads, layer_index, rule)
 
 
 @lru_cache(maxsize=256)  # once per shape
-def _warn_of_empty_heads(num_patches: int, num_heads: int, rule: OffsetRule, has_prefix: bool) -> None:
-    offsets = head_offsets(num_patches, num_heads, rule)
-    empty = [str(head) for head, head_set in enumerate(offsets, start=1) if not head_set]
+def _warn_of_empty_heads(
+    num_patches: int, num_heads: int, rule: OffsetRule | ControlRule, has_prefix: bool
+) -> None:
+    offsets = dict(zip(layer_order(0, num_heads), rule_offsets(num_patches, num_heads, 0, rule)))
+    empty = [str(head + 1) for head, head_set in sorted(offsets.items()) if not head_set]
     if empty:
         what = "see the prefix tokens alone" if has_prefix else "return zeros"
         warnings.warn(
@@ -273,13 +284,16 @@ class AngularCore(AttentionCore):
             if self.options.dwconv == "tokens":
                 return castling_inference(q, k, v, self.options.const_term, self.dwconv.weight.flatten(1))
             return castling_inference(q, k, v, self.options.const_term) + self._convolve(v)
-        out = linear_angular(q, k, v, self.options.const_term)
+        extra = None
         if branch_runs:
             factor: float = self.head_dim**-0.5 if scale is None else scale
-            branch, passed = strongest_softmax(q, k, v, threshold=self.options.threshold, scale=factor)
-            out = out + self.branch_scale.to(branch.dtype) * branch
+            threshold = self.options.threshold
+            if threshold is None:
+                threshold = threshold_of_mass(q, k, self.options.branch_mass, factor)
+            branch, passed = strongest_softmax(q, k, v, threshold=threshold, scale=factor)
+            extra = self.branch_scale.to(branch.dtype) * branch
             self.mass_passed.copy_(passed)
-        return F.normalize(out, dim=-1, eps=NORM_EPSILON) + self._convolve(v)
+        return directions(q, k, v, extra, self.options.const_term) + self._convolve(v)
 
     def weigh(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return linear_angular(q, k, v, self.options.const_term)

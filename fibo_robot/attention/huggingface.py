@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 INTERFACE = "fibo_robot"
-TRUNKS = ("ViTModel", "Dinov2Model", "Dinov2WithRegistersModel", "VideoMAEModel")
+TRUNKS = ("ViTModel", "Dinov2Model", "Dinov2WithRegistersModel", "VideoMAEModel", "VivitModel")
 TAKES_ANY_SIZE = ("Dinov2Model", "Dinov2WithRegistersModel")  # they resample their position embeddings
 
 
@@ -94,8 +94,8 @@ def place_in_trunk(trunk: "PreTrainedModel", image_size: tuple[int, int] | None 
     grid: Grid | None = None
     if image_size is not None or type(trunk).__name__ not in TAKES_ANY_SIZE:
         height, width = _pair(config.image_size if image_size is None else image_size)
-        patch_height, patch_width = _pair(config.patch_size)
-        steps = config.num_frames // config.tubelet_size if hasattr(config, "num_frames") else 1
+        steps_per_token, patch_height, patch_width = _patch(config)
+        steps = getattr(config, "num_frames", 1) // steps_per_token
         grid = (steps, height // patch_height, width // patch_width)
     for layer_index, layer in enumerate(_attention_layers(trunk)):
         core = getattr(layer, "core", None)
@@ -198,6 +198,15 @@ def _describe(layer: Any, attention: str | None = None) -> str:
     core = getattr(layer, "core", None)
     known = layer.config._attn_implementation if core is None else type(core).__name__
     return f"{type(layer).__name__} ({attention or known})"
+
+
+def _patch(config: Any) -> tuple[int, int, int]:
+    """What one token covers: frames, rows and columns of pixels."""
+    tubelet = getattr(config, "tubelet_size", 1)
+    if isinstance(tubelet, int):
+        return (tubelet, *_pair(config.patch_size))
+    frames, height, width = tubelet  # ViViT's, in which the patch is named
+    return frames, height, width
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -45,8 +45,9 @@ class PlacesAttention(Protocol):
 def swap_attention(model: nn.Module, name: str | AttentionConfig, **options: Any) -> SwapReport:
     """Replace the attention of every layer of a ViT, keeping its projections.
 
-    On timm's models the attention modules are replaced. On transformers' ViT, DINOv2 and VideoMAE models the
-    layers stay and hand q, k and v to a core of ours. A model that refuses the attention is left as it was.
+    On timm's models the attention modules are replaced. On transformers' ViT, DINOv2, VideoMAE and ViViT
+    models the layers stay and hand q, k and v to a core of ours. A model that refuses the attention is left
+    as it was.
 
     Args:
         model: a timm VisionTransformer, one of transformers' :data:`huggingface.TRUNKS`, or a module that

@@ -19,8 +19,10 @@ def branch_scale_at(progress: float, end: float) -> float:
 
     Args:
         progress: share of training done, in [0, 1].
-        end: share of training at which the schedule ends, in (0, 1].
+        end: share of training at which the schedule ends, in [0, 1]; 0 is without the branch from the start.
     """
+    if end == 0:
+        return 0.0
     return max(0.0, 1.0 - progress / end)
 
 
@@ -33,15 +35,15 @@ class CastlingSchedule(pl.Callback):
     masks pass, mean over layers, whatever the scale; NaN once the branches are off and nobody computes it.
 
     Args:
-        end: share of training at which the branches reach 0.
+        end: share of training at which the branches reach 0; at 0 they are never on.
 
     Raises:
-        AttentionError: if `end` lies outside (0, 1], or the model has no Castling attention.
+        AttentionError: if `end` lies outside [0, 1], or the model has no Castling attention.
     """
 
     def __init__(self, end: float = 0.75) -> None:
-        if not 0 < end <= 1:
-            raise AttentionError(f"end must lie in (0, 1], not {end}.")
+        if not 0 <= end <= 1:
+            raise AttentionError(f"end must lie in [0, 1], not {end}.")
         self.end = end
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -5,10 +5,12 @@
     meta.json           shape_meta or labels, versions, dataset hash, git revision, ...
     trainer.ckpt        optimiser and loop state; read only to resume training, with weights_only
     history.json        the metrics of every epoch, kept by the trainer beside these; loading needs none of it
+    checkpoints/        where `trainer.keep_last` asks for them, the last ones as directories of their own
 
 Each file is replaced atomically, trainer.ckpt last, so a kill at any moment leaves a loadable directory.
 """
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Mapping
@@ -17,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -25,10 +28,12 @@ from torch import Tensor
 import fibo_robot
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically, write_bytes, write_json
+from fibo_robot.hub.source import local_folder, name_of
 
 FORMAT_VERSION = 1
 CONFIG, MODEL, META, TRAINER = "config.yaml", "model.safetensors", "meta.json", "trainer.ckpt"
 HISTORY = "history.json"
+CHECKPOINTS = "checkpoints"
 RECORDED_PACKAGES = ("torch", "timm", "lightning", "mujoco", "robosuite", "robomimic", "numpy")
 # A model may act differently under another version of these: loading warns.
 BEHAVIOUR_PACKAGES = ("mujoco", "robosuite")
@@ -40,9 +45,17 @@ class CheckpointError(FiboError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint directory holds, apart from the trainer's state."""
+    """What a checkpoint directory holds, apart from the trainer's state.
+
+    Attributes:
+        directory: where its files lie.
+        name: what results call it, wherever its folder is moved.
+        config, meta: of config.yaml and meta.json.
+        state_dict: the weights.
+    """
 
     directory: Path
+    name: str
     config: dict[str, Any]
     meta: dict[str, Any]
     state_dict: dict[str, Tensor]
@@ -50,10 +63,10 @@ class Checkpoint:
     def describe(self) -> dict[str, Any]:
         """What results say of the model beside a digest of its weights, wherever its folder is moved.
 
-        Its folder's name, and what is known of its data and source; JSON-ready.
+        Its name, and what is known of its data and source; JSON-ready.
         """
         known = {key: self.meta[key] for key in ("dataset", "git_revision") if key in self.meta}
-        return {"checkpoint": self.directory.resolve().name, **known}
+        return {"checkpoint": self.name, **known}
 
     def training(self) -> dict[str, Any]:
         """How the model came about: its `config`, and `history`, one row of metrics an epoch.
@@ -94,13 +107,14 @@ def save_checkpoint(
     write_bytes(directory / MODEL, content)
 
 
-def load_checkpoint(directory: Path | str) -> Checkpoint:
-    """Read a checkpoint directory without executing anything from it.
+def load_checkpoint(source: Path | str) -> Checkpoint:
+    """Read a checkpoint directory, or `hf:owner/name` on the Hub, without executing anything from it.
 
     Raises:
         CheckpointError: the directory or one of its files is missing or unreadable.
+        HubError: the Hub does not give it.
     """
-    directory = Path(directory)
+    directory = local_folder(source)
     if not directory.is_dir():
         raise CheckpointError(
             f"No checkpoint directory at {directory}. Give the run directory `fibo train` wrote."
@@ -129,7 +143,46 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
             f"{directory} was written by fibo_robot {meta.get('fibo_robot')}, newer than this one "
             f"({fibo_robot.__version__}). Upgrade with: pip install -U fibo-robot"
         )
-    return Checkpoint(directory, config, meta, state_dict)
+    return Checkpoint(directory, name_of(source, directory), config, meta, state_dict)
+
+
+def state_digest(state_dict: Mapping[str, Any]) -> str:
+    """blake2b of a state dict, by which results name the weights they are of, wherever these lie.
+
+    It covers names, types, shapes and bytes of the tensors, by name; a module's extra state, which nothing of
+    ours has, is left out.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(state_dict.items()):
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def epoch_folder(directory: Path, epoch: int) -> Path:
+    """Where a run keeps the checkpoint of an epoch, from 1, beside the latest."""
+    return directory / CHECKPOINTS / f"epoch_{epoch:05d}"
+
+
+def kept_checkpoints(directory: Path) -> list[Path]:
+    """The complete checkpoints that a run has kept, in the order of their epochs."""
+    return sorted(path.parent for path in (directory / CHECKPOINTS).glob(f"epoch_*/{MODEL}"))
+
+
+def last_checkpoints(directory: Path, count: int) -> list[Path]:
+    """The last so many checkpoints of a run, in the order of their epochs.
+
+    Raises:
+        CheckpointError: the run has kept fewer.
+    """
+    kept = kept_checkpoints(directory)
+    if len(kept) < count:
+        raise CheckpointError(
+            f"{directory} has kept {len(kept)} checkpoints, not {count}. Train with "
+            f"trainer.keep_last={count} or more, or ask for fewer."
+        )
+    return kept[-count:]
 
 
 def version_differences(meta: Mapping[str, Any]) -> list[str]:

@@ -54,7 +54,8 @@ def _check_numbers(config: DictConfig, default: DictConfig) -> None:
 def offer_plugins(overrides: Sequence[str]) -> None:
     """Make policies and attentions of installed packages options of their groups, where overrides name one.
 
-    A plugin's options are the arguments that its class gives defaults to; a policy's encoder is the config's.
+    A plugin's options are the arguments that its class gives defaults to; a policy's encoder and observation
+    are the config's.
 
     Raises:
         PluginError: a package declares it, but it cannot be imported.
@@ -67,7 +68,8 @@ def offer_plugins(overrides: Sequence[str]) -> None:
                 node = {"name": name, **_defaults(plugin.core_type.options_type)}
             else:
                 node = {"_target_": target_path(plugins(entries)[name]), **_defaults(plugin)}
-                node |= {"encoder": "${encoder}"} if "encoder" in inspect.signature(plugin).parameters else {}
+                taken = inspect.signature(plugin).parameters
+                node |= {part: f"${{{part}}}" for part in ("encoder", "observation") if part in taken}
             ConfigStore.instance().store(group=group, name=name, node=node)
 
 

@@ -1,6 +1,6 @@
 """The actions of a demonstration file: of the length, kind and bounds that its task says."""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,44 +14,63 @@ _FAR_OFF = 0.5
 
 
 def check_actions(
-    actions: np.ndarray, spec: ActionSpec, path: Path | str, hand: np.ndarray | None = None
-) -> np.ndarray:
-    """Actions `(T, A)` clipped to the bounds of `spec`, as the simulator clips them, float32.
+    demos: Sequence[str],
+    actions: Sequence[np.ndarray],
+    spec: ActionSpec,
+    name: str,
+    hands: Sequence[np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """Each demonstration's actions `(T, A)` clipped to the bounds of `spec`, as the simulator does, float32.
 
     Files are about that say one thing of their actions and hold another: absolute poses beside the controller
-    that recorded their deltas. Where that can be told for certain it is refused, because such a policy trains
-    well and then does something else.
+    that recorded their deltas, or demonstrations of several controllers in one file. Where that can be told
+    for certain it is refused, because such a policy trains well and then does something else.
 
     Args:
-        actions: as the file holds them, of all demonstrations.
+        demos: names of the demonstrations.
+        actions: of each, as the file holds them.
         spec: what the file's controller says they are.
-        path: what to call the file in messages.
-        hand: the first arm's position at each action `(T, 3)`, where the file has it.
+        name: what to call the file in messages.
+        hands: of each, the first arm's position at each action `(T, 3)`, where the file has it.
 
     Raises:
-        DatasetError: for another length than the task's, entries that are not finite, or actions of the other
-            kind.
+        DatasetError: for another length than the task's, no steps, entries that are not finite, or actions of
+            the other kind.
     """
-    if actions.shape[1] != spec.dim:
-        raise DatasetError(
-            f"{path} has actions of length {actions.shape[1]}, the task {spec.dim}. "
-            "Choose the task that the demonstrations were recorded for."
-        )
-    if not np.isfinite(actions).all():
-        raise DatasetError(
-            f"{path} has actions that are not finite. Record or convert the demonstrations again."
-        )
-    if spec.arms and spec.rotation == "axis_angle":
-        found = _other_kind(actions, spec, hand)
-        if found:
-            other = "absolute poses" if spec.mode == "delta" else "deltas"
-            flag = "true" if spec.mode == "absolute" else "false"
+    strange: dict[str, str] = {}
+    for index, (demo, steps) in enumerate(zip(demos, actions, strict=True)):
+        if steps.shape[1:] != (spec.dim,):
             raise DatasetError(
-                f"{path} says that its actions are {spec.mode}, but they are {other}: {found}. Set "
-                f"control_delta: {flag} (or input_type) in its env_args' controller_configs, or read another "
-                "array with data.action_key."
+                f"{demo} of {name} has actions of shape {steps.shape[1:]}, the task takes ({spec.dim},). "
+                "Choose the task that the demonstrations were recorded for."
             )
-    return np.clip(actions, spec.low, spec.high).astype(np.float32)
+        if len(steps) == 0 or not np.isfinite(steps).all():
+            wrong = "no steps" if len(steps) == 0 else "actions that are not finite"
+            raise DatasetError(f"{demo} of {name} has {wrong}; remove it from the file or its mask.")
+        if spec.arms and spec.rotation == "axis_angle":
+            found = _other_kind(steps, spec, None if hands is None else hands[index])
+            if found:
+                strange[demo] = found
+    if strange:
+        raise DatasetError(_in_words(strange, len(demos), spec, name))
+    return [np.clip(steps, spec.low, spec.high).astype(np.float32) for steps in actions]
+
+
+def _in_words(strange: Mapping[str, str], total: int, spec: ActionSpec, name: str) -> str:
+    """Which demonstrations are of the other kind, why, and what to do: all of them are, or only some."""
+    demo, found = next(iter(strange.items()))
+    other = "absolute poses" if spec.mode == "delta" else "deltas"
+    said = f"{name} says that its actions are {spec.mode}, but those of {demo} are {other}: {found}. "
+    if len(strange) < total:
+        return said + (
+            f"So are those of {len(strange)} of {total} demonstrations in all: it mixes recordings of "
+            "different controllers. Keep them apart, or name one kind in a mask and set data.filter_key."
+        )
+    flag = "true" if spec.mode == "absolute" else "false"
+    return said + (
+        f"Set control_delta: {flag} (or input_type) in its env_args' controller_configs, or read another "
+        "array with data.action_key."
+    )
 
 
 def _other_kind(actions: np.ndarray, spec: ActionSpec, hand: np.ndarray | None) -> str:

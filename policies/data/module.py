@@ -1,15 +1,18 @@
 """The LightningDataModule for demonstrations of one task."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
-from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile, dataset_hash
+from fibo_robot.envs.demonstrations.hdf5 import DatasetError
 from fibo_robot.interfaces import Window
 from fibo_robot.policies.data.dataset import Batch, DemonstrationDataset
+from fibo_robot.policies.data.hdf5 import Hdf5Source
 from fibo_robot.policies.models.base import ChunkPolicy
 from fibo_robot.policies.module import BehaviourCloningModule
 from fibo_robot.training.module import OptimizerConfig
@@ -32,6 +35,10 @@ class DemonstrationData(pl.LightningDataModule):
         max_demos: use only the first so many training demonstrations.
         action_key: the array of actions to imitate; see DemonstrationDataset.
         window: which observations a sample holds; see DemonstrationDataset.
+        num_workers: processes that read pictures ahead of training; 0 reads them in this one. Batches are the
+            same for any number.
+        cache_gb: pictures are kept in memory where all of them, decoded, fit into so many gigabytes (1e9
+            bytes) per training process; otherwise they are read from the file as they are needed.
         seed: decides the order of samples.
     """
 
@@ -49,9 +56,15 @@ class DemonstrationData(pl.LightningDataModule):
         max_demos: int | None = None,
         action_key: str = "actions",
         window: Window = "past",
+        num_workers: int = 0,
+        cache_gb: float = 0.5,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if min(num_workers, cache_gb) < 0:
+            raise DatasetError(
+                f"num_workers and cache_gb must not be negative, not {num_workers} and {cache_gb}."
+            )
         if min(batch_size, steps_per_epoch) < 1:
             raise DatasetError(
                 f"batch_size and steps_per_epoch must be positive, not {batch_size} and {steps_per_epoch}."
@@ -66,22 +79,36 @@ class DemonstrationData(pl.LightningDataModule):
         self.filter_key, self.valid_key, self.max_demos = filter_key, valid_key, max_demos
         self.action_key = action_key
         self.window: Window = window
+        self.num_workers, self.cache_gb = num_workers, cache_gb
         self.train: DemonstrationDataset | None = None
         self.valid: DemonstrationDataset | None = None
 
     def setup(self, stage: str) -> None:
         if self.train is not None:
             return
-        with DemonstrationFile(self.path) as file:
-            self.task = file.task()
+        # One process of the run looks into every demonstration: the others start with the same file.
+        self.source = Hdf5Source(self.path, checked=getattr(rank_zero_only, "rank", 0) != 0)
+        self.task = self.source.task()
         self.shape_meta = self.task.shape_meta(obs_keys=self.obs_keys, **self.horizons)
-        self.train = self._read(self.filter_key, self.max_demos)
+        room = round(self.cache_gb * 1e9)
+        self.train = self._read(self.filter_key, self.max_demos, room)
         if self.valid_key is not None:
-            self.valid = self._read(self.valid_key, None)
+            self.valid = self._read(self.valid_key, None, room - self.train.cached_bytes)
+            both = set(self.train.demos).intersection(self.valid.demos)
+            if both:
+                warnings.warn(
+                    f"{len(both)} demonstrations of {self.path} are for training and for validation: "
+                    "valid/loss is no loss on unseen ones. Set data.valid_key=null or another mask.",
+                    stacklevel=2,
+                )
+        self.source.close()  # whoever reads pictures, here or in another process, opens it again
 
-    def _read(self, filter_key: str | None, max_demos: int | None) -> DemonstrationDataset:
+    def teardown(self, stage: str) -> None:
+        self.source.close()
+
+    def _read(self, filter_key: str | None, max_demos: int | None, room: int) -> DemonstrationDataset:
         return DemonstrationDataset(
-            self.path, self.shape_meta, filter_key, max_demos, self.action_key, self.window
+            self.source, self.shape_meta, filter_key, max_demos, self.action_key, self.window, room
         )
 
     def training_module(
@@ -100,8 +127,8 @@ class DemonstrationData(pl.LightningDataModule):
             "task": self.task.to_dict(),
             "dataset": {
                 "name": self.path.name,
-                "sha256": dataset_hash(self.path),
-                "demos": self.train.num_demos,
+                "sha256": self.source.content_hash(),
+                "demos": len(self.train.demos),
             },
         }
 
@@ -110,14 +137,24 @@ class DemonstrationData(pl.LightningDataModule):
         sampler = StepSampler.for_trainer(
             self.trainer, len(self.train), self.batch_size, self.steps_per_epoch, self.seed
         )
-        return DataLoader(self.train, batch_sampler=sampler, collate_fn=_as_is)
+        return self._loader(self.train, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         if self.valid is None:
             return []
         assert self.trainer is not None
-        batches = evaluation_batches(self.trainer, len(self.valid), self.batch_size)
-        return DataLoader(self.valid, batch_sampler=batches, collate_fn=_as_is)
+        return self._loader(self.valid, evaluation_batches(self.trainer, len(self.valid), self.batch_size))
+
+    def _loader(self, data: DemonstrationDataset, batches: Any) -> DataLoader[Batch]:
+        workers = 0 if data.cached_bytes or not data.pictures else self.num_workers
+        return DataLoader(
+            data,
+            batch_sampler=batches,
+            collate_fn=_as_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )
 
 
 def _as_is(batch: Any) -> Any:

@@ -1,7 +1,7 @@
 """What every policy is: observations in, a chunk of actions out, behind the Policy protocol.
 
 A family of policies is a small file beside this one: it predicts normalised chunks from features and noise,
-and has a loss. Normalising, seeing, counting each episode's decisions and the environment's units are here.
+and has a loss. Normalising, seeing, the environment's units, and what each episode holds are here.
 """
 
 from abc import ABC, abstractmethod
@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fibo_robot.encoders.image import ImageEncoder
+from fibo_robot.encoders import ImageEncoder
 from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import ShapeMeta, Window
 from fibo_robot.noise import Noise
 from fibo_robot.policies.models.normalizer import Normalizer
 from fibo_robot.policies.models.observation import ObservationEncoder
+from fibo_robot.policies.models.observation.encoder import Encoder
 from fibo_robot.policies.models.rotation import ActionRotation, ActionTransform
 
 
@@ -24,19 +25,23 @@ class EpisodeNotBegun(FiboError):
     """A policy is to act in an episode that `reset` did not begin, or that is forgotten."""
 
 
+class PolicyError(FiboError, ValueError):
+    """Parts or horizons that a family of policies cannot be built from; the message names the setting."""
+
+
 class ChunkPolicy(nn.Module, ABC):
     """Base of policies that predict a chunk of actions from the latest observations.
 
     Args:
         shape_meta: observation keys, actions and horizons.
-        encoder: makes an image encoder when called with `image_size`; None where no camera is seen.
-        crop_size: side of the crop that the encoders see.
-        token_features, low_dim_features: see ObservationEncoder.
+        encoder: makes an encoder of pictures when called with `image_size`; None where no camera is seen.
+        observation: makes the observation encoder when called with `shape_meta` and `encoder`.
         action_rotation: how absolute rotations look inside, `6d` or `axis_angle`; see ActionTransform.
 
     Attributes:
         window: which observations a training sample must hold; see DemonstrationDataset.
         meta: the checkpoint's meta.json, where it was loaded from one.
+        episode_state: what a family holds of each episode between its decisions.
     """
 
     window: ClassVar[Window] = "past"
@@ -44,10 +49,8 @@ class ChunkPolicy(nn.Module, ABC):
     def __init__(
         self,
         shape_meta: ShapeMeta,
-        encoder: Callable[..., ImageEncoder] | None,
-        crop_size: int = 72,
-        token_features: int | None = 16,
-        low_dim_features: int = 64,
+        encoder: Callable[..., Encoder] | None,
+        observation: Callable[..., ObservationEncoder] = ObservationEncoder,
         action_rotation: ActionRotation = "6d",
     ) -> None:
         super().__init__()
@@ -55,26 +58,41 @@ class ChunkPolicy(nn.Module, ABC):
         self.actions = ActionTransform(shape_meta.action, action_rotation)
         dimensions = {key: shape_meta.obs[key].shape[0] for key in shape_meta.keys("low_dim")}
         self.normalizer = Normalizer({**dimensions, "action": self.actions.dim})
-        self.observation = ObservationEncoder(
-            shape_meta, encoder, crop_size, token_features, low_dim_features
-        )
+        self.observation = observation(shape_meta=shape_meta, encoder=encoder)
         self.meta: dict[str, Any] = {}
+        self.episode_state: dict[int, Tensor] = {}
         self._decisions: dict[int, int] = {}
 
     @abstractmethod
     def chunk_loss(self, features: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
-        """Mean loss of features (B, F) against normalised actions (B, H, A'); `valid` is (B, H)."""
+        """Mean loss of features against normalised actions (B, H, A'); `valid` is (B, H)."""
 
     @abstractmethod
     def predict(self, features: Tensor, noise: Noise) -> Tensor:
-        """Normalised actions (B, H, A') for features (B, F); row i draws only from row i of `noise`."""
+        """Normalised actions (B, H, A') for features; row i draws only from row i of `noise`.
+
+        Row i belongs to the episode `noise.seeds[i]`, whose `noise.decisions[i]`-th decision it is, from 0;
+        what that episode must hold until its next decision goes into `episode_state`.
+        """
 
     def image_encoders(self) -> dict[str, ImageEncoder]:
-        """What it sees each camera through, by observation key."""
+        """The image encoders that cameras are seen through, by observation key."""
+        return self.observation.image_encoders()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's description of the layers, for layer-wise learning rates: the encoders' stem and blocks.
+
+        All that is no encoder learns at the full rate; encoders of several cameras learn side by side.
+        """
+        encoder = r"^observation\.encoders\.\w+\."
+        with_the_last = (99999,)  # timm's sign for "in the group before"
         return {
-            key: encoder
-            for key, encoder in self.observation.encoders.items()
-            if isinstance(encoder, ImageEncoder)
+            "stem": encoder + r"(?:embed|temporal_embed|trunk\.(?:conv1|bn1)"
+            r"|vit\.(?:cls_token|reg_token|pos_embed|patch_embed|norm_pre))",
+            "blocks": [
+                (encoder + r"(?:vit\.blocks\.|temporal\.|trunk\.layer)(\d+)", None),
+                (encoder + r"vit\.(?:norm|fc_norm)", with_the_last),
+            ],
         }
 
     def fit_normalizer(self, statistics: Mapping[str, Tensor]) -> None:
@@ -82,9 +100,20 @@ class ChunkPolicy(nn.Module, ABC):
         self.normalizer.fit({**statistics, "action": self.actions.encode(statistics["action"])})
 
     def features(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """Observations `(B, n_obs_steps, ...)` to features (B, F)."""
+        """Observations `(B, n_obs_steps, ...)` to features (B, F) of all steps side by side.
+
+        What `chunk_loss` and `predict` get; a family that tells steps or tokens apart gives another shape.
+        """
+        return self.step_features(obs).flatten(1)
+
+    def step_features(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """Observations `(B, T, ...)` to features of each step `(B, T, F)`."""
+        return self.observation(self.normalized(obs))
+
+    def normalized(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same observations with vectors in the network's units."""
         low_dim = {key: self.normalizer.normalize(key, obs[key]) for key in self.shape_meta.keys("low_dim")}
-        return self.observation({**obs, **low_dim})
+        return {**obs, **low_dim}
 
     def loss(self, obs: Mapping[str, Tensor], actions: Tensor, valid: Tensor) -> Tensor:
         """Training loss for observations `(B, n_obs_steps, ...)`, actions (B, H, A), valid (B, H)."""
@@ -93,12 +122,14 @@ class ChunkPolicy(nn.Module, ABC):
 
     def reset(self, episodes: Sequence[int]) -> None:
         """Begin episodes, named by their seeds: each draws noise of its own, whatever runs beside it."""
+        self.forget(episodes)
         self._decisions.update(dict.fromkeys(episodes, 0))
 
     def forget(self, episodes: Sequence[int]) -> None:
         """Free what these episodes held."""
         for episode in episodes:
             self._decisions.pop(episode, None)
+            self.episode_state.pop(episode, None)
 
     @torch.inference_mode()
     def act(self, obs: Mapping[str, Tensor], episodes: Sequence[int]) -> Tensor:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from fibo_robot.encoders.image import ImageEncoder
 from fibo_robot.interfaces import ShapeMeta
 from fibo_robot.noise import Noise
 from fibo_robot.plugins import register
 from fibo_robot.policies.models.base import ChunkPolicy
 from fibo_robot.policies.models.heads import GaussianMixtureHead
+from fibo_robot.policies.models.observation import ObservationEncoder
+from fibo_robot.policies.models.observation.encoder import Encoder
 from fibo_robot.policies.models.rotation import ActionRotation
 
 
@@ -19,22 +20,20 @@ class BehaviourCloning(ChunkPolicy):
 
     Args:
         head: makes the action head when called with `in_features`, `action_horizon`, `action_dim`.
-        shape_meta, encoder, crop_size, token_features, low_dim_features, action_rotation: see ChunkPolicy.
+        shape_meta, encoder, observation, action_rotation: see ChunkPolicy.
     """
 
     def __init__(
         self,
         shape_meta: ShapeMeta,
-        encoder: Callable[..., ImageEncoder] | None,
+        encoder: Callable[..., Encoder] | None,
         head: Callable[..., GaussianMixtureHead] = GaussianMixtureHead,
-        crop_size: int = 72,
-        token_features: int | None = 16,
-        low_dim_features: int = 64,
+        observation: Callable[..., ObservationEncoder] = ObservationEncoder,
         action_rotation: ActionRotation = "6d",
     ) -> None:
-        super().__init__(shape_meta, encoder, crop_size, token_features, low_dim_features, action_rotation)
+        super().__init__(shape_meta, encoder, observation, action_rotation)
         self.head = head(
-            in_features=self.observation.out_features,
+            in_features=self.observation.out_features * shape_meta.n_obs_steps,
             action_horizon=shape_meta.action_horizon,
             action_dim=self.actions.dim,
         )

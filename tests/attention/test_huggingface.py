@@ -65,6 +65,12 @@ def videomae():
     ).eval()
 
 
+def vivit():
+    settings = {key: value for key, value in SIZES.items() if key != "patch_size"}
+    config = transformers.VivitConfig(**settings, num_frames=4, tubelet_size=[2, 8, 8])
+    return transformers.VivitModel(config).eval()
+
+
 # What builds it, its input's shape, its prefix tokens, and the grid it knows of itself.
 MODELS = [
     pytest.param(vit, IMAGES, 1, (1, 5, 5), id="vit"),
@@ -72,6 +78,7 @@ MODELS = [
     pytest.param(dinov2, IMAGES, 1, None, id="dinov2"),
     pytest.param(dinov2_with_registers, IMAGES, 4, None, id="dinov2_with_registers"),
     pytest.param(videomae, CLIPS, 0, (2, 5, 5), id="videomae"),
+    pytest.param(vivit, CLIPS, 1, (2, 5, 5), id="vivit"),
 ]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from fibo_robot.envs import get_task
+from fibo_robot.envs.controllers import composite_controller
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
-from fibo_robot.envs.robomimic_metadata import composite_controller, task_from_env_args
+from fibo_robot.envs.robomimic_metadata import task_from_env_args
 from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.interfaces import ActionSpec
 
@@ -44,7 +45,7 @@ def test_an_old_controller_becomes_the_same_one_in_the_world_frame() -> None:
 
 
 def test_absolute_actions_stay_absolute() -> None:
-    config = composite_controller({**OLD_ARM, "control_delta": False}, "old.hdf5")
+    config = composite_controller({**OLD_ARM, "control_delta": False}, ["Panda"], "old.hdf5")
     assert config["body_parts"]["right"]["input_type"] == "absolute"
 
 
@@ -67,8 +68,8 @@ def test_settings_of_the_scene_are_carried_and_travel_on() -> None:
 
 
 def test_settings_that_would_be_lost_are_named() -> None:
-    with pytest.raises(DatasetError, match=r"recorded with bin1_pos=\[0\.1\], mount_types='tall'"):
-        task_from_env_args(metadata(mount_types="tall", bin1_pos=[0.1], placement_initializer=None), "x.hdf5")
+    with pytest.raises(DatasetError, match=r"recorded with bin1_pos=\[0\.1\], tables=2"):
+        task_from_env_args(metadata(tables=2, bin1_pos=[0.1], placement_initializer=None), "x.hdf5")
 
 
 @pytest.mark.sim
@@ -85,8 +86,10 @@ def test_a_carried_setting_reaches_the_simulator() -> None:
 def test_what_cannot_be_converted_is_refused() -> None:
     with pytest.raises(DatasetError, match="JOINT_VELOCITY"):
         task_from_env_args(metadata(controller_configs={**OLD_ARM, "type": "JOINT_VELOCITY"}), "x.hdf5")
-    with pytest.raises(DatasetError, match="Door"):
-        task_from_env_args({**metadata(), "env_name": "Door"}, "x.hdf5")
+    with pytest.raises(DatasetError, match=r"environment Doors, .*; it has Door, Lift"):
+        task_from_env_args({**metadata(), "env_name": "Doors"}, "x.hdf5")
+    with pytest.raises(DatasetError, match="two arms"):
+        task_from_env_args(metadata(robots="Baxter"), "x.hdf5")
     with pytest.raises(DatasetError, match="no controller"):
         task_from_env_args(metadata(controller_configs=None), "x.hdf5")
     with pytest.raises(DatasetError, match="different controllers"):
@@ -109,7 +112,7 @@ def test_what_the_actions_are_follows_from_the_controller() -> None:
     two = {**absolute, "env_name": "TwoArmTransport"}
     two["env_kwargs"] = {**absolute["env_kwargs"], "robots": ["Panda", "Panda"]}
     assert task_from_env_args(two, "two.hdf5").action == ActionSpec.poses(arms=2)
-    composite = composite_controller({**OLD_ARM, "control_delta": False}, "composite.hdf5")
+    composite = composite_controller({**OLD_ARM, "control_delta": False}, ["Panda"], "composite.hdf5")
     assert (
         task_from_env_args(metadata(controller_configs=composite), "composite.hdf5").action.mode == "absolute"
     )

@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from fibo_robot.envs import TASKS, Task, get_task
+from fibo_robot.envs.controllers import osc_pose_controller
 from fibo_robot.envs.simulation.rendering import (
     RendererError,
     RenderQuality,
     prepare_rendering,
     resolve_renderer,
 )
-from fibo_robot.envs.tasks import osc_pose_controller
 from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import ActionSpec, ShapeError, ShapeMeta
 

@@ -38,8 +38,8 @@ class Part(torch.nn.Module):
 class Regression(ChunkPolicy):
     """Predicts one chunk by least squares."""
 
-    def __init__(self, shape_meta, encoder, crop_size=72, width=24, steps=(1, 2)):
-        super().__init__(shape_meta, encoder, crop_size)
+    def __init__(self, shape_meta, encoder, observation, width=24, steps=(1, 2)):
+        super().__init__(shape_meta, encoder, observation)
         shape = (shape_meta.action_horizon, self.actions.dim)
         sizes = self.observation.out_features, width, shape[0] * shape[1]
         self.network = torch.nn.Sequential(
@@ -124,7 +124,7 @@ def test_a_plugins_options_are_the_defaults_of_its_class() -> None:
     assert OmegaConf.to_container(policy, resolve=False) == {
         "_target_": "fibo_test_plugin.Regression",
         "encoder": "${encoder}",
-        "crop_size": 72,
+        "observation": "${observation}",
         "width": 24,
         "steps": [1, 2],
     }
@@ -173,6 +173,8 @@ def test_what_is_built_in_is_registered_and_nothing_around_it() -> None:
     for path in (
         "fibo_robot.policies.models.bc.BehaviourCloning",
         "fibo_robot.policies.models.heads.GaussianMixtureHead",
+        "fibo_robot.policies.models.denoising.samplers.DDIM",
+        "fibo_robot.policies.models.observation.encoder.ObservationEncoder",
         "fibo_robot.encoders.create_encoder",
         "fibo_robot.encoders.create_video_encoder",
     ):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from safetensors.numpy import save
 from fibo_robot.files import replace_atomically, write_bytes, write_json
 from fibo_robot.progress import track
 from fibo_robot.statistics import wilson_interval
-from fibo_robot.video.classifier import VideoClassifier
+from fibo_robot.training.checkpoint import state_digest
+from fibo_robot.video.classifier import ClipClassifier
 from fibo_robot.video.datasets.table import LabelledClip
 from fibo_robot.video.inference.predict import view_scores
 from fibo_robot.video.inference.views import read_views
@@ -45,6 +47,7 @@ class VideoTest:
         scores: `(N, views * crops, classes)` scores before the softmax.
         failures: path and reason of each video that could not be read; they count in no rate.
         views, crops: how many of each.
+        weights: which weights were tested; see :func:`state_digest`.
     """
 
     labels: list[str]
@@ -54,6 +57,7 @@ class VideoTest:
     failures: dict[str, str] = field(default_factory=dict)
     views: int = 1
     crops: int = 1
+    weights: str | None = None
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -83,6 +87,7 @@ class VideoTest:
             "top5": self.top(5).to_dict() if len(self.labels) > 5 else None,
             "per_class": per_class_json(per_class(self.confusion, self.labels)),
             "failures": self.failures,
+            "weights": self.weights,
         }
 
     def save(self, folder: Path) -> None:
@@ -96,7 +101,7 @@ class VideoTest:
 
 
 def evaluate_videos(
-    classifier: VideoClassifier, clips: Sequence[LabelledClip], *, views: int = 1, crops: int = 1
+    classifier: ClipClassifier, clips: Sequence[LabelledClip], *, views: int = 1, crops: int = 1
 ) -> VideoTest:
     """Classify labelled videos, `views` clips of each and `crops` squares of each clip.
 
@@ -104,12 +109,13 @@ def evaluate_videos(
         VideoDecodeError: not one of the videos could be read.
     """
     numbers = {label: number for number, label in enumerate(classifier.labels)}
-    size = classifier.image_size
-    result = VideoTest(classifier.labels, [], np.empty(0), np.empty(0), {}, views, crops)
+    cut = partial(classifier.squares, crops=crops)
+    weights = state_digest(classifier.state_dict())
+    result = VideoTest(classifier.labels, [], np.empty(0), np.empty(0), {}, views, crops, weights)
     targets, scores = [], []
     for clip in track(clips, "testing"):
         try:
-            batch = read_views(clip.path, classifier.sampling, classifier.cropping, size, views, crops)
+            batch = read_views(clip.path, classifier.sampling, cut, views)
         except VideoDecodeError as error:
             result.failures[str(clip.path)] = str(error)
             continue

@@ -1,18 +1,21 @@
 """From a checkpoint and a file to labels with probabilities."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fibo_robot.hub.source import local_folder
 from fibo_robot.training.rebuild import load_model
-from fibo_robot.video.classifier import VideoClassifier
+from fibo_robot.video.classifier import ClipClassifier, VideoClassifier
 from fibo_robot.video.inference.views import read_views
+from fibo_robot.video.published import is_published, load_published
 from fibo_robot.video.reading.errors import VideoDecodeError
 from fibo_robot.video.training.sampling import ClipSampling, Cropping
 
@@ -40,17 +43,27 @@ class Prediction:
     error: str | None = None
 
 
-def load_classifier(checkpoint_dir: str | Path, device: str | torch.device = "cpu") -> VideoClassifier:
-    """The classifier in `checkpoint_dir`, in evaluation mode on `device`.
+def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> ClipClassifier:
+    """The classifier at `source`, in evaluation mode on `device`.
 
-    Its `.labels` are the names of its classes, `.sampling` and `.cropping` how clips were cut for it, and
-    `.meta` is the meta.json.
+    Its `.labels` are the names of its classes, `.sampling` how clips are chosen for it, and `.meta` what is
+    known of its origin. A run directory gives a :class:`VideoClassifier`, a checkpoint of transformers a
+    :class:`fibo_robot.video.published.PublishedClassifier`.
+
+    Args:
+        source: a run directory, or a folder that transformers saved; or `hf:owner/name` of either on the Hub.
+        device: where it runs.
 
     Raises:
-        CheckpointError: the directory is not a complete classifier checkpoint, or its weights do not fit.
+        CheckpointError: a run directory is incomplete, holds no classifier, or its weights do not fit.
+        PublishedError: a checkpoint of transformers is incomplete, or no video classifier that is known here.
+        HubError: the Hub does not give it.
     """
+    folder = local_folder(source)
+    if is_published(folder):
+        return load_published(folder).to(device)
     classifier, checkpoint = load_model(
-        checkpoint_dir,
+        source,
         "classifier",
         "classifier.classifier",
         VideoClassifier,
@@ -63,20 +76,20 @@ def load_classifier(checkpoint_dir: str | Path, device: str | torch.device = "cp
 
 
 @torch.inference_mode()
-def view_scores(classifier: VideoClassifier, clips: Tensor) -> Tensor:
+def view_scores(classifier: ClipClassifier, clips: Tensor) -> Tensor:
     """Scores `(V, classes)` before the softmax, on the CPU, of clips `(V, T, 3, S, S)`."""
     device = next(classifier.parameters()).device
     return classifier(clips.to(device)).float().cpu()
 
 
-def best_scores(classifier: VideoClassifier, scores: Tensor, top_k: int) -> tuple[Score, ...]:
+def best_scores(labels: Sequence[str], scores: Tensor, top_k: int) -> tuple[Score, ...]:
     """The most probable classes first, of scores `(V, classes)` before the softmax, averaged over V views."""
-    best = scores.softmax(-1).mean(0).topk(min(top_k, len(classifier.labels)))
-    return tuple(Score(classifier.labels[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist()))
+    best = scores.softmax(-1).mean(0).topk(min(top_k, len(labels)))
+    return tuple(Score(labels[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist()))
 
 
 def predict(
-    classifier: VideoClassifier,
+    classifier: ClipClassifier,
     paths: Path | str | Iterable[Path | str],
     *,
     top_k: int = 5,
@@ -91,7 +104,8 @@ def predict(
         classifier: from :func:`load_classifier`.
         paths: one clip, or any number of them.
         top_k: how many classes to name.
-        views, crops: see :func:`fibo_robot.video.inference.views.read_views`.
+        views: clips spread over each video.
+        crops: squares spread along the longer side of each picture.
 
     Yields:
         One prediction per path, in their order.
@@ -99,9 +113,7 @@ def predict(
 
     def read(path: Path | str) -> Tensor | VideoDecodeError:
         try:
-            return read_views(
-                path, classifier.sampling, classifier.cropping, classifier.image_size, views, crops
-            )
+            return read_views(path, classifier.sampling, partial(classifier.squares, crops=crops), views)
         except VideoDecodeError as error:
             return error
 
@@ -116,5 +128,5 @@ def predict(
             if isinstance(clips, VideoDecodeError):
                 yield Prediction(str(path), (), str(clips))
                 continue
-            scores = best_scores(classifier, view_scores(classifier, clips), top_k)
+            scores = best_scores(classifier.labels, view_scores(classifier, clips), top_k)
             yield Prediction(str(path), scores)

@@ -18,7 +18,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from fibo_robot.errors import FiboError
-from fibo_robot.video.classifier import VideoClassifier
+from fibo_robot.video.classifier import ClipClassifier
 from fibo_robot.video.inference.windows import SlidingWindow, WindowScores, frame_times, score_pictures
 from fibo_robot.video.reading.decoding import upright
 from fibo_robot.video.reading.errors import reason
@@ -199,7 +199,7 @@ class FrameBuffer:
 
 
 def classify_stream(
-    classifier: VideoClassifier,
+    classifier: ClipClassifier,
     source: str | Path,
     window: SlidingWindow,
     *,

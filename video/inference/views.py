@@ -1,5 +1,6 @@
 """Clips for testing, cut from a file in one pass: evenly spread views, square crops."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,8 @@ def square_crops(picture: np.ndarray, cropping: Cropping, size: int, crops: int 
 def read_views(
     path: Path | str,
     sampling: ClipSampling,
-    cropping: Cropping,
-    image_size: int,
+    cut: Callable[[np.ndarray], Tensor],
     views: int = 1,
-    crops: int = 1,
 ) -> Tensor:
     """Clips for testing: uint8 `(views * crops, T, 3, S, S)`, all crops of the first view first.
 
@@ -41,10 +40,9 @@ def read_views(
 
     Args:
         path: a clip; it is checked as a whole.
-        sampling, cropping: which frames and which parts.
-        image_size: S.
+        sampling: which frames.
+        cut: a picture, uint8 `(H, W, 3)`, to the parts that are tested, uint8 `(crops, 3, S, S)`.
         views: clips spread over the video.
-        crops: squares spread along the longer side.
 
     Raises:
         VideoDecodeError: the clip cannot be read.
@@ -52,6 +50,6 @@ def read_views(
     reader = open_clip(Path(path))
     numbers = np.stack([reader.at_even_times(view) for view in sampling.views(len(reader), views)])
     distinct, places = np.unique(numbers, return_inverse=True)
-    cut = torch.stack([square_crops(frame, cropping, image_size, crops) for frame in reader.stream(distinct)])
-    clips = cut[torch.from_numpy(places.reshape(numbers.shape))]  # (views, T, crops, 3, S, S)
+    squares = torch.stack([cut(frame) for frame in reader.stream(distinct)])
+    clips = squares[torch.from_numpy(places.reshape(numbers.shape))]  # (views, T, crops, 3, S, S)
     return clips.transpose(1, 2).flatten(0, 1)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from fibo_robot.errors import FiboError
-from fibo_robot.video.classifier import VideoClassifier
+from fibo_robot.video.classifier import ClipClassifier
 from fibo_robot.video.inference.predict import Score, best_scores, view_scores
-from fibo_robot.video.inference.views import square_crops
 from fibo_robot.video.reading.clip import open_clip
 from fibo_robot.video.reading.frame_numbers import frames_on_screen
 from fibo_robot.video.reading.interface import ClipReader
@@ -92,7 +91,7 @@ def frame_times(sampling: ClipSampling, start: float, length: float, fps: float)
 
 
 def classify_windows(
-    classifier: VideoClassifier,
+    classifier: ClipClassifier,
     path: Path | str,
     window: SlidingWindow,
     *,
@@ -115,11 +114,11 @@ def classify_windows(
     # Less than half a frame at the end is rounding, not a part that nobody has looked at.
     spans = window.spans(reader.duration, tolerance=0.5 / reader.fps)
     for (start, end), clips in zip(spans, window_clips(classifier, reader, spans, crops), strict=True):
-        yield WindowScores(start, end, best_scores(classifier, view_scores(classifier, clips), top_k))
+        yield WindowScores(start, end, best_scores(classifier.labels, view_scores(classifier, clips), top_k))
 
 
 def window_clips(
-    classifier: VideoClassifier, reader: ClipReader, spans: Sequence[tuple[float, float]], crops: int = 1
+    classifier: ClipClassifier, reader: ClipReader, spans: Sequence[tuple[float, float]], crops: int = 1
 ) -> Iterator[Tensor]:
     """The clips by which windows are tested, uint8 `(crops, T, 3, S, S)` for each span.
 
@@ -144,18 +143,18 @@ def window_clips(
     for plan, following in zip(plans, [*plans[1:], None], strict=True):
         while plan[-1] not in cut:
             number, picture = next(pictures)
-            cut[number] = square_crops(picture, classifier.cropping, classifier.image_size, crops)
+            cut[number] = classifier.squares(picture, crops)
         yield torch.stack([cut[number] for number in plan], dim=1)
         if following is not None:
             cut = {number: squares for number, squares in cut.items() if number >= following[0]}
 
 
 def score_pictures(
-    classifier: VideoClassifier, pictures: Iterable[np.ndarray], top_k: int, crops: int = 1
+    classifier: ClipClassifier, pictures: Iterable[np.ndarray], top_k: int, crops: int = 1
 ) -> tuple[Score, ...]:
     """The most probable classes of one clip, given as pictures, uint8 `(H, W, 3)`, of any sizes."""
-    cut = [square_crops(picture, classifier.cropping, classifier.image_size, crops) for picture in pictures]
-    return best_scores(classifier, view_scores(classifier, torch.stack(cut, dim=1)), top_k)
+    cut = [classifier.squares(picture, crops) for picture in pictures]
+    return best_scores(classifier.labels, view_scores(classifier, torch.stack(cut, dim=1)), top_k)
 
 
 def turning_points(windows: Sequence[WindowScores]) -> np.ndarray:

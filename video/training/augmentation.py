@@ -1,7 +1,7 @@
-"""Augmentation of whole batches of clips on the device they are trained on.
+"""Augmentation of whole batches of clips or images on the device they are trained on.
 
-Every frame of a clip gets the same change, and every clip its own. Randomness comes from torch's global
-generator, which training seeds anew for each batch.
+Every frame of a clip gets the same change, and every clip or image its own. Randomness comes from torch's
+global generator, which training seeds anew for each batch.
 """
 
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from torchvision.transforms import v2
 
 
 class MixedBatch(NamedTuple):
-    """Clips `(B, T, 3, H, W)`, float in [0, 1], and targets `(B, classes)` that sum to 1."""
+    """Clips or images `(B, [T,] 3, H, W)`, float in [0, 1], and targets `(B, classes)` that sum to 1."""
 
     clips: Tensor
     targets: Tensor
 
 
 class BatchAugmentation(nn.Module):
-    """uint8 clips and labels in, float clips and soft targets out.
+    """uint8 clips or images and labels in, float ones and soft targets out.
 
     Args:
         horizontal_flip: probability of mirroring a clip. 0 where left and right tell classes apart.
@@ -68,7 +68,7 @@ class BatchAugmentation(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, clips: Tensor, labels: Tensor, num_classes: int) -> MixedBatch:
-        """Change uint8 clips `(B, T, 3, H, W)` with labels `(B,)`."""
+        """Change uint8 clips `(B, T, 3, H, W)`, or images `(B, 3, H, W)`, with labels `(B,)`."""
         if self.per_clip is not None:
             clips = torch.stack([self.per_clip(clip) for clip in clips])
         clips = clips.float() / 255
@@ -85,7 +85,8 @@ class BatchAugmentation(nn.Module):
         if mixes:
             mix = mixes[int(torch.randint(len(mixes), ()))]
             alpha = self.mixup_alpha if mix is v2.MixUp else self.cutmix_alpha
-            mixed, targets = mix(alpha=alpha, num_classes=num_classes)(tv_tensors.Video(clips), labels)
+            kind = tv_tensors.Video if clips.ndim == 5 else tv_tensors.Image
+            mixed, targets = mix(alpha=alpha, num_classes=num_classes)(kind(clips), labels)
             clips = mixed.as_subclass(Tensor)
         else:
             targets = F.one_hot(labels, num_classes).to(clips.dtype)

@@ -55,6 +55,22 @@ class ClipSampling:
         if min(self.frames, self.rate) < 1:
             raise SamplingError(f"frames and rate must be at least 1, not {self.frames} and {self.rate}.")
 
+    def chosen(self, text: str) -> "ClipSampling":
+        """The same number of frames chosen as `text` says: `uniform`, or `dense:RATE`.
+
+        Raises:
+            SamplingError: it says something else.
+        """
+        kind, _, rate = text.partition(":")
+        if (kind, rate) != ("uniform", "") and not (kind == "dense" and rate.isdecimal()):
+            raise SamplingError(f"Frames are chosen uniform or dense:RATE, as dense:4, not {text!r}.")
+        return ClipSampling("dense", self.frames, int(rate)) if rate else ClipSampling("uniform", self.frames)
+
+    def __str__(self) -> str:
+        if self.kind == "uniform":
+            return f"{self.frames} spread over the video"
+        return f"{self.frames}, {self.rate} frames apart"
+
     def random(self, num_frames: int, generator: np.random.Generator) -> np.ndarray:
         """Frame numbers `(T,)` for training, ascending, all below `num_frames`."""
         if self.kind == "uniform":

@@ -32,30 +32,36 @@ def sdpa_attention(
     scale: float,
 ) -> Tensor:
     """Diagonal attention on `(B, heads, N, head_dim)`; arguments as in `diagonal_attention`."""
-    mask, rows_without_key = _mask(offsets, num_prefix_tokens, q)
+    mask = _mask(offsets, num_prefix_tokens, q)
     if mask_mode == "zero_logit":
-        return ((q @ k.transpose(-2, -1)) * scale).masked_fill(~mask, 0).softmax(dim=-1) @ v
-    if rows_without_key is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | rows_without_key, scale=scale)
-    return out.masked_fill(rows_without_key, 0)
+        return ((q @ k.transpose(-2, -1)) * scale).masked_fill(~mask.pairs, 0).softmax(dim=-1) @ v
+    return masked_attention(q, k, v, mask, scale=scale)
 
 
-class _Mask(NamedTuple):
+class Mask(NamedTuple):
     """`pairs (heads, N, N)`, and which rows of it are empty `(heads, N, 1)`; None where none can be."""
 
     pairs: Tensor
     rows_without_key: Tensor | None
 
 
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float | None) -> Tensor:
+    """Softmax over a mask's pairs, `(B, heads, N, head_dim)`; a query without a key gives zeros."""
+    pairs, empty = mask
+    if empty is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=pairs, scale=scale)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=pairs | empty, scale=scale)
+    return out.masked_fill(empty, 0)
+
+
 class _MaskCache:
     """The masks used last, within :data:`MASK_BYTES` per device; larger ones are made anew every time."""
 
     def __init__(self) -> None:
-        self._masks: OrderedDict[tuple[Offsets, int, int, torch.device], _Mask] = OrderedDict()
+        self._masks: OrderedDict[tuple[Offsets, int, int, torch.device], Mask] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, offsets: Offsets, num_tokens: int, num_prefix_tokens: int, device: torch.device) -> _Mask:
+    def get(self, offsets: Offsets, num_tokens: int, num_prefix_tokens: int, device: torch.device) -> Mask:
         key = (offsets, num_tokens, num_prefix_tokens, device)
         with self._lock:
             if key in self._masks:
@@ -65,7 +71,7 @@ class _MaskCache:
         with torch.inference_mode(False):
             mask = _build_mask(offsets, num_tokens, num_prefix_tokens, device)
             if mask.rows_without_key is not None and not mask.rows_without_key.any():
-                mask = _Mask(mask.pairs, None)
+                mask = Mask(mask.pairs, None)
         if mask.pairs.nbytes <= MASK_BYTES:
             with self._lock:
                 self._masks[key] = mask
@@ -80,7 +86,7 @@ class _MaskCache:
 _masks = _MaskCache()
 
 
-def _mask(offsets: Offsets, num_prefix_tokens: int, q: Tensor) -> _Mask:
+def _mask(offsets: Offsets, num_prefix_tokens: int, q: Tensor) -> Mask:
     # Tensors that are not real (FakeTensorMode, tracing) make masks that are not: none of them is kept.
     if torch.compiler.is_compiling() or type(q) is not Tensor:
         return _build_mask(offsets, q.shape[-2], num_prefix_tokens, q.device)
@@ -91,7 +97,7 @@ def _mask(offsets: Offsets, num_prefix_tokens: int, q: Tensor) -> _Mask:
         return mask
     order = _index(tuple(sets.index(head_set) for head_set in offsets), q.device)
     rows = mask.rows_without_key
-    return _Mask(mask.pairs[order], None if rows is None else rows[order])
+    return Mask(mask.pairs[order], None if rows is None else rows[order])
 
 
 @lru_cache(maxsize=256)
@@ -102,8 +108,8 @@ def _index(order: tuple[int, ...], device: torch.device) -> Tensor:
 
 def _build_mask(
     offsets: Sequence[Sequence[int]], num_tokens: int, num_prefix_tokens: int, device: torch.device
-) -> _Mask:
+) -> Mask:
     mask = dense_mask(offsets, num_tokens, num_prefix_tokens, device)
     if num_prefix_tokens > 0:
-        return _Mask(mask, None)
-    return _Mask(mask, ~mask.any(dim=-1, keepdim=True))
+        return Mask(mask, None)
+    return Mask(mask, ~mask.any(dim=-1, keepdim=True))

@@ -9,12 +9,14 @@ from fibo_robot.attention.comparators.afno import AFNO
 from fibo_robot.attention.comparators.blocks import BigBird, WindowAttention
 from fibo_robot.attention.comparators.linear import EfficientAttention, ViTALiTy
 from fibo_robot.attention.comparators.linformer import Linformer
+from fibo_robot.attention.comparators.neighbourhood import Neighbourhood
 from fibo_robot.attention.comparators.tost import TokenStatisticsAttention
 from fibo_robot.attention.comparators.xcit import CrossCovarianceAttention
 
 COMPARATORS = (
     WindowAttention,
     BigBird,
+    Neighbourhood,
     Linformer,
     EfficientAttention,
     CrossCovarianceAttention,
@@ -30,6 +32,7 @@ __all__ = [
     "CrossCovarianceAttention",
     "EfficientAttention",
     "Linformer",
+    "Neighbourhood",
     "TokenStatisticsAttention",
     "ViTALiTy",
     "WindowAttention",

@@ -1,20 +1,28 @@
-"""`fibo classify`: labels for video files, cameras and streams."""
+"""`fibo classify`: labels for video files, cameras and streams; or for pictures (pictures.py)."""
 
 import glob
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fibo_robot.cli.classify.options import SOME_FILES_FAILED, Device, DeviceOption
+from fibo_robot.cli.classify.identity import identity
+from fibo_robot.cli.classify.options import (
+    SOME_FILES_FAILED,
+    CheckpointArgument,
+    Device,
+    DeviceOption,
+    SamplingOption,
+    load,
+)
 from fibo_robot.cli.classify.output import ClassTimeline, Output
+from fibo_robot.cli.classify.pictures import classify_pictures, takes_pictures
 from fibo_robot.errors import FiboError
 from fibo_robot.progress import track
 
 if TYPE_CHECKING:
-    from fibo_robot.video.classifier import VideoClassifier
+    from fibo_robot.video.classifier import ClipClassifier
     from fibo_robot.video.inference.predict import Prediction
     from fibo_robot.video.inference.windows import SlidingWindow
 
@@ -27,10 +35,10 @@ def register(app: typer.Typer) -> None:
 
 
 def classify(
-    checkpoint: Annotated[Path, typer.Argument(help="Run directory of a trained classifier.")],
+    checkpoint: CheckpointArgument,
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Videos, folders, quoted patterns; or camera:0 or a stream's address."),
+        typer.Argument(help="Videos or pictures, folders, patterns; or camera:0 or a stream's address."),
     ],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Classes to name per file or window.")] = 5,
     views: Annotated[int, typer.Option("--views", min=1, help="Clips per video, averaged.")] = 1,
@@ -42,6 +50,10 @@ def classify(
         float | None, typer.Option("--stride", metavar="SECONDS", help="From window to window [the window].")
     ] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Read this much of a stream.")] = None,
+    sampling: SamplingOption = None,
+    attention: Annotated[
+        str | None, typer.Option("--attention", help="Put another attention into the trained model.")
+    ] = None,
     overlay: Annotated[
         Path | None, typer.Option("--overlay", metavar="FILE.mp4", help="Write labels and attention onto it.")
     ] = None,
@@ -54,7 +66,9 @@ def classify(
     ] = None,
     device: DeviceOption = Device.AUTO,
 ) -> None:
-    """Say what happens in videos, and with --window or in a stream, when.
+    """Say what happens in videos, and with --window or in a stream, when; or what pictures show.
+
+    Which of the two follows from the classifier; one of pictures takes --top-k, --json, --csv and --device.
 
     With --json FILE, an interrupted command goes on where it was: files whose results are in FILE are not
     classified again.
@@ -62,24 +76,39 @@ def classify(
     Exit status: 0 if every file was classified, 3 if some could not be read (the reason is printed for each,
     and the others are classified), 1 for any other error.
     """
-    from fibo_robot.video.inference.predict import load_classifier
     from fibo_robot.video.inference.streams import is_stream
     from fibo_robot.video.inference.windows import SlidingWindow
 
+    if json_file == "-" and csv_file == "-":
+        raise FiboError("Only one of --json and --csv can go to stdout.")
+    if takes_pictures(checkpoint):
+        if (views, crops) != (1, 1) or any((window, stride, seconds, overlay, sampling, attention)):
+            raise FiboError(
+                f"{checkpoint} classifies pictures: --top-k, --json, --csv and --device are all it takes."
+            )
+        classify_pictures(checkpoint, inputs, top_k, json_file, csv_file, device.name_for_torch())
+        return
     streams = [given for given in inputs if is_stream(given)]
     if streams:
         _check_stream(inputs, overlay)
         window = STREAM_WINDOW if window is None else window
     _check_times(bool(streams), window, stride, seconds, views)
-    if json_file == "-" and csv_file == "-":
-        raise FiboError("Only one of --json and --csv can go to stdout.")
     files = [] if streams else find_files(inputs)
     if overlay is not None and len(files) != 1:
         raise FiboError(f"--overlay copies one file, not {len(files)}: name a single video.")
     sliding = None if window is None else SlidingWindow(window, stride)
-    classifier = load_classifier(checkpoint, device.name_for_torch())
+    classifier = load(checkpoint, device, sampling)
+    if overlay is not None:
+        _check_overlay(classifier)
+    if attention is not None:
+        from fibo_robot.video.inference.swapped import swap_and_compare
+
+        typer.echo(f"fibo: {swap_and_compare(classifier, attention, files, views, crops)}", err=True)
     how = f"views={views}" if sliding is None else f"window={sliding.length:g} stride={sliding.step:g}"
-    made_by = f"{_identity(classifier, checkpoint)} top_k={top_k} crops={crops} {how}"
+    how += "".join(
+        f" {name}={value}" for name, value in (("sampling", sampling), ("attention", attention)) if value
+    )
+    made_by = f"{identity(classifier, checkpoint)} top_k={top_k} crops={crops} {how}"
     with Output(
         json_file, csv_file, as_timeline=sliding is not None, made_by=made_by, goes_on=not streams
     ) as output:
@@ -114,6 +143,13 @@ def _check_stream(inputs: Sequence[str], overlay: Path | None) -> None:
         raise FiboError("--overlay copies a file: record the stream first, e.g. with ffmpeg.")
 
 
+def _check_overlay(classifier: "ClipClassifier") -> None:
+    from fibo_robot.video.classifier import VideoClassifier
+
+    if not isinstance(classifier, VideoClassifier):
+        raise FiboError("--overlay shows the attention of encoders of ours; this classifier has another.")
+
+
 def _check_times(
     is_stream: bool, window: float | None, stride: float | None, seconds: float | None, views: int
 ) -> None:
@@ -125,19 +161,8 @@ def _check_times(
         raise FiboError("--views cannot be combined with windows: each window is one view. Use --crops.")
 
 
-def _identity(classifier: "VideoClassifier", checkpoint: Path) -> str:
-    """A name for a classifier that another one cannot have: its folder, and a part of its weights' hash."""
-    import torch
-
-    weights = hashlib.sha256()
-    for name, value in classifier.state_dict().items():
-        weights.update(name.encode())
-        weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return f"{checkpoint.name}@{weights.hexdigest()[:8]}"
-
-
 def _classify_whole(
-    classifier: "VideoClassifier", files: list[Path], top_k: int, views: int, crops: int, output: Output
+    classifier: "ClipClassifier", files: list[Path], top_k: int, views: int, crops: int, output: Output
 ) -> "list[Prediction]":
     """One result per file."""
     from fibo_robot.video.inference.predict import predict
@@ -151,7 +176,7 @@ def _classify_whole(
 
 
 def _classify_windows(
-    classifier: "VideoClassifier",
+    classifier: "ClipClassifier",
     files: list[Path],
     window: "SlidingWindow",
     top_k: int,
@@ -175,21 +200,23 @@ def _classify_windows(
 
 
 def _write_overlay(
-    classifier: "VideoClassifier",
+    classifier: "ClipClassifier",
     file: Path,
     target: Path,
     found: "Prediction | ClassTimeline",
     top_k: int,
 ) -> None:
+    from fibo_robot.video.classifier import VideoClassifier
     from fibo_robot.video.inference.overlay import whole_video, write_overlay
 
+    assert isinstance(classifier, VideoClassifier)  # as _check_overlay has found
     is_timeline = isinstance(found, ClassTimeline)
     windows = found.windows if is_timeline else whole_video(file, found.scores)
     write_overlay(classifier, file, target, windows, top_k=min(top_k, 3))
 
 
 def _classify_stream(
-    classifier: "VideoClassifier",
+    classifier: "ClipClassifier",
     source: str,
     window: "SlidingWindow",
     seconds: float | None,

@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from fibo_robot.cli.classify.options import SOME_FILES_FAILED, Device, DeviceOption
+from fibo_robot.cli.classify.options import (
+    SOME_FILES_FAILED,
+    CheckpointArgument,
+    Device,
+    DeviceOption,
+    SamplingOption,
+    load,
+)
 from fibo_robot.errors import FiboError
 
 
@@ -15,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def video_test(
-    checkpoint: Annotated[Path, typer.Argument(help="Run directory of a trained classifier.")],
+    checkpoint: CheckpointArgument,
     data: Annotated[Path, typer.Option("--data", help="Data set, table of clips or folder of classes.")],
     split: Annotated[str | None, typer.Option("--split", help="Part to test on [the test split].")] = None,
     split_column: Annotated[
@@ -26,6 +33,7 @@ def video_test(
     ] = None,
     views: Annotated[int, typer.Option("--views", min=1, help="Clips per video.")] = 1,
     crops: Annotated[int, typer.Option("--crops", min=1, help="Crops per clip.")] = 1,
+    sampling: SamplingOption = None,
     output: Annotated[Path | None, typer.Option("--output", help="Folder [CHECKPOINT/test].")] = None,
     device: DeviceOption = Device.AUTO,
 ) -> None:
@@ -35,11 +43,11 @@ def video_test(
 
     Exit status: 0 if every video was tested, 3 if some could not be read, 1 for any other error.
     """
+    from fibo_robot.hub.source import results_folder
     from fibo_robot.video.datasets.recognise import read_clips
     from fibo_robot.video.inference.evaluation import evaluate_videos
-    from fibo_robot.video.inference.predict import load_classifier
 
-    classifier = load_classifier(checkpoint, device.name_for_torch())
+    classifier = load(checkpoint, device, sampling)
     table = read_clips(data, split_column, protocol)
     unknown = sorted(set(table.labels) - set(classifier.labels))
     if unknown:
@@ -49,7 +57,7 @@ def video_test(
         )
     clips = table.test_part() if split is None else table.part(split)
     result = evaluate_videos(classifier, clips, views=views, crops=crops)
-    output = output or checkpoint / "test"
+    output = output or results_folder(checkpoint) / "test"
     try:
         output.mkdir(parents=True, exist_ok=True)
         result.save(output)

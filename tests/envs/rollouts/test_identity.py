@@ -158,3 +158,12 @@ def test_the_attention_in_a_policy_is_named() -> None:
     assert describe_policy(policy, None)["attention"] == []
     policy.encoder = create_encoder("vit_micro", attention="fibottention", image_size=16, patch_size=4)
     assert describe_policy(policy, None)["attention"] == ["fibottention"]
+
+
+def test_a_policy_of_another_simulator_version_is_rolled_out_and_that_is_noted() -> None:
+    policy = TrainedPolicy(ToyTask().to_dict())
+    policy.meta["versions"] = {"robosuite": "1.4.1"}
+    evaluation = rollout(policy, ToyTask(), [200], workers=1, progress=False)
+    assert len(evaluation.counted) == 1
+    (note,) = evaluation.notes
+    assert note.startswith("The checkpoint was made with robosuite 1.4.1, this is ")

@@ -11,6 +11,7 @@ from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
 from fibo_robot.interfaces import ActionSpec
 from fibo_robot.policies.data.actions import check_actions
 from fibo_robot.policies.data.dataset import DemonstrationDataset
+from fibo_robot.policies.data.hdf5 import Hdf5Source
 
 STEPS = 40
 
@@ -40,7 +41,8 @@ def rewrite(demonstrations: Path, path: Path, actions: str, controller: str) -> 
         assert isinstance(data, h5py.Group)
         env_args = json.loads(str(data.attrs["env_args"]))
         task = env_args["fibo_robot"]["task"]
-        task["controller"]["body_parts"]["right"]["input_type"] = controller
+        for config in (task["controller"], env_args["env_kwargs"]["controller_configs"][0]):
+            config["body_parts"]["right"]["input_type"] = controller
         del task["action"]  # follows from the controller
         data.attrs["env_args"] = json.dumps(env_args)
         for name in data:
@@ -55,9 +57,13 @@ def rewrite(demonstrations: Path, path: Path, actions: str, controller: str) -> 
 
 
 def read(path: Path) -> DemonstrationDataset:
-    with DemonstrationFile(path) as file:
-        meta = file.task().shape_meta(obs_keys=["robot0_eef_pos"])
-    return DemonstrationDataset(path, meta, None)
+    source = Hdf5Source(path)
+    return DemonstrationDataset(source, source.task().shape_meta(obs_keys=["robot0_eef_pos"]), None)
+
+
+def check(actions: np.ndarray, spec: ActionSpec, hand: np.ndarray | None = None) -> np.ndarray:
+    """The one demonstration's checked actions."""
+    return check_actions(["demo_0"], [actions], spec, "raw.hdf5", None if hand is None else [hand])[0]
 
 
 def test_absolute_actions_keep_heights_above_a_metre_and_turns_of_pi(
@@ -79,12 +85,12 @@ def test_absolute_actions_keep_heights_above_a_metre_and_turns_of_pi(
         (
             "absolute",
             "delta",
-            r"says that its actions are delta, but they are absolute poses.*control_delta: false",
+            r"says that its actions are delta, but those of demo_0 are absolute poses.*control_delta: false",
         ),
         (
             "delta",
             "absolute",
-            r"says that its actions are absolute, but they are deltas.*control_delta: true",
+            r"says that its actions are absolute, but those of demo_0 are deltas.*control_delta: true",
         ),
     ],
 )
@@ -100,34 +106,35 @@ def test_standing_still_is_no_pose() -> None:
     resting = deltas()
     resting[7, :6] = 0
     with pytest.raises(DatasetError, match="1 of 40 steps are all zeros"):
-        check_actions(resting, ActionSpec.poses(), "raw.hdf5")
+        check(resting, ActionSpec.poses())
 
 
 def test_what_cannot_be_told_for_certain_is_let_through() -> None:
     """Deltas without a rest and without the hand's position; poses of a hand that points forward."""
-    assert check_actions(deltas(), ActionSpec.poses(), "raw.hdf5").shape == (STEPS, 7)
+    assert check(deltas(), ActionSpec.poses()).shape == (STEPS, 7)
     forward = poses(hand_path())
     forward[:, 3:6] = 0.1
-    assert check_actions(forward, ActionSpec.deltas(), "raw.hdf5").max() == 1
+    assert check(forward, ActionSpec.deltas()).max() == 1
     # One wild turn of a person does not make a pose of it.
     wild = deltas()
     wild[3, 3:6] = 3.75
-    assert check_actions(wild, ActionSpec.deltas(), "raw.hdf5", hand_path()).shape == (STEPS, 7)
+    assert check(wild, ActionSpec.deltas(), hand_path()).shape == (STEPS, 7)
 
 
 def test_actions_that_are_not_numbers_or_of_another_length_are_refused() -> None:
     broken = deltas()
     broken[1, 1] = np.nan
     with pytest.raises(DatasetError, match="not finite"):
-        check_actions(broken, ActionSpec.deltas(), "raw.hdf5")
-    with pytest.raises(DatasetError, match="length 7, the task 14"):
-        check_actions(deltas(), ActionSpec.deltas(arms=2), "raw.hdf5")
+        check(broken, ActionSpec.deltas())
+    with pytest.raises(DatasetError, match=r"shape \(7,\), the task takes \(14,\)"):
+        check(deltas(), ActionSpec.deltas(arms=2))
 
 
 @pytest.mark.data
 def test_the_human_demonstrations_are_deltas(shared_data: Path) -> None:
     with DemonstrationFile(shared_data / "robot" / "lift_panda_human29_raw.hdf5") as file:
-        actions = np.concatenate([file.actions(demo) for demo in file.demos])
-        assert abs(check_actions(actions, file.task().action, file.path)).max() == 1
-        with pytest.raises(DatasetError, match="they are deltas"):
-            check_actions(actions, ActionSpec.poses(), file.path)
+        actions = [file.actions(demo) for demo in file.demos]
+        checked = check_actions(file.demos, actions, file.task().action, "human.hdf5")
+        assert abs(np.concatenate(checked)).max() == 1
+        with pytest.raises(DatasetError, match="of demo_0 are deltas"):
+            check_actions(file.demos, actions, ActionSpec.poses(), "human.hdf5")

@@ -6,6 +6,7 @@ import torch
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError
 from fibo_robot.envs.tasks import get_task
 from fibo_robot.policies.data.dataset import DemonstrationDataset
+from fibo_robot.policies.data.hdf5 import Hdf5Source
 
 KEYS = ["agentview_image", "robot0_eef_pos"]
 
@@ -27,7 +28,9 @@ def shape_meta(**horizons):
 
 
 def test_a_sample_holds_past_observations_and_future_actions(demonstrations):
-    dataset = DemonstrationDataset(demonstrations, shape_meta(n_obs_steps=2, action_horizon=3), "train")
+    dataset = DemonstrationDataset(
+        Hdf5Source(demonstrations), shape_meta(n_obs_steps=2, action_horizon=3), "train"
+    )
     assert len(dataset) == 12 + 9 + 15
     batch = dataset.__getitems__([(5, 0), (0, 0), (12 + 8, 0)])
     with h5py.File(demonstrations) as file:
@@ -46,7 +49,9 @@ def test_a_sample_holds_past_observations_and_future_actions(demonstrations):
 
 
 def test_a_sequence_has_an_observation_beside_every_action(demonstrations):
-    dataset = DemonstrationDataset(demonstrations, shape_meta(action_horizon=4), "train", window="sequence")
+    dataset = DemonstrationDataset(
+        Hdf5Source(demonstrations), shape_meta(action_horizon=4), "train", window="sequence"
+    )
     batch = dataset.__getitems__([(5, 0), (12 + 6, 0)])
     with h5py.File(demonstrations) as file:
         demo, second = group(file, "data/demo_0"), group(file, "data/demo_1")
@@ -61,11 +66,13 @@ def test_a_sequence_has_an_observation_beside_every_action(demonstrations):
 
 def test_another_window_is_refused(demonstrations):
     with pytest.raises(DatasetError, match="past or sequence"):
-        DemonstrationDataset(demonstrations, shape_meta(), window="future")  # pyright: ignore[reportArgumentType]
+        DemonstrationDataset(Hdf5Source(demonstrations), shape_meta(), window="future")  # pyright: ignore[reportArgumentType]
 
 
 def test_no_sample_reaches_into_another_demonstration(demonstrations):
-    dataset = DemonstrationDataset(demonstrations, shape_meta(n_obs_steps=3, action_horizon=5), None)
+    dataset = DemonstrationDataset(
+        Hdf5Source(demonstrations), shape_meta(n_obs_steps=3, action_horizon=5), None
+    )
     for index in range(len(dataset)):
         batch = dataset[index]
         demo_of_action = (batch["actions"][0, :, 0] / 0.2 + 1e-4).floor()
@@ -77,17 +84,17 @@ def test_actions_beyond_what_the_simulator_executes_are_clipped(demonstrations, 
     path.write_bytes(demonstrations.read_bytes())
     with h5py.File(path, "a") as file:
         array(file, "data/demo_3/actions")[:, 1] = [-3.75, -1, -0.5, 0, 0.5, 1, 3.75]
-    actions = DemonstrationDataset(path, shape_meta(), "valid").actions
+    actions = DemonstrationDataset(Hdf5Source(path), shape_meta(), "valid").actions
     assert actions[:, 1].tolist() == [-1, -1, -0.5, 0, 0.5, 1, 1]
 
 
 def test_masks_split_training_from_validation(demonstrations):
-    assert len(DemonstrationDataset(demonstrations, shape_meta(), "valid")) == 7
-    assert len(DemonstrationDataset(demonstrations, shape_meta(), "train", max_demos=1)) == 12
+    assert len(DemonstrationDataset(Hdf5Source(demonstrations), shape_meta(), "valid")) == 7
+    assert len(DemonstrationDataset(Hdf5Source(demonstrations), shape_meta(), "train", max_demos=1)) == 12
 
 
 def test_statistics_cover_exactly_the_chosen_demonstrations(demonstrations):
-    statistics = DemonstrationDataset(demonstrations, shape_meta(), "valid").statistics()
+    statistics = DemonstrationDataset(Hdf5Source(demonstrations), shape_meta(), "valid").statistics()
     assert set(statistics) == {"action", "robot0_eef_pos"}
     assert statistics["action"].shape == (7, 7)
     assert statistics["action"].dtype == torch.float32
@@ -108,17 +115,17 @@ def test_a_file_that_lacks_something_says_what(demonstrations, tmp_path, change,
     with h5py.File(path, "a") as file:
         change(file)
     with pytest.raises(DatasetError, match=message):
-        DemonstrationDataset(path, shape_meta(), "train")
+        DemonstrationDataset(Hdf5Source(path), shape_meta(), "train")
 
 
 def test_other_image_sizes_are_refused(demonstrations):
     other = get_task("lift", image_size=96).shape_meta(obs_keys=KEYS)
     with pytest.raises(DatasetError, match=r"agentview_image.*shape"):
-        DemonstrationDataset(demonstrations, other, "train")
+        DemonstrationDataset(Hdf5Source(demonstrations), other, "train")
 
 
 def test_a_truncated_file_is_refused(demonstrations, tmp_path):
     path = tmp_path / "truncated.hdf5"
     path.write_bytes(demonstrations.read_bytes()[:5000])
     with pytest.raises(DatasetError, match="truncated"):
-        DemonstrationDataset(path, shape_meta(), "train")
+        DemonstrationDataset(Hdf5Source(path), shape_meta(), "train")

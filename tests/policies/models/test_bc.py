@@ -4,7 +4,6 @@ import torch
 from fibo_robot.encoders import create_encoder
 from fibo_robot.envs.tasks import get_task
 from fibo_robot.policies.models.bc import BehaviourCloning
-from fibo_robot.policies.models.observation import CropRandomizer, ObservationError
 
 KEYS = ["agentview_image", "robot0_eye_in_hand_image", "robot0_eef_pos"]
 
@@ -17,7 +16,7 @@ def policy():
     def encoder(image_size):
         return create_encoder("vit_micro", attention="fibottention", image_size=image_size)
 
-    policy = BehaviourCloning(shape_meta, encoder, crop_size=72)
+    policy = BehaviourCloning(shape_meta, encoder)
     policy.fit_normalizer({"action": torch.randn(50, 7), "robot0_eef_pos": torch.randn(50, 3)})
     return policy.eval()
 
@@ -73,25 +72,3 @@ def test_every_parameter_gets_a_gradient(policy):
         policy.eval()
     without = [name for name, p in policy.named_parameters() if p.grad is None]
     assert without == []
-
-
-def test_training_crops_move_and_evaluation_crops_are_central():
-    images = torch.arange(84 * 84).reshape(1, 1, 84, 84).expand(16, 3, 84, 84)
-    crop = CropRandomizer(72)
-    corners = crop(images)[:, 0, 0, 0]
-    assert len(corners.unique()) > 4
-    rows, columns = corners // 84, corners % 84
-    assert (rows <= 12).all() and (columns <= 12).all()
-    assert torch.equal(crop(images)[0, 0].diff(dim=1), torch.ones(72, 71, dtype=torch.long))
-    assert torch.equal(crop.eval()(images), images[..., 6:78, 6:78])
-
-
-def test_a_crop_that_does_not_fit_into_a_picture_is_refused():
-    shape_meta = get_task("lift").shape_meta(obs_keys=KEYS)
-    with pytest.raises(ObservationError, match=r"96 x 96 .* agentview_image, .*84 x 84.*policy\.crop_size"):
-        BehaviourCloning(shape_meta, lambda image_size: create_encoder("vit_micro"), crop_size=96)
-
-
-def test_a_camera_without_an_encoder_is_refused():
-    with pytest.raises(ObservationError, match="encoder"):
-        BehaviourCloning(get_task("lift").shape_meta(obs_keys=KEYS), None)

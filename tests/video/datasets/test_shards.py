@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from fibo_robot.video.datasets.check import check_clip, check_clips, find_clips
 from fibo_robot.video.datasets.recognise import read_clips
 from fibo_robot.video.datasets.table import ClipTableError
 from fibo_robot.video.decode import VideoDecodeError, VideoReader
-from fibo_robot.video.inference.views import read_views
+from fibo_robot.video.inference.views import read_views, square_crops
 from fibo_robot.video.reading.clip import open_clip
 from fibo_robot.video.reading.frames import FrameFolder
 from fibo_robot.video.training.clips import ClipDataset
@@ -101,7 +102,8 @@ def test_class_folders_may_hold_folders_of_pictures(tmp_path: Path) -> None:
     pictures, label = item
     assert pictures.shape == (3, 3, 16, 16) and table.labels[label] == "run"
     assert clips.frame_numbers(pictures.numpy()) == [1, 3, 5]
-    assert read_views(table.clips[0].path, ClipSampling(frames=2), Cropping(), 16, views=2).shape[0] == 2
+    cut = partial(square_crops, cropping=Cropping(), size=16)
+    assert read_views(table.clips[0].path, ClipSampling(frames=2), cut, views=2).shape[0] == 2
 
     row = check_clip(table.clips[0].path, frame_rate=12)
     assert (row.frames, row.fps, row.height, row.codec, row.reader) == (6, 12.0, 32, "png", "pictures")

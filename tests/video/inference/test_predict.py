@@ -28,7 +28,7 @@ def test_views_are_those_of_reading_each_alone(noise: Path, sampling: ClipSampli
     for numbers in sampling.views(len(reader), views):
         frames = torch.from_numpy(reader.read(numbers)).permute(0, 3, 1, 2)
         expected += [crop_and_resize(frames, box, 32) for box in cropping.test(64, 96, crops)]
-    found = read_views(noise, sampling, cropping, 32, views, crops)
+    found = read_views(noise, sampling, lambda picture: square_crops(picture, cropping, 32, crops), views)
     assert found.shape == (12, 8, 3, 32, 32)
     assert torch.equal(found, torch.stack(expected))
 
@@ -37,7 +37,7 @@ def test_views_decode_no_frame_twice(noise: Path, monkeypatch: pytest.MonkeyPatc
     decoded = []
     plain = reader_module.decode
     monkeypatch.setattr(reader_module, "decode", lambda *a: (decoded.append(f.pts) or f for f in plain(*a)))
-    read_views(noise, ClipSampling("dense", 8, 4), Cropping(), 16, views=10)
+    read_views(noise, ClipSampling("dense", 8, 4), lambda p: square_crops(p, Cropping(), 16), views=10)
     assert len(decoded) == len(set(decoded)) <= 90
 
 

@@ -1,0 +1,66 @@
+"""`fibo bench study`: attentions and controls trained alike on few pictures, and what the runs say."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fibo_robot.cli.bench.options import JsonFile, is_standard_output
+
+if TYPE_CHECKING:
+    from fibo_robot.benchmarks.study.summary import Summary
+
+
+def study(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of CIFAR-10's parquet files; without it, no run is done.")
+    ] = None,
+    stage: Annotated[str, typer.Option(help="How large: small, long, 1000, 5000, 48000.")] = "small",
+    output: Annotated[Path, typer.Option(help="Takes a run directory per run.")] = Path("runs/study"),
+    json: JsonFile = None,
+) -> None:
+    """Train attentions and controls alike on few pictures; go on where it was interrupted; sum up.
+
+    The summary is of all runs that are finished, so it can be asked for at any time, without --data.
+    """
+    from fibo_robot.benchmarks.harness import write_results
+    from fibo_robot.benchmarks.study.plan import VARIANTS, find_stage
+    from fibo_robot.benchmarks.study.runs import read_records, run_study
+    from fibo_robot.benchmarks.study.summary import summarise
+
+    chosen = find_stage(stage)
+    if data is not None:
+        run_study(chosen, VARIANTS, data, output)
+    records = read_records(output / chosen.name)
+    summary = summarise(records)
+    if not is_standard_output(json):
+        _print(summary)
+    if json is not None:
+        from dataclasses import asdict
+
+        settings = {"stage": asdict(chosen), "summary": summary.to_dict()}
+        write_results(json, [asdict(record) for record in records], settings)
+
+
+def _print(summary: "Summary") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def percent(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.1f} %"
+
+    table = Table("variant", "seeds", "learning rate", "pairs", "test accuracy", "95 % interval")
+    for row in summary.accuracies:
+        interval = "one seed" if row.low is None else f"{percent(row.low)} to {percent(row.high)}"
+        rate, density = f"{row.learning_rate:g}", percent(row.density)
+        table.add_row(row.variant, str(row.seeds), rate, density, percent(row.rate), interval)
+    differences = Table("A", "B", "seeds", "A - B (points)", "95 % interval", "p")
+    for found in summary.differences:
+        known = found.low is not None and found.high is not None and found.p_value is not None
+        interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}" if known else "–"
+        p_value = f"{found.p_value:.3f}" if known else "–"
+        points = f"{100 * found.difference:+.1f}"
+        differences.add_row(found.a, found.b, str(found.seeds), points, interval, p_value)
+    console = Console()
+    console.print(table)
+    console.print(differences)

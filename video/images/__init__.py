@@ -1,0 +1,1 @@
+"""Still pictures: labelled sets of them, an image classifier, its training and its answers."""
