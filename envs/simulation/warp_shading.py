@@ -26,7 +26,6 @@ from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
 
 _VISUAL_GROUP, _GLASS_GROUP = 1, 5  # robosuite draws group 1; of six groups, nothing else uses the last
 _DEFAULT_COLOUR = (0.5, 0.5, 0.5, 1.0)  # MuJoCo's for a geom without one: then its material's counts
-_POINT_LIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,13 @@ def shade(model: MjModel, shading: Shading | None = None) -> ShadedModel:
             texels = _texels(host, texture)
             texels[...] = np.rint(255 * _linear(texels / 255.0))
     materials = [_material(host, geom, shading) for geom in range(model.ngeom)]
-    smoothing: dict[int, float] = {}  # the least that any of its geoms asks for, in texels
+    smoothing: dict[int, int] = {}  # the least that any of its geoms asks for, in texels
     for geom, material in enumerate(materials):
         if model.geom_group[geom] == _VISUAL_GROUP and material.colour[3] < 1:
             host.geom_group[geom] = _GLASS_GROUP
         if material.texture >= 0:
-            smoothing[material.texture] = min(material.smoothing, smoothing.get(material.texture, math.inf))
+            known = smoothing.get(material.texture, material.smoothing)
+            smoothing[material.texture] = min(material.smoothing, known)
     for texture, texels in smoothing.items():
         image = _texels(host, texture)
         image[...] = uniform_filter(image.astype(np.float32), (texels, texels, 0), mode="wrap")
@@ -114,7 +114,7 @@ def shade(model: MjModel, shading: Shading | None = None) -> ShadedModel:
         "mat_rgba": colours[None],
         "mat_texid": textures,
         "mat_texrepeat": np.array([material.repeat for material in materials], np.float32)[None],
-        "light_type": np.append(model.light_type, [_POINT_LIGHT] * 7).astype(np.int32)[None],
+        "light_type": np.array([[*model.light_type, *[mujoco.mjtLightType.mjLIGHT_POINT] * 7]], np.int32),
         "light_active": np.ones((1, lights), bool),
         "light_castshadow": np.zeros((1, lights), bool),
     }

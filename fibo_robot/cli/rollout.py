@@ -72,6 +72,7 @@ def rollout(
     from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
     from fibo_robot.envs.rollouts.api import rollout as run
+    from fibo_robot.extras import MissingExtraError
     from fibo_robot.hub.source import results_folder
     from fibo_robot.training.checkpoint import last_checkpoints
 
@@ -125,8 +126,11 @@ def rollout(
         problems = write_videos_grid(evaluation, target)
         attention = None
         if videos and image_encoders(policy):
-            attention, missing = record_attention(policy, task, evaluation, target)
-            problems += missing
+            try:
+                attention, missing = record_attention(policy, task, evaluation, target)
+                problems += missing
+            except MissingExtraError as error:  # it is watched in a single world, and this machine has none
+                problems.append(f"The attention could not be watched: {error}")
         report = write_evaluation_report(evaluation, target, attention, problems)
         typer.echo(f"result: {target / 'eval.json'}\nreport: {report}")
         return evaluation
