@@ -21,7 +21,7 @@ CONSTANT_TERMS: tuple[str, ...] = get_args(ConstantTerm)
 NORM_EPSILON = 1e-6  # a zero token stays zero; the released code divides 0 by 0
 QUERY_ROWS = 128  # queries of the branch whose weights are alive at once
 CACHED_WEIGHTS = 2**18  # of them on a CPU: a megabyte in float32
-SAMPLED_QUERIES, SAMPLED_EXAMPLES = 64, 8  # of each head, from which its threshold is found
+SAMPLED_QUERIES, SAMPLED_EXAMPLES = 32, 4  # of each head, from which its threshold is found
 
 
 def linear_angular(q: Tensor, k: Tensor, v: Tensor, const_term: ConstantTerm = "own") -> Tensor:
