@@ -8,9 +8,11 @@ import torch
 from fibo_robot.hub.source import local_folder
 from fibo_robot.interfaces import ShapeMeta
 from fibo_robot.policies.adapters import lerobot
-from fibo_robot.policies.models import act, bc, bc_rnn, bc_transformer  # noqa: F401  (families register themselves,
+
+# Each family and each of its parts registers itself, for checkpoints to name.
+from fibo_robot.policies.models import act, bc, bc_rnn, bc_transformer  # noqa: F401
 from fibo_robot.policies.models.base import ChunkPolicy
-from fibo_robot.policies.models.denoising import mlp, policy, transformer, unet  # noqa: F401  for checkpoints to name)
+from fibo_robot.policies.models.denoising import mlp, policy, transformer, unet  # noqa: F401
 from fibo_robot.training.checkpoint import Checkpoint, load_checkpoint, version_differences
 from fibo_robot.training.rebuild import load_model
 

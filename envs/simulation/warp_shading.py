@@ -41,11 +41,11 @@ class Shading:
         gloss: how much a highlight without a direction adds to a colour, per unit of its strength.
     """
 
-    exposure: float = 0.75
-    headlight: float = 0.62
-    ambient: float = 0.09
+    exposure: float = 0.62
+    headlight: float = 0.8
+    ambient: float = 0.12
     detail: float = 0.01
-    gloss: float = 1.0
+    gloss: float = 0.45
 
 
 @dataclass(frozen=True)

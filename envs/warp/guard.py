@@ -62,7 +62,7 @@ def find_faults(physics: Physics) -> Tensor:
     }
     codes = torch.zeros(len(positions), dtype=torch.int8, device=positions.device)
     for rank, kind in enumerate(_KINDS, start=1):
-        codes[found[kind]] = rank
+        codes.masked_fill_(found[kind], rank)  # does not wait for the device
     return codes
 
 

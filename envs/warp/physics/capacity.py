@@ -20,7 +20,7 @@ class Capacity:
     constraints: int
 
 
-# At least twice what MuJoCo counts at most over demonstrations by noisy experts (20 of each task, 5 of Stack):
+# At least twice what MuJoCo counts at most over demonstrations by noisy experts (20 each, 5 of Stack):
 # contacts and rows 15, 57 in Lift; 19, 85 in PickPlaceCan; 66, 273 in NutAssemblySquare. ToolHang and
 # TwoArmTransport have no expert: theirs are several times what random motion takes.
 CAPACITIES = {

@@ -1,7 +1,8 @@
-"""Diffusion Policy's convolutional network: a U-Net over the chunk's steps, told of time and observation by FiLM.
+"""Diffusion Policy's convolutional network: a U-Net over a chunk's steps, conditioned by FiLM.
 
-Chi et al., "Diffusion policy" (arXiv 2303.04137), section III; residual blocks after Janner et al., "Planning with
-diffusion" (ICML 2022); FiLM is Perez et al., "Visual reasoning with a general conditioning layer" (AAAI 2018).
+Chi et al., "Diffusion policy" (arXiv 2303.04137), section III; residual blocks after Janner et al., "Planning
+with diffusion" (ICML 2022); FiLM is Perez et al., "Visual reasoning with a general conditioning layer" (AAAI
+2018).
 """
 
 from collections.abc import Sequence
@@ -50,7 +51,8 @@ class ConditionalUnet(ChunkNetwork):
         kernel_size: of the convolutions; odd.
         groups: of the norms; divides every level's channels.
         time_features: length of the time's embedding.
-        condition_features: all features are first reduced to so many; None passes them whole, as in the paper.
+        condition_features: all features are first reduced to so many; None passes them whole, as in the
+            paper.
 
     Raises:
         PolicyError: the horizon cannot be halved so often, or groups do not divide the channels.
@@ -62,7 +64,7 @@ class ConditionalUnet(ChunkNetwork):
         action_horizon: int,
         n_obs_steps: int,
         features: int,
-        channels: Sequence[int] = (64, 128, 256),
+        channels: Sequence[int] = (64, 128),
         kernel_size: int = 5,
         groups: int = 8,
         time_features: int = 128,

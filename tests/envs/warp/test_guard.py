@@ -90,8 +90,8 @@ def test_too_many_constraints_and_contacts_are_noticed(
     small.dumps = tmp_path
     small.start([0, 1])
     # Nine rows are the joints' own friction. World 1's cube stands on the table, which takes four contacts of
-    # four rows each; world 0's falls through the air, but its world shares the pool of contacts.
-    moved(small, lift_starts[0], 0, entry12=1.2)
+    # four rows each; world 0's falls beside the table, but the pool of contacts is shared.
+    moved(small, lift_starts[0], 0, entry11=0.6, entry12=1.2)
     assert small.advance(torch.zeros(2, 7))["valid"].tolist() == [False, False]
     assert [small.faults[world].kind for world in (0, 1)] == ["contacts", "constraints"]
     assert "with room for 2: some were dropped, in whichever world" in small.faults[0].message

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from fibo_robot.cli.main import app
 from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.rollouts.api import rollout
@@ -195,6 +197,8 @@ def test_what_cannot_work_is_refused_in_a_sentence(tmp_path: Path) -> None:
     lying = ToyTask(lying=True)
     with pytest.raises(RolloutError, match=r"gave top_image of shape \(2, 3, 8, 8\)"):
         rollout(policy(), lying, SEEDS[:2], engine=BatchedEngine(4, "cpu", maker()))
+    refused = CliRunner().invoke(app, ["rollout", str(tmp_path), "--worlds", "4"])
+    assert refused.exit_code == 2 and "--engine warp or ray" in " ".join(refused.output.split())
     with pytest.raises(ValueError, match="at least 1"):
         BatchedEngine(0, "cpu", maker())
     evaluation = rollout(policy(), TASK, SEEDS[:2], engine=BatchedEngine(2, "cpu", maker()))
