@@ -18,7 +18,7 @@ class FiboConfig(PreTrainedConfig):
         family: a policy of `fibo train policy=…`.
         encoder: an image encoder: one of `fibo train encoder=…`.
         attention: its attention: one of `fibo train attention=…`.
-        overrides: further settings of the policy, as `policy.crop_size=64`.
+        overrides: further settings of the policy, as `observation.crop_size=64`.
         task: the simulated task that the data are of, as `lift`; then the checkpoint rolls out with
             `fibo rollout`. Empty for any other data.
         sees_objects: whether it is given `observation.environment_state`, the objects' true state.

@@ -140,7 +140,7 @@ def make_recipe(
     """Choose a policy for features of LeRobot.
 
     Args:
-        overrides: of our Hydra config, as `policy=bc_gmm`, `attention=castling`, `policy.crop_size=64`.
+        overrides: of our Hydra config, as `policy=bc_gmm`, `attention=castling`, `observation.crop_size=64`.
         shapes: by LeRobot's keys; pictures `(3, H, W)`.
         task: one of ours, which then says what the state consists of and what an action is; or empty.
         sees_objects: whether it is told where the objects truly are, where the data tell.

@@ -79,6 +79,18 @@ def test_other_robots_need_no_task_of_ours() -> None:
         make_recipe(overrides=OVERRIDES, shapes=shapes, stats=known, task="lift")
 
 
+@pytest.mark.parametrize("family", ["act", "bc_transformer", "diffusion", "flow", "mip"])
+def test_every_family_that_sees_the_past_trains_on_lerobots_batches(family: str) -> None:
+    chosen = [f"policy={family}", *OVERRIDES[1:]]
+    recipe = make_recipe(overrides=chosen, shapes=SHAPES, task="lift", n_obs_steps=2)
+    policy = recipe.build()
+    policy.fit_normalizer(recipe.statistics(stats()))
+    actions, valid = torch.rand(2, 8, 7), torch.ones(2, 8, dtype=torch.bool)
+    loss = policy.loss(recipe.observations(batch((2,))), actions, valid)
+    loss.backward()
+    assert loss.isfinite()
+
+
 def test_what_lerobot_saves_is_loaded_like_a_run_directory(tmp_path: Path) -> None:
     recipe = make_recipe(overrides=OVERRIDES, shapes=SHAPES, task="lift")
     assert Recipe.from_json(recipe.to_json()) == recipe
