@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("lerobot", reason="no LeRobot here: docs/lerobot.md")
+
 from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
 from fibo_robot.envs.demonstrations.lerobot import layout
 from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("lerobot", reason="no LeRobot here: docs/lerobot.md")
+
 from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
 from fibo_robot.policies import load_policy
 from tests.lerobot.demonstrations import write_demonstrations
