@@ -28,8 +28,6 @@ AMPLITUDE, NOISE = 0.1, 0.35  # hard enough that accuracy is not soon 100 %
 BATCH = 32
 TEST_IMAGES, GAP_IMAGES = 512, 64
 LEARNING_RATE = 1e-3
-# With 17 tokens attention starts nearly uniform: the default of 4 times uniform would pass nothing at first.
-THRESHOLD = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class GratingClassifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # With the branch on in evaluation, its effect can be measured on the model as it is.
-        attention = {"name": "castling", "threshold": THRESHOLD, "branch_in_eval": True}
+        attention = {"name": "castling", "branch_in_eval": True}
         self.encoder = create_encoder("vit_micro", attention=attention, image_size=PIXELS, patch_size=PATCH)
         self.head = nn.Linear(self.encoder.embed_dim, CLASSES)
 

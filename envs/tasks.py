@@ -89,7 +89,8 @@ class Task:
 
     def resolved(self) -> "Task":
         """The same task with `renderer: auto` replaced by what it means on this machine."""
-        return replace(self, renderer=resolve_renderer(self.renderer))
+        renderer = resolve_renderer(self.renderer)
+        return replace(self, renderer=renderer, quality=self.quality.resolved(renderer))
 
     def check_keys(self, keys: Sequence[str]) -> tuple[str, ...]:
         """Return `keys` as a tuple; raises FiboError naming the nearest key for one that the task lacks."""
@@ -126,7 +127,12 @@ class Task:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; :meth:`from_dict` reads it back."""
         lists = {"cameras": list(self.cameras), "robots": list(self.robots)}
-        return {**asdict(self), **lists, "action": self.action.to_dict()}
+        return {
+            **asdict(self),
+            **lists,
+            "action": self.action.to_dict(),
+            "quality": self.quality.to_dict(),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Task":
@@ -139,7 +145,7 @@ class Task:
                 raise FiboError(f"A task has no setting {key!r}. {did_you_mean(key, names)}")
         quality = values.get("quality", RenderQuality())
         if not isinstance(quality, RenderQuality):
-            quality = RenderQuality(**quality)
+            quality = RenderQuality.from_dict(quality, values.get("renderer"))
         robots = tuple(values.get("robots", ("Panda",)))
         action = values.get("action")
         if action is None:

@@ -46,7 +46,7 @@ VARIANTS = (
     Variant("random_far", _fibottention("random_far"), FIBOTTENTION),
     Variant("castling, threshold 4", ("attention=castling", "attention.threshold=4"), CASTLING),
 )
-FIRST = 6  # of these are finished before the others are begun
+GROUPS = (slice(0, 4), slice(4, 6), slice(6, None))  # of these, one is finished before the next is begun
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Run:
 def order(stage: Stage, variants: Sequence[Variant]) -> list[Run]:
     """All runs of a stage: learning rates before the runs that use them, seed by seed over the variants."""
     runs = []
-    for some in (variants[:FIRST], variants[FIRST:]):
+    for some in (variants[group] for group in GROUPS):
         runs += [Run(variant, TUNING_SEED, rate) for variant in some for rate in stage.learning_rates]
         runs += [Run(variant, seed, None) for seed in stage.seeds for variant in some]
     return runs

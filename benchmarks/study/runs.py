@@ -37,7 +37,8 @@ class Record:
         train_loss: of the last epoch.
         valid_accuracy: after the last epoch, on validation pictures.
         test_accuracy: after the last epoch, on the test part; None for runs that choose a learning rate.
-        correct: which test pictures were right, one bit each, as hexadecimal digits; None as above.
+        test_pictures: how many those were; None as above.
+        correct: which of them were right, one bit each, as hexadecimal digits; None as above.
         mass: Castling's: share of softmax mass that the branches pass, in the last step of each epoch; None
             once they are off.
         seconds: CPU time of this process for training, in the sitting that finished it.
@@ -54,15 +55,17 @@ class Record:
     train_loss: float
     valid_accuracy: float
     test_accuracy: float | None
+    test_pictures: int | None
     correct: str | None
     mass: list[float | None] | None
     seconds: float
     load: float
 
-    def outcomes(self, pictures: int) -> np.ndarray:
-        """bool `(pictures,)`: which test pictures were right; of a run that was tested."""
+    def outcomes(self) -> dict[int, bool]:
+        """Whether each test picture was right, by its number; of a run that was tested."""
         assert self.correct is not None
-        return np.unpackbits(np.frombuffer(bytes.fromhex(self.correct), np.uint8))[:pictures].astype(bool)
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(self.correct), np.uint8), count=self.test_pictures)
+        return dict(enumerate(bits.astype(bool).tolist()))
 
 
 def run_study(stage: Stage, variants: Sequence[Variant], data: Path, folder: Path) -> list[Record]:
@@ -120,6 +123,7 @@ def _do(stage: Stage, run: Run, data: Path, place: Path) -> Record:
         train_loss=history[-1]["train/loss"],
         valid_accuracy=history[-1]["valid/accuracy"],
         test_accuracy=None if correct is None else float(correct.mean()),
+        test_pictures=None if correct is None else len(correct),
         correct=None if correct is None else np.packbits(correct).tobytes().hex(),
         mass=[row["castling/mass_passed"] for row in history] if has_mass else None,
         seconds=round(seconds, 1),

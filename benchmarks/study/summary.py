@@ -8,7 +8,6 @@ from fibo_robot.benchmarks.study.plan import CASTLING, DENSE, FIBOTTENTION, VARI
 from fibo_robot.benchmarks.study.runs import Record
 from fibo_robot.statistics import average_over_runs, difference_over_runs
 
-TEST_PICTURES = 10_000
 COMPARISONS = (
     (FIBOTTENTION, DENSE),
     ("fibottention, modified", DENSE),
@@ -74,15 +73,11 @@ def summarise(records: Sequence[Record]) -> Summary:
     return Summary(accuracies, differences)
 
 
-def _outcomes(record: Record) -> Mapping[int, bool]:
-    return dict(enumerate(record.outcomes(TEST_PICTURES).tolist()))
-
-
 def _accuracy(runs: Mapping[int, Record]) -> Accuracy:
     records = list(runs.values())
     rates = [record.test_accuracy or 0.0 for record in records]
     first = records[0]
-    interval = average_over_runs([_outcomes(r) for r in records]).interval if len(records) > 1 else None
+    interval = average_over_runs([r.outcomes() for r in records]).interval if len(records) > 1 else None
     low, high = interval if interval is not None else (None, None)
     about = (first.variant, len(records), first.learning_rate, first.density)
     return Accuracy(*about, sum(rates) / len(rates), low, high)
@@ -93,6 +88,6 @@ def _difference(a: Sequence[Record], b: Sequence[Record]) -> Difference:
     if len(a) < 2:
         assert a[0].test_accuracy is not None and b[0].test_accuracy is not None
         return Difference(*names, a[0].test_accuracy - b[0].test_accuracy, None, None, None)
-    found = difference_over_runs([_outcomes(r) for r in a], [_outcomes(r) for r in b])
+    found = difference_over_runs([r.outcomes() for r in a], [r.outcomes() for r in b])
     low, high = found.interval if found.interval is not None else (None, None)
     return Difference(*names, found.difference, low, high, found.p_value)

@@ -265,6 +265,11 @@ class DemonstrationFile:
         """The operating system's descriptor of the open file, in this process."""
         return self._file.id.get_vfd_handle()
 
+    def array_keys(self, demo: str) -> list[str]:
+        """Names of a demonstration's arrays beside its observations, such as `actions` and `states`."""
+        group = self._demo(demo)
+        return [str(key) for key in group if isinstance(group[key], h5py.Dataset)]
+
     def attributes(self, demo: str) -> dict[str, Any]:
         """Attributes of one demonstration, such as `model_file`, `seed` and `success`."""
         return dict(self._demo(demo).attrs)

@@ -148,6 +148,11 @@ def rollout(
 
     remarks = [other_task_note(other_task)] if other_task else []
     remarks += version_differences(getattr(policy, "meta", None) or {})
+    if not player.reproducible:
+        remarks.append(
+            "This simulation is not exact: an episode may end otherwise when the same seed is played again. "
+            "Roll out twice and compare the two to see how many do."
+        )
     evaluation = Evaluation(
         episodes=tuple(finished[seed] for seed in seeds),
         **header,

@@ -1,6 +1,5 @@
 """Which policy an evaluation is of, and whether it is evaluated on the task it was trained for."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from fibo_robot.envs.pusht import PushTTask
 from fibo_robot.envs.tasks import Task as SimulatorTask
 from fibo_robot.envs.tasks import task_from_dict
 from fibo_robot.interfaces import Policy, ShapeMeta, Task
+from fibo_robot.training.checkpoint import state_digest
 
 
 def policy_device(policy: Policy) -> torch.device:
@@ -49,14 +49,8 @@ def describe_policy(policy: Policy, info: Mapping[str, Any] | None) -> dict[str,
 
 
 def weights_digest(module: nn.Module) -> str:
-    """blake2b of a module's state dict: names, types, shapes and bytes of its tensors, by name."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor):
-            continue  # a module's extra state: nothing of ours has any
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    """:func:`state_digest` of a module's state dict."""
+    return state_digest(module.state_dict())
 
 
 def can_be_identified(policy: Policy, info: Mapping[str, Any] | None) -> bool:

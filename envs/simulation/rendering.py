@@ -12,9 +12,9 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,8 @@ from fibo_robot.envs.simulation.untyped import MjData, MjModel, import_mujoco
 from fibo_robot.errors import FiboError
 
 RENDERERS = ("egl", "osmesa", "warp")
+# Changes with every number or rule in `warp_shading`: pictures of another version are another renderer's.
+SHADING_VERSION = 2  # 1: Warp's own lights and materials, colours times 0.8
 FIXES = {
     "egl": "install Debian's packages libegl1 and libgl1-mesa-dri (apt-get install libegl1 libgl1-mesa-dri)",
     "osmesa": "install Debian's package libosmesa6 (apt-get install libosmesa6)",
@@ -41,17 +43,52 @@ class RendererError(FiboError):
 
 @dataclass(frozen=True)
 class RenderQuality:
-    """What a picture of a scene includes; OpenGL only.
+    """What a picture of a scene includes.
 
     Attributes:
-        shadows: draw shadow maps (robosuite's lights cast none, so its pictures do not change).
+        shadows: draw shadow maps (robosuite's lights cast none, so its pictures do not change). OpenGL only,
+            as the next two.
         reflections: draw reflective floors and tables; doubles the cost of a frame on a CPU.
         multisamples: samples a pixel edge is smoothed with; 0 turns smoothing off.
+        shading: version of the lights and colours that Warp draws with
+            (:mod:`fibo_robot.envs.simulation.warp_shading`); None: OpenGL draws, or nobody has chosen.
     """
 
     shadows: bool = False
     reflections: bool = False
     multisamples: int = 4
+    shading: int | None = None
+
+    def resolved(self, renderer: str) -> "RenderQuality":
+        """The same for a resolved renderer: `warp` draws with the present shading, if no other was chosen."""
+        if renderer != "warp":
+            return replace(self, shading=None)
+        return self if self.shading is not None else replace(self, shading=SHADING_VERSION)
+
+    def check_shading(self) -> None:
+        """Refuse to draw with Warp what was drawn with other lights and colours.
+
+        Raises:
+            RendererError: this is another version of the shading than the present one.
+        """
+        if self.shading not in (None, SHADING_VERSION):
+            raise RendererError(
+                f"These pictures are to be drawn with version {self.shading} of Warp's lights and colours, "
+                f"this fibo_robot draws version {SHADING_VERSION}. Draw the demonstrations anew (fibo demos "
+                "convert FILE --renderer warp) and train on them, or use the fibo_robot that drew them."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; :meth:`from_dict` reads it back."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], renderer: str | None) -> "RenderQuality":
+        """Read what :meth:`to_dict` wrote beside a task's renderer.
+
+        What Warp drew before its shading had versions is version 1.
+        """
+        return cls(**{"shading": 1 if renderer == "warp" else None, **values})
 
 
 class SceneRenderer(Protocol):
@@ -112,6 +149,7 @@ def prepare_rendering(name: str) -> str:
 def create_renderer(model: MjModel, renderer: str, quality: RenderQuality) -> SceneRenderer:
     """A renderer for `model`; `renderer` is a resolved name."""
     if renderer == "warp":
+        quality.check_shading()
         from fibo_robot.envs.simulation.warp_rendering import WarpRenderer
 
         return WarpRenderer(model)

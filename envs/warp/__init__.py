@@ -1,4 +1,4 @@
-"""Many worlds of one task on one device, by MuJoCo Warp: robosuite's own models, controller and success rules.
+"""Many worlds of one task on one device: robosuite's models, controller and success rules on MuJoCo Warp.
 
 :class:`WarpTask` is the door. Importing this imports neither torch nor warp.
 """
@@ -7,16 +7,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fibo_robot.envs.warp.export import TaskExport
+    from fibo_robot.envs.warp.exporting.export import TaskExport
+    from fibo_robot.envs.warp.exporting.start_states import StartState, StartStates
     from fibo_robot.envs.warp.guard import Fault
-    from fibo_robot.envs.warp.start_states import StartState, StartStates
     from fibo_robot.envs.warp.task import WarpTask
 
 _ON_USE = {
     "Fault": "fibo_robot.envs.warp.guard",
-    "StartState": "fibo_robot.envs.warp.start_states",
-    "StartStates": "fibo_robot.envs.warp.start_states",
-    "TaskExport": "fibo_robot.envs.warp.export",
+    "StartState": "fibo_robot.envs.warp.exporting.start_states",
+    "StartStates": "fibo_robot.envs.warp.exporting.start_states",
+    "TaskExport": "fibo_robot.envs.warp.exporting.export",
     "WarpTask": "fibo_robot.envs.warp.task",
 }
 

@@ -6,6 +6,7 @@ of the similarity is 0.182, at |cos θ| = 1. The branch adds the strongest softm
 """
 
 from collections.abc import Iterator
+from math import ceil
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -19,8 +20,8 @@ CONSTANT_TERMS: tuple[str, ...] = get_args(ConstantTerm)
 
 NORM_EPSILON = 1e-6  # a zero token stays zero; the released code divides 0 by 0
 QUERY_ROWS = 128  # queries of the branch whose weights are alive at once
-CACHED_WEIGHTS = 2**17  # of them on a CPU: half a megabyte in float32
-SAMPLED_QUERIES, SAMPLED_EXAMPLES = 64, 8  # of each head, from which its threshold is found
+CACHED_WEIGHTS = 2**18  # of them on a CPU: a megabyte in float32
+SAMPLED_QUERIES, SAMPLED_EXAMPLES = 32, 4  # of each head, from which its threshold is found
 
 
 def linear_angular(q: Tensor, k: Tensor, v: Tensor, const_term: ConstantTerm = "own") -> Tensor:
@@ -99,7 +100,7 @@ def strongest_softmax(
     M is a constant for the gradient, and the kept weights are not renormalised. The threshold is relative to
     uniform attention, because the released 0.02 is 4 times uniform at 196 tokens but below uniform at 49.
     Weights are computed for a block of query rows at a time, in the backward pass too, so no more than
-    `(B, heads, QUERY_ROWS, N)` of them are alive at once.
+    `(B, heads, QUERY_ROWS, N)` of them are alive at once, and on a CPU no more than fit its cache.
 
     Args:
         q, k, v: `(B, heads, N, head_dim)`; q and k as projected, not normalised.
@@ -117,6 +118,7 @@ def strongest_softmax(
 
 
 @torch.no_grad()
+@without_autocast
 def threshold_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
     """The threshold of each head above which its softmax weights carry the share `mass` of the whole.
 
@@ -135,12 +137,12 @@ def threshold_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor
     of_batch = _evenly(batch, SAMPLED_EXAMPLES, q.device)
     of_tokens = _evenly(num_tokens, SAMPLED_QUERIES // len(of_batch), q.device)
     queries, keys = q[of_batch][:, :, of_tokens].float(), k[of_batch].float()
-    weights = ((queries @ keys.transpose(-2, -1)) * scale).softmax(dim=-1)
+    weights = _softmax(queries * scale, keys)
     ordered = weights.transpose(0, 1).flatten(1).sort(dim=1, descending=True).values
     shares = ordered.cumsum(dim=1) / ordered.sum(dim=1, keepdim=True)
     last = (shares < mass).sum(dim=1, keepdim=True).clamp_max(ordered.shape[1] - 1)
     # Below the last weight that is kept by more than rounding, so that those equal to it pass as well.
-    return ordered.gather(1, last).squeeze(1) * (1 - 1e-4) * num_tokens
+    return ordered.gather(1, last).squeeze(1) * (1 - 1e-6) * num_tokens
 
 
 def _evenly(size: int, count: int, device: torch.device) -> Tensor:
@@ -149,21 +151,49 @@ def _evenly(size: int, count: int, device: torch.device) -> Tensor:
     return torch.arange(count, device=device) * size // count
 
 
-def _blocks(q: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Slices of `(B · heads, N)` whose rows of weights are computed together."""
-    groups, num_tokens, _ = q.shape
-    rows = min(QUERY_ROWS, num_tokens)
-    # On a CPU a block that stays in its cache is several times faster; a GPU is kept busy by a large one.
-    together = max(1, CACHED_WEIGHTS // (rows * num_tokens)) if q.device.type == "cpu" else groups
-    for group in range(0, groups, together):
-        for row in range(0, num_tokens, rows):
-            yield slice(group, group + together), slice(row, row + rows)
+Place = tuple[slice, slice, slice]
 
 
-def _softmax_block(q: Tensor, k: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Weights `(G, rows, N)` of some queries, and where they fail the cutoffs `(G,)`."""
-    weights = ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1)
-    return weights, weights <= cutoffs[:, None, None].to(weights.dtype)
+def _blocks(q: Tensor, cutoffs: Tensor) -> Iterator[tuple[Place, Place, float | Tensor]]:
+    """Which weights of `q (heads, B, N, head_dim)` are computed together.
+
+    Yields:
+        The place of a block's queries, that of its keys, and its cutoff.
+    """
+    batch, num_tokens = q.shape[1:3]
+    rows = ceil(num_tokens / ceil(num_tokens / QUERY_ROWS))  # blocks of one size
+    parts = [slice(row, row + rows) for row in range(0, num_tokens, rows)]
+    whole = slice(None)
+    if q.device.type != "cpu":
+        # A GPU is kept busy by a large block, and would have to wait for a cutoff that is a number.
+        for part in parts:
+            yield (whole, whole, part), (whole, whole, whole), cutoffs.view(-1, 1, 1, 1)
+        return
+    # On a CPU, what is done to a weight after its product is fast while the block stays in its cache.
+    together = max(1, CACHED_WEIGHTS // (rows * num_tokens))
+    for head, cutoff in enumerate(cutoffs.tolist()):
+        for first in range(0, batch, together):
+            place = slice(head, head + 1), slice(first, first + together)
+            for part in parts:
+                yield (*place, part), (*place, whole), cutoff
+
+
+def _by_head(*tensors: Tensor) -> list[Tensor]:
+    """`(B, heads, …)` as contiguous `(heads, B, …)`: products of far-apart rows are slower than this copy."""
+    return [tensor.transpose(0, 1).contiguous() for tensor in tensors]
+
+
+def _softmax(q: Tensor, k: Tensor) -> Tensor:
+    """Weights in float32 at least: half precision cannot tell nearly uniform ones apart."""
+    logits = q @ k.transpose(-2, -1)
+    return logits.softmax(dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))
+
+
+def _where_above(weights: Tensor, cutoff: float | Tensor, values: Tensor) -> Tensor:
+    """The values whose weights are above the cutoff, and 0 in place of the others."""
+    if isinstance(cutoff, Tensor):
+        return values.masked_fill(weights <= cutoff, 0)
+    return torch.ops.aten.threshold_backward(values, weights, cutoff)  # in one pass
 
 
 @torch.library.custom_op("fibo_robot::strongest_softmax", mutates_args=())
@@ -171,16 +201,16 @@ def _softmax_block(q: Tensor, k: Tensor, cutoffs: Tensor, scale: float) -> tuple
 def _strongest_softmax(
     q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    shape, of_group = v.shape, cutoffs.repeat(len(q))
-    q, k, v = (tensor.flatten(0, 1) for tensor in (q, k, v))
     out = torch.empty_like(v, memory_format=torch.contiguous_format)
     passed = torch.zeros((), dtype=torch.float32, device=q.device)
-    for group, rows in _blocks(q):
-        weights, failed = _softmax_block(q[group, rows], k[group], of_group[group], scale)
-        kept = weights.masked_fill_(failed, 0)
+    by_head = out.transpose(0, 1)
+    q, k, v = _by_head(q * scale, k, v)
+    for queries, keys, cutoff in _blocks(q, cutoffs):
+        weights = _softmax(q[queries], k[keys])
+        kept = _where_above(weights, cutoff, weights)
         passed += kept.sum(dtype=torch.float32)
-        out[group, rows] = kept @ v[group]
-    return out.view(shape), passed / q.shape[:-1].numel()
+        by_head[queries] = kept.to(v.dtype) @ v[keys]
+    return out, passed / q.shape[:-1].numel()
 
 
 @_strongest_softmax.register_fake
@@ -193,21 +223,22 @@ def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[T
 def _strongest_softmax_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shape, dtype, of_group = q.shape, q.dtype, cutoffs.repeat(len(q))
-    grad, q, k, v = (tensor.flatten(0, 1) for tensor in (grad, q, k, v))
     # Sums over the blocks are kept in float32 at least.
-    sums = torch.promote_types(dtype, torch.float32)
+    sums = torch.promote_types(q.dtype, torch.float32)
     grad_q = torch.empty_like(q, memory_format=torch.contiguous_format)
     grad_k, grad_v = (torch.zeros(t.shape, dtype=sums, device=t.device) for t in (k, v))
-    for group, rows in _blocks(q):
-        weights, failed = _softmax_block(q[group, rows], k[group], of_group[group], scale)
-        grad_rows = grad[group, rows]
-        grad_weights = (grad_rows @ v[group].transpose(-2, -1)).masked_fill_(failed, 0)
-        grad_logits = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, dtype)
-        grad_v[group] += weights.masked_fill_(failed, 0).transpose(-2, -1) @ grad_rows
-        grad_q[group, rows] = (grad_logits @ k[group]) * scale
-        grad_k[group] += grad_logits.transpose(-2, -1) @ (q[group, rows] * scale)
-    return grad_q.view(shape), grad_k.to(dtype).view(shape), grad_v.to(dtype).view(shape)
+    q, k, v, grad = _by_head(q * scale, k, v, grad)
+    into_q, into_k, into_v = (tensor.transpose(0, 1) for tensor in (grad_q, grad_k, grad_v))
+    for queries, keys, cutoff in _blocks(q, cutoffs):
+        weights = _softmax(q[queries], k[keys])
+        kept = _where_above(weights, cutoff, weights)
+        grad_weights = (grad[queries] @ v[keys].transpose(-2, -1)).to(weights.dtype)
+        grad_kept = _where_above(weights, cutoff, grad_weights)
+        grad_logits = torch.ops.aten._softmax_backward_data(grad_kept, weights, -1, weights.dtype).to(k.dtype)
+        into_q[queries] = grad_logits @ k[keys]
+        into_k[keys] += grad_logits.transpose(-2, -1) @ q[queries]
+        into_v[keys] += kept.to(v.dtype).transpose(-2, -1) @ grad[queries]
+    return grad_q.mul_(scale), grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
 @_strongest_softmax_backward.register_fake

@@ -55,15 +55,33 @@ def record(
 
 
 def convert(
-    raw: Annotated[Path, typer.Argument(help="File of robomimic or robosuite, with states.")],
-    output: Output,
+    raw: Annotated[Path, typer.Argument(help="File of robomimic or robosuite, or LeRobot's v3 dataset.")],
+    output: Annotated[Path, typer.Option("--output", help="HDF5 file, or folder of LeRobot's v3, to make.")],
+    codec: Annotated[Literal["av1", "h264"], typer.Option("--codec", help="Of LeRobot's videos.")] = "av1",
     workers: Workers = 2,
     renderer: Renderer = "auto",
     image_size: ImageSize = None,
 ) -> None:
-    """Turn a raw file of robomimic or robosuite into one with pictures; interrupted, it continues."""
+    """Draw the pictures of a raw robomimic or robosuite file; or go to LeRobot's format v3, or back.
+
+    An output named .hdf5 is a robomimic file, any other a folder. Only conversions to HDF5 can be resumed.
+    """
     from fibo_robot.envs.demonstrations.convert import convert_demonstrations
 
+    if raw.is_dir() or output.suffix not in (".hdf5", ".h5"):
+        from fibo_robot.extras import require
+
+        require("pyarrow", extra="parquet", purpose="LeRobot's data set format")
+        from fibo_robot.envs.demonstrations.lerobot.to_hdf5 import lerobot_to_hdf5
+        from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
+
+        with progress_bar(f"Converting {raw.name}") as progress:
+            if raw.is_dir():
+                episodes = lerobot_to_hdf5(raw, output, progress)
+            else:
+                episodes = write_lerobot(raw, output, codec, progress)
+        typer.echo(f"{output}: {episodes} demonstrations.")
+        return
     with progress_bar(f"Converting {raw.name}") as progress:
         done = convert_demonstrations(raw, output, image_size, renderer, workers, progress)
     typer.echo(
@@ -77,12 +95,20 @@ def replay(
         Literal["states", "actions"], typer.Option("--by", help="Show states, or play actions.")
     ] = "states",
     workers: Workers = 2,
+    engine: Annotated[
+        Literal["local", "warp"],
+        typer.Option("--engine", help="robosuite, or its actions in batched worlds beside robosuite."),
+    ] = "local",
+    device: Annotated[str, typer.Option("--device", help="Of the batched worlds: cpu or cuda.")] = "cpu",
     json_file: JsonFile = None,
 ) -> None:
     """Say how many demonstrations still end in success when they are played again.
 
     By actions, the result is also kept beside the file, as NAME.replay.json, unless --json says where.
     """
+    if engine == "warp":
+        _compare_engines(path, device, json_file)
+        return
     from fibo_robot.envs.demonstrations.replay import replay_demonstrations
 
     with progress_bar(f"Replaying {path.name}") as progress:
@@ -106,21 +132,38 @@ def replay(
             ) from error
 
 
+def _compare_engines(path: Path, device: str, json_file: str | None) -> None:
+    from fibo_robot.envs.warp.replay import compare_replays
+
+    with progress_bar(f"Replaying {path.name} twice") as progress:
+        done = compare_replays(path, device, progress)
+    if json_file is not None:
+        write_result(json_file, done.to_dict())
+    if json_file != "-":
+        typer.echo(done.to_text())
+
+
 def skills(
     output: Annotated[Path, typer.Option("--output", help="Folder for the clips and clips.csv.")],
-    clips_per_class: Annotated[int, typer.Option("--clips-per-class", min=4, help="Clips of each.")] = 24,
+    episodes_per_class: Annotated[
+        int, typer.Option("--episodes-per-class", min=4, help="Motions of each; every fourth is for testing.")
+    ] = 24,
     workers: Workers = 2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode.")] = 0,
     image_size: Annotated[int, typer.Option("--image-size", help="Pixels of a frame's side, even.")] = 96,
     renderer: Renderer = "auto",
 ) -> None:
-    """Record short clips of robot skills, each the reverse of another; every fourth is for testing."""
+    """Record short clips of robot skills, each the reverse of another.
+
+    An episode for training gives a clip forwards and one backwards, for the opposite skill; one for testing
+    gives one clip.
+    """
     from fibo_robot.envs.demonstrations.skills import SKILLS, record_skills
 
     with progress_bar("Recording skills") as progress:
-        table = record_skills(output, clips_per_class, seed, image_size, renderer, workers, progress)
+        table = record_skills(output, episodes_per_class, seed, image_size, renderer, workers, progress)
     labels = ", ".join(skill.label for skill in SKILLS)
-    typer.echo(f"{table}: {clips_per_class * len(SKILLS)} clips of {labels}.")
+    typer.echo(f"{table}: clips of {labels} from {episodes_per_class * len(SKILLS)} episodes.")
 
 
 def info(

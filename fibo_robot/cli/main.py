@@ -22,6 +22,7 @@ COMMANDS = (
     "data",
     "demos",
     "doctor",
+    "push",
     "quickstart",
     "rollout",
     "train",

@@ -22,7 +22,9 @@ FETCHED = (
     "video_preprocessor_config.json",
     "processor_config.json",
 )
-_REPOSITORY = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+# As the Hub allows: letters, digits and single marks between them.
+_WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
+_REPOSITORY = re.compile(rf"(?P<name>{_WORD}/{_WORD})(?:@(?P<revision>[\w./-]+))?")
 
 
 class HubError(FiboError):

@@ -5,10 +5,12 @@
     meta.json           shape_meta or labels, versions, dataset hash, git revision, ...
     trainer.ckpt        optimiser and loop state; read only to resume training, with weights_only
     history.json        the metrics of every epoch, kept by the trainer beside these; loading needs none of it
+    checkpoints/        where `trainer.keep_last` asks for them, the last ones as directories of their own
 
 Each file is replaced atomically, trainer.ckpt last, so a kill at any moment leaves a loadable directory.
 """
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Mapping
@@ -17,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -30,6 +33,7 @@ from fibo_robot.hub.source import local_folder, name_of
 FORMAT_VERSION = 1
 CONFIG, MODEL, META, TRAINER = "config.yaml", "model.safetensors", "meta.json", "trainer.ckpt"
 HISTORY = "history.json"
+CHECKPOINTS = "checkpoints"
 RECORDED_PACKAGES = ("torch", "timm", "lightning", "mujoco", "robosuite", "robomimic", "numpy")
 # A model may act differently under another version of these: loading warns.
 BEHAVIOUR_PACKAGES = ("mujoco", "robosuite")
@@ -140,6 +144,45 @@ def load_checkpoint(source: Path | str) -> Checkpoint:
             f"({fibo_robot.__version__}). Upgrade with: pip install -U fibo-robot"
         )
     return Checkpoint(directory, name_of(source, directory), config, meta, state_dict)
+
+
+def state_digest(state_dict: Mapping[str, Any]) -> str:
+    """blake2b of a state dict, by which results name the weights they are of, wherever these lie.
+
+    It covers names, types, shapes and bytes of the tensors, by name; a module's extra state, which nothing of
+    ours has, is left out.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(state_dict.items()):
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def epoch_folder(directory: Path, epoch: int) -> Path:
+    """Where a run keeps the checkpoint of an epoch, from 1, beside the latest."""
+    return directory / CHECKPOINTS / f"epoch_{epoch:05d}"
+
+
+def kept_checkpoints(directory: Path) -> list[Path]:
+    """The complete checkpoints that a run has kept, in the order of their epochs."""
+    return sorted(path.parent for path in (directory / CHECKPOINTS).glob(f"epoch_*/{MODEL}"))
+
+
+def last_checkpoints(directory: Path, count: int) -> list[Path]:
+    """The last so many checkpoints of a run, in the order of their epochs.
+
+    Raises:
+        CheckpointError: the run has kept fewer.
+    """
+    kept = kept_checkpoints(directory)
+    if len(kept) < count:
+        raise CheckpointError(
+            f"{directory} has kept {len(kept)} checkpoints, not {count}. Train with "
+            f"trainer.keep_last={count} or more, or ask for fewer."
+        )
+    return kept[-count:]
 
 
 def version_differences(meta: Mapping[str, Any]) -> list[str]:

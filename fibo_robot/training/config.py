@@ -54,8 +54,8 @@ def _check_numbers(config: DictConfig, default: DictConfig) -> None:
 def offer_plugins(overrides: Sequence[str]) -> None:
     """Make policies and attentions of installed packages options of their groups, where overrides name one.
 
-    A plugin's options are the arguments that its class gives defaults to; a policy's encoder and observation are the
-    config's.
+    A plugin's options are the arguments that its class gives defaults to; a policy's encoder and observation
+    are the config's.
 
     Raises:
         PluginError: a package declares it, but it cannot be imported.

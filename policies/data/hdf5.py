@@ -1,8 +1,8 @@
 """A robomimic HDF5 file as a source of demonstrations; pictures are read in short runs, in any process.
 
-What a read of a few pictures costs is hardly their bytes but HDF5's way to them. An array that lies in the file
-in one piece, as robomimic writes it by default, is read by the operating system alone, at the place that HDF5
-names once. A chunked or compressed one goes through HDF5, with a bounded number of arrays held open.
+What a read of a few pictures costs is hardly their bytes but HDF5's way to them. An array that lies in the
+file in one piece, as robomimic writes it by default, is read by the operating system alone, at the place that
+HDF5 names once. A chunked or compressed one goes through HDF5, with a bounded number of arrays held open.
 """
 
 import os
@@ -100,7 +100,7 @@ class Hdf5Source:
                 into[:] = place[first : first + len(into)]
                 return
             # Reads at a place leave the descriptor's position alone, which others may share.
-            read = os.preadv(self._file.descriptor(), [into], place + first * into[0].nbytes)
+            read = os.preadv(self._file.descriptor(), [memoryview(into)], place + first * into[0].nbytes)
         except OSError as error:
             raise DatasetError(f"obs/{key} of {demo} in {self.name} cannot be read: {error}") from error
         if read != into.nbytes:

@@ -1,8 +1,8 @@
-"""ACT, action chunking with transformers: a conditional VAE over chunks whose decoder attends to every token seen.
+"""ACT, action chunking with transformers: a conditional VAE over chunks that attends to every token seen.
 
-Zhao et al., "Learning fine-grained bimanual manipulation with low-cost hardware" (RSS 2023). In training an encoder
-sees the chunk and says which style z it is of; the policy reconstructs the chunk from z and the observation. In an
-episode z is 0, its prior's mean. The transformers are PyTorch's.
+Zhao et al., "Learning fine-grained bimanual manipulation with low-cost hardware" (RSS 2023). In training an
+encoder sees the chunk and says which style z it is of; the policy reconstructs the chunk from z and the
+observation. In an episode z is 0, its prior's mean. The transformers are PyTorch's.
 """
 
 from collections.abc import Callable, Mapping
@@ -77,9 +77,10 @@ class ActionChunkingTransformer(ChunkPolicy):
         decoder_layers: of the decoder with one query a step of the chunk.
         latent: length of z.
         kl_weight: of z's divergence from its prior beside the L1 loss.
-        temporal_ensemble: m of :mod:`.ensemble`, 0.01 in the paper; needs `n_action_steps` 1. None executes the
-            first `n_action_steps` of each chunk.
-        shape_meta, encoder, observation, action_rotation: see ChunkPolicy. Its readout is not used: all tokens are.
+        temporal_ensemble: m of :mod:`.ensemble`, 0.01 in the paper; needs `n_action_steps` 1. None executes
+            the first `n_action_steps` of each chunk.
+        shape_meta, encoder, observation, action_rotation: see ChunkPolicy. Its readout is not used: all
+            tokens are.
 
     Raises:
         PolicyError: temporal ensembling of a policy that executes several actions a decision.
@@ -115,16 +116,12 @@ class ActionChunkingTransformer(ChunkPolicy):
         self.camera_positions = nn.ParameterDict(
             {key: _positions(steps, seen.num_tokens(key), width) for key in seen.cameras}
         )
-        self.style = StyleEncoder(
-            self.actions.dim, horizon, latent, width, encoder_layers, heads, dropout
-        )
+        self.style = StyleEncoder(self.actions.dim, horizon, latent, width, encoder_layers, heads, dropout)
         self.style_token = nn.Linear(latent, width)
         self.blocks = _encoder(width, encoder_layers, heads, dropout)
         self.queries = _positions(horizon, width)
         self.decoder = nn.TransformerDecoder(
-            nn.TransformerDecoderLayer(
-                width, heads, 4 * width, dropout, batch_first=True, norm_first=True
-            ),
+            nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, batch_first=True, norm_first=True),
             decoder_layers,
             nn.LayerNorm(width),
         )
@@ -137,7 +134,7 @@ class ActionChunkingTransformer(ChunkPolicy):
         return {"low_dim_positions", "queries", *cameras}
 
     def features(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """Every token seen `(B, N, width)`; those of the low-dimensional observations, one a step, come first."""
+        """Every token seen `(B, N, width)`; those of vectors, one a step, come first."""
         obs = self.normalized(obs)
         tokens = []
         if self.low_dim_tokens is not None:
@@ -152,7 +149,7 @@ class ActionChunkingTransformer(ChunkPolicy):
         vectors = self.shape_meta.n_obs_steps if self.low_dim_tokens is not None else 0
         mean, log_variance = self.style(actions, valid, features[:, :vectors])
         z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
-        # From N(mean, variance) to N(0, 1), Kingma and Welling, "Auto-encoding variational Bayes", appendix B.
+        # From N(mean, variance) to N(0, 1): Kingma and Welling, arXiv 1312.6114, appendix B.
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1).mean() / 2
         reconstruction = F.l1_loss(self._decode(features, z)[valid], actions[valid])
         return reconstruction + self.kl_weight * divergence

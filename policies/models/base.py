@@ -71,8 +71,8 @@ class ChunkPolicy(nn.Module, ABC):
     def predict(self, features: Tensor, noise: Noise) -> Tensor:
         """Normalised actions (B, H, A') for features; row i draws only from row i of `noise`.
 
-        Row i belongs to the episode `noise.seeds[i]`, whose `noise.decisions[i]`-th decision it is, from 0; what
-        that episode must hold until its next decision goes into `episode_state`.
+        Row i belongs to the episode `noise.seeds[i]`, whose `noise.decisions[i]`-th decision it is, from 0;
+        what that episode must hold until its next decision goes into `episode_state`.
         """
 
     def image_encoders(self) -> dict[str, ImageEncoder]:

@@ -1,8 +1,8 @@
 """BC-RNN-GMM: an LSTM over an episode's observations, and a mixture over each next action.
 
-Mandlekar et al., "What matters in learning from offline human demonstrations for robot manipulation" (CoRL 2021),
-as robomimic has it: trained on sequences of H steps that begin with an empty state, and in an episode the state is
-emptied after every H steps, so that the network never meets a state that training does not have.
+Mandlekar et al., "What matters in learning from offline human demonstrations for robot manipulation" (CoRL
+2021), as robomimic has it: trained on sequences of H steps that begin with an empty state, and in an episode
+the state is emptied after every H steps, so that the network never meets one that training does not have.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,8 @@ class RecurrentBehaviourCloning(ChunkPolicy):
         shape_meta, encoder, observation, action_rotation: see ChunkPolicy.
 
     Raises:
-        PolicyError: the policy is to see several observations at once, or to execute several actions a decision.
+        PolicyError: the policy is to see several observations at once, or to execute several actions a
+            decision.
     """
 
     window: ClassVar[Window] = "sequence"
@@ -51,7 +52,7 @@ class RecurrentBehaviourCloning(ChunkPolicy):
     ) -> None:
         if (shape_meta.n_obs_steps, shape_meta.n_action_steps) != (1, 1):
             raise PolicyError(
-                "A recurrent policy looks once before each action: set data.n_obs_steps=1 data.n_action_steps=1."
+                "A recurrent policy looks before each action: set data.n_obs_steps=1 data.n_action_steps=1."
             )
         super().__init__(shape_meta, encoder, observation, action_rotation)
         self.rnn = nn.LSTM(self.observation.out_features, hidden, layers, batch_first=True)

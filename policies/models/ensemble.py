@@ -1,7 +1,7 @@
 """Temporal ensembling: every step's action is a mean over all chunks that predicted it.
 
-Zhao et al., "Learning fine-grained bimanual manipulation with low-cost hardware" (RSS 2023), section IV-B: the
-predictions of one step, counted from the oldest, weigh `exp(-m i)`, i = 0, 1, ...
+Zhao et al., "Learning fine-grained bimanual manipulation with low-cost hardware" (RSS 2023), section IV-B:
+the predictions of one step, counted from the oldest, weigh `exp(-m i)`, i = 0, 1, ...
 """
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 class TemporalEnsemble:
     """A running mean over the chunks of an episode that decides at every step.
 
-    What an episode holds is the mean so far of each step that its chunks reach beyond the present one, `(H - 1, A)`;
-    how many chunks make it up follows from how many decisions there were.
+    What an episode holds is the mean so far of each step that its chunks reach beyond the present one,
+    `(H - 1, A)`; how many chunks make it up follows from how many decisions there were.
 
     Args:
         horizon: H, steps of a chunk.

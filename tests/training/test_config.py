@@ -40,7 +40,10 @@ def test_every_experiment_composes(experiment):
     assert ("policy" in config) != ("classifier" in config)
 
 
-@pytest.mark.parametrize("group", ["attention", "encoder", "optimizer", "trainer", "logger"])
+@pytest.mark.parametrize(
+    "group",
+    ["attention", "encoder", "network", "observation", "policy", "readout", "optimizer", "trainer", "logger"],
+)
 def test_every_option_composes_with_an_experiment(group):
     for option in options_of(group):
         compose_config(["experiment=lift_bc", f"{group}={option}"])

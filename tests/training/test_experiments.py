@@ -7,11 +7,17 @@ from omegaconf import OmegaConf
 from fibo_robot.training.build import build
 from fibo_robot.training.config import compose_config, options_of
 from fibo_robot.video.classifier import VideoClassifier
+from fibo_robot.video.images.classifier import ImageClassifier
+from fibo_robot.video.images.data import ImageData
 from fibo_robot.video.training.data import VideoData
 
-RECIPES = [
-    name for name in options_of("experiment") if "classifier" in compose_config([f"experiment={name}"])
-]
+CLASSIFIERS = {
+    name: config.classifier.classifier._target_.rsplit(".", 1)[1]
+    for name in options_of("experiment")
+    if "classifier" in (config := compose_config([f"experiment={name}"]))
+}
+RECIPES = [name for name, model in CLASSIFIERS.items() if model == "VideoClassifier"]
+IMAGE_RECIPES = [name for name, model in CLASSIFIERS.items() if model == "ImageClassifier"]
 
 
 def recipe(name: str, *more: str):
@@ -36,6 +42,22 @@ def test_recipes_describe_what_can_be_built(name: str) -> None:
     assert isinstance(data, VideoData)
     assert data.sampling.frames == model.encoder.frames
     assert (data.image_size, data.image_size) == model.encoder.image_size
+
+
+@pytest.mark.parametrize("name", IMAGE_RECIPES)
+def test_image_recipes_describe_what_can_be_built(name: str) -> None:
+    config = recipe(name)
+    assert config.name == name
+    with torch.device("meta"):
+        model = build(config.classifier.classifier, labels=["cat", "dog"])
+    data = build(config.data)
+    build(config.optimizer)
+    build(config.classifier.augmentation)
+    assert isinstance(data, ImageData) and isinstance(model, ImageClassifier)
+    assert (data.image_size, data.image_size) == model.encoder.image_size
+    patches = {"cifar10": 64}.get(name, 196)
+    assert model.encoder.num_patches == patches
+    assert 45_000 - data.batch_size < data.batch_size * data.steps_per_epoch < 45_000 + data.batch_size
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from fibo_robot.files import replace_atomically, write_bytes, write_json
 from fibo_robot.progress import track
 from fibo_robot.statistics import wilson_interval
+from fibo_robot.training.checkpoint import state_digest
 from fibo_robot.video.classifier import ClipClassifier
 from fibo_robot.video.datasets.table import LabelledClip
 from fibo_robot.video.inference.predict import view_scores
@@ -46,6 +47,7 @@ class VideoTest:
         scores: `(N, views * crops, classes)` scores before the softmax.
         failures: path and reason of each video that could not be read; they count in no rate.
         views, crops: how many of each.
+        weights: which weights were tested; see :func:`state_digest`.
     """
 
     labels: list[str]
@@ -55,6 +57,7 @@ class VideoTest:
     failures: dict[str, str] = field(default_factory=dict)
     views: int = 1
     crops: int = 1
+    weights: str | None = None
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -84,6 +87,7 @@ class VideoTest:
             "top5": self.top(5).to_dict() if len(self.labels) > 5 else None,
             "per_class": per_class_json(per_class(self.confusion, self.labels)),
             "failures": self.failures,
+            "weights": self.weights,
         }
 
     def save(self, folder: Path) -> None:
@@ -106,7 +110,8 @@ def evaluate_videos(
     """
     numbers = {label: number for number, label in enumerate(classifier.labels)}
     cut = partial(classifier.squares, crops=crops)
-    result = VideoTest(classifier.labels, [], np.empty(0), np.empty(0), {}, views, crops)
+    weights = state_digest(classifier.state_dict())
+    result = VideoTest(classifier.labels, [], np.empty(0), np.empty(0), {}, views, crops, weights)
     targets, scores = [], []
     for clip in track(clips, "testing"):
         try:

@@ -1,1 +1,1 @@
-"""Rolling out in a simulator of many worlds that advance together on one device, or on several through Ray."""
+"""Rolling out in many worlds that advance together on one device, or on several devices through Ray."""

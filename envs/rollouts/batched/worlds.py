@@ -45,7 +45,7 @@ class BatchedStep:
 
 
 class BatchedEnv(Protocol):
-    """N worlds of one task. A world that no episode runs in may do as it likes; nobody looks at it."""
+    """N worlds of one task; all rest until an episode begins in them."""
 
     @property
     def num_worlds(self) -> int:
@@ -57,8 +57,16 @@ class BatchedEnv(Protocol):
         """Where its tensors are."""
         ...
 
+    def prepare(self, seeds: Sequence[int]) -> None:
+        """Make ready to begin these episodes, all at once before the first."""
+        ...
+
     def begin(self, worlds: Sequence[int], seeds: Sequence[int]) -> list[Start]:
         """Begin the episodes that `seeds` name in these worlds, and leave the others as they are."""
+        ...
+
+    def rest(self, worlds: Sequence[int]) -> None:
+        """No episode is left for these worlds; they hold still until one begins."""
         ...
 
     def advance(self, actions: Tensor) -> BatchedStep:

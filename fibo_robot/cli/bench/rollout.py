@@ -1,34 +1,71 @@
-"""`fibo bench rollout`: rollouts against robomimic's own loop."""
+"""`fibo bench rollout`: processes against robomimic's own loop, or worlds on a device against processes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from fibo_robot.cli.bench.options import JsonFile, is_standard_output, whole_numbers
+from fibo_robot.cli.bench.options import Device, JsonFile, is_standard_output, whole_numbers
 
 
 def rollout(
     checkpoint: Annotated[Path, typer.Argument(help="Run directory of the policy that all use.")],
-    workers: Annotated[str, typer.Option(help="Numbers of workers, comma-separated.")] = "1,2,4",
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes per case and round.")] = 4,
+    engine: Annotated[
+        Literal["local", "warp"],
+        typer.Option("--engine", help="Processes against robomimic's loop, or worlds against processes."),
+    ] = "local",
+    workers: Annotated[
+        str, typer.Option(help="Numbers of workers, comma-separated [1,2,4; warp: 1,2].")
+    ] = "",
+    worlds: Annotated[str, typer.Option(help="Numbers of worlds, comma-separated (warp).")] = "1,16,128",
+    device: Annotated[Device, typer.Option(help="Where worlds are simulated (warp).")] = Device.CPU,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes per case and round (local).")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Control steps per episode.")] = 80,
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions, interleaved.")] = 3,
     json: JsonFile = None,
 ) -> None:
-    """Rollouts against robomimic's own serial loop, with the same policy, environment and cameras."""
-    from fibo_robot.benchmarks import rollout as benchmark
+    """Rollouts against robomimic's serial loop, or many worlds on one device against worker processes."""
     from fibo_robot.benchmarks.harness import write_results
     from fibo_robot.envs.tasks import Task
     from fibo_robot.policies import load_policy
 
-    counts = whole_numbers("--workers", workers)
-    policy = load_policy(checkpoint)
-    rows = benchmark.measure(policy, Task.from_dict(policy.meta["task"]), counts, episodes, steps, rounds)
+    policy = load_policy(checkpoint, device=device)
+    task = Task.from_dict(policy.meta["task"])
+    if engine == "warp":
+        from fibo_robot.benchmarks import rollout_worlds
+
+        counts, processes = whole_numbers("--worlds", worlds), whole_numbers("--workers", workers or "1,2")
+        rows = rollout_worlds.measure(policy, task, counts, device.value, processes, steps, rounds)
+    else:
+        from fibo_robot.benchmarks import rollout as benchmark
+
+        counts = whole_numbers("--workers", workers or "1,2,4")
+        rows = benchmark.measure(policy, task, counts, episodes, steps, rounds)
     if not is_standard_output(json):
-        _print_rollout(rows)
+        (_print_worlds if engine == "warp" else _print_rollout)(rows)
     if json is not None:
         write_results(json, [row.to_dict() for row in rows])
+
+
+def _print_worlds(rows: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in ("case", "worlds", "device", "steps/s", "quartiles", "physics", "look", "policy", "MiB"):
+        table.add_column(heading, justify="left" if heading in ("case", "device") else "right")
+    for row in rows:
+        table.add_row(
+            row.case,
+            str(row.worlds),
+            row.device,
+            f"{row.env_steps_per_s:.1f}",
+            f"{row.spread[0]:.1f}-{row.spread[1]:.1f}",
+            *(f"{part:.3f}" for part in (row.physics, row.rendering, row.policy)),
+            "-" if row.memory_mb is None else f"{row.memory_mb:.0f}",
+        )
+    Console().print(table)
+    typer.echo("Physics (with controller and success check), look, policy: ms per control step and world.")
 
 
 def _print_rollout(rows: list) -> None:

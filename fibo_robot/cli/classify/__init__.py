@@ -1,11 +1,12 @@
-"""`fibo classify` and `fibo video-test`: a trained classifier, applied to videos or tested on them."""
+"""`fibo classify`, `video-test`, `image-test`: a trained classifier, applied to files or tested on them."""
 
 import typer
 
-from fibo_robot.cli.classify import command, video_test
+from fibo_robot.cli.classify import command, pictures, video_test
 
 
 def register(app: typer.Typer) -> None:
-    """Add `classify` and `video-test` to the command."""
+    """Add `classify`, `video-test` and `image-test` to the command."""
     command.register(app)
     video_test.register(app)
+    pictures.register(app)

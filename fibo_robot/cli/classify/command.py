@@ -1,13 +1,13 @@
-"""`fibo classify`: labels for video files, cameras and streams."""
+"""`fibo classify`: labels for video files, cameras and streams; or for pictures (pictures.py)."""
 
 import glob
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fibo_robot.cli.classify.identity import identity
 from fibo_robot.cli.classify.options import (
     SOME_FILES_FAILED,
     CheckpointArgument,
@@ -17,6 +17,7 @@ from fibo_robot.cli.classify.options import (
     load,
 )
 from fibo_robot.cli.classify.output import ClassTimeline, Output
+from fibo_robot.cli.classify.pictures import classify_pictures, takes_pictures
 from fibo_robot.errors import FiboError
 from fibo_robot.progress import track
 
@@ -37,7 +38,7 @@ def classify(
     checkpoint: CheckpointArgument,
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Videos, folders, quoted patterns; or camera:0 or a stream's address."),
+        typer.Argument(help="Videos or pictures, folders, patterns; or camera:0 or a stream's address."),
     ],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Classes to name per file or window.")] = 5,
     views: Annotated[int, typer.Option("--views", min=1, help="Clips per video, averaged.")] = 1,
@@ -65,7 +66,9 @@ def classify(
     ] = None,
     device: DeviceOption = Device.AUTO,
 ) -> None:
-    """Say what happens in videos, and with --window or in a stream, when.
+    """Say what happens in videos, and with --window or in a stream, when; or what pictures show.
+
+    Which of the two follows from the classifier; one of pictures takes --top-k, --json, --csv and --device.
 
     With --json FILE, an interrupted command goes on where it was: files whose results are in FILE are not
     classified again.
@@ -76,13 +79,20 @@ def classify(
     from fibo_robot.video.inference.streams import is_stream
     from fibo_robot.video.inference.windows import SlidingWindow
 
+    if json_file == "-" and csv_file == "-":
+        raise FiboError("Only one of --json and --csv can go to stdout.")
+    if takes_pictures(checkpoint):
+        if (views, crops) != (1, 1) or any((window, stride, seconds, overlay, sampling, attention)):
+            raise FiboError(
+                f"{checkpoint} classifies pictures: --top-k, --json, --csv and --device are all it takes."
+            )
+        classify_pictures(checkpoint, inputs, top_k, json_file, csv_file, device.name_for_torch())
+        return
     streams = [given for given in inputs if is_stream(given)]
     if streams:
         _check_stream(inputs, overlay)
         window = STREAM_WINDOW if window is None else window
     _check_times(bool(streams), window, stride, seconds, views)
-    if json_file == "-" and csv_file == "-":
-        raise FiboError("Only one of --json and --csv can go to stdout.")
     files = [] if streams else find_files(inputs)
     if overlay is not None and len(files) != 1:
         raise FiboError(f"--overlay copies one file, not {len(files)}: name a single video.")
@@ -98,7 +108,7 @@ def classify(
     how += "".join(
         f" {name}={value}" for name, value in (("sampling", sampling), ("attention", attention)) if value
     )
-    made_by = f"{_identity(classifier, checkpoint)} top_k={top_k} crops={crops} {how}"
+    made_by = f"{identity(classifier, checkpoint)} top_k={top_k} crops={crops} {how}"
     with Output(
         json_file, csv_file, as_timeline=sliding is not None, made_by=made_by, goes_on=not streams
     ) as output:
@@ -149,17 +159,6 @@ def _check_times(
         raise FiboError("--seconds limits a camera or stream; files are read to their end.")
     if window is not None and views > 1:
         raise FiboError("--views cannot be combined with windows: each window is one view. Use --crops.")
-
-
-def _identity(classifier: "ClipClassifier", checkpoint: Path) -> str:
-    """A name for a classifier that another one cannot have: its folder, and a part of its weights' hash."""
-    import torch
-
-    weights = hashlib.sha256()
-    for name, value in classifier.state_dict().items():
-        weights.update(name.encode())
-        weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return f"{checkpoint.name}@{weights.hexdigest()[:8]}"
 
 
 def _classify_whole(

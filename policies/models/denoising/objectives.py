@@ -1,12 +1,12 @@
-"""What a network learns: chunks from nothing, from nothing and then from a little noise, a velocity, or the noise.
+"""What a network learns: the chunk, the chunk in two steps, a velocity, or the noise in the chunk.
 
-Each is a loss over normalised chunks; the sampler that belongs to it makes chunks with what was learnt. The split,
-and the times that make regression, two steps and flow the same network, are those of Pan et al., "Much ado about
-noising" (arXiv 2512.01809). Draws come from torch's global generator, which a training step seeds.
+Each is a loss over normalised chunks; the sampler that belongs to it makes chunks with what was learnt. The
+split, and the times that make regression, two steps and flow the same network, are those of Pan et al., "Much
+ado about noising" (arXiv 2512.01809). Draws come from torch's global generator, which a training step seeds.
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,16 +15,13 @@ from fibo_robot.plugins import register
 from fibo_robot.policies.models.base import PolicyError
 from fibo_robot.policies.models.denoising.network import ChunkNetwork
 
-if TYPE_CHECKING:
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
 
 class Objective(ABC):
     """A loss of a network's chunks."""
 
     @abstractmethod
     def loss(self, network: ChunkNetwork, chunks: Tensor, valid: Tensor, seen: Tensor) -> Tensor:
-        """The mean loss of chunks `(B, H, A)` over valid steps `(B, H)`, given features `(B, n_obs_steps, F)`."""
+        """Mean loss of chunks `(B, H, A)` over valid steps `(B, H)`, given features `(B, n_obs_steps, F)`."""
 
 
 @register
@@ -38,8 +35,9 @@ class Regression(Objective):
 
 @register
 class TwoStepRegression(Objective):
-    """MIP, the minimal iterative policy (arXiv 2512.01809, section 5): the chunk from zeros, and once more from
-    the chunk under a little noise, `t a + (1 - t) z` at time t.
+    """MIP, the minimal iterative policy (arXiv 2512.01809): the chunk from zeros, and from a noisy chunk.
+
+    The second input is `t a + (1 - t) z` at time t, with a the chunk and z noise.
 
     Args:
         time: t, in (0, 1); 0.9 in the paper.
@@ -80,7 +78,8 @@ class NoisePrediction(Objective):
 
     Args:
         train_steps: of the noise schedule.
-        schedule: how noise grows, one of diffusers' `beta_schedule`; the squared cosine is Diffusion Policy's.
+        schedule: how noise grows, one of diffusers' `beta_schedule`; the squared cosine is Diffusion
+            Policy's.
     """
 
     def __init__(self, train_steps: int = 100, schedule: str = "squaredcos_cap_v2") -> None:
@@ -88,16 +87,17 @@ class NoisePrediction(Objective):
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         try:
-            self.scheduler: DDPMScheduler = DDPMScheduler(train_steps, beta_schedule=schedule)
+            # By name: diffusers records what is given by place as not given.
+            scheduler = DDPMScheduler(num_train_timesteps=train_steps, beta_schedule=schedule)
         except NotImplementedError as error:
             raise PolicyError(f"policy.objective.schedule: diffusers knows no {schedule!r}.") from error
-        self.train_steps = train_steps
+        self.scheduler: Any = scheduler  # its types say IntTensor
+        self.train_steps, self.schedule = train_steps, schedule
 
     def loss(self, network: ChunkNetwork, chunks: Tensor, valid: Tensor, seen: Tensor) -> Tensor:
         noise = torch.randn_like(chunks)
         steps = torch.randint(self.train_steps, (len(chunks),), device=chunks.device)
-        scheduler: Any = self.scheduler  # its types say IntTensor
-        noisy = scheduler.add_noise(chunks, noise, steps)
+        noisy = self.scheduler.add_noise(chunks, noise, steps)
         return _mean_square(network(noisy, steps / self.train_steps, seen) - noise, valid)
 
 

@@ -1,9 +1,7 @@
 """Policies whose chunks come out of an objective, a network and a sampler.
 
-    regression            Regression         any network   OneStep
-    two-step regression   TwoStepRegression  any network   TwoSteps
-    flow matching         FlowMatching       any network   Euler
-    Diffusion Policy      NoisePrediction    any network   DDIM
+Regression is the objective Regression and the sampler OneStep, two-step regression TwoStepRegression and
+TwoSteps, flow matching FlowMatching and Euler, Diffusion Policy NoisePrediction and DDIM; on any network.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""How chunks are made with what a network has learnt. Each sampler is built for an objective that it understands.
+"""How chunks are made with what a network has learnt; each sampler understands one objective.
 
 All noise is drawn once, before the first step, so that a chunk is a function of its episode's noise.
 """
@@ -26,7 +26,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def sample(self, network: ChunkNetwork, noise: Tensor, seen: Tensor) -> Tensor:
-        """Normalised chunks `(B, H, A)` from standard normal noise of that shape and features `(B, n_obs_steps, F)`."""
+        """Chunks `(B, H, A)` from standard normal noise of that shape and features `(B, n_obs_steps, F)`."""
 
 
 @register
@@ -46,7 +46,7 @@ class OneStep(Sampler):
 
 @register
 class TwoSteps(Sampler):
-    """MIP's two passes (arXiv 2512.01809, section 5): a guess from zeros, and what becomes of t times the guess.
+    """MIP's two passes (arXiv 2512.01809): a guess from zeros, and what becomes of t times the guess.
 
     Noise is not used.
 
@@ -89,8 +89,8 @@ class Euler(Sampler):
 class DDIM(Sampler):
     """Takes predicted noise out again in fewer steps than it was learnt for, by diffusers' DDIM scheduler.
 
-    Song et al., "Denoising diffusion implicit models" (arXiv 2010.02502), with eta 0. Steps end at the noisiest
-    (`trailing`): with the scheduler's default spacing the first would take noise that is not there.
+    Song et al., "Denoising diffusion implicit models" (arXiv 2010.02502), with eta 0. Steps end at the
+    noisiest (`trailing`): with the scheduler's default spacing the first would take noise that is not there.
 
     Args:
         objective: NoisePrediction; says the noise schedule.
@@ -105,7 +105,11 @@ class DDIM(Sampler):
         if _positive(steps) > objective.train_steps:
             raise PolicyError(f"policy.sampler.steps can be at most train_steps, {objective.train_steps}.")
         # Normalised chunks lie in [-1, 1], which is where the scheduler clips its estimates.
-        self.scheduler: Any = DDIMScheduler.from_config(objective.scheduler.config, timestep_spacing="trailing")
+        self.scheduler: Any = DDIMScheduler(
+            num_train_timesteps=objective.train_steps,
+            beta_schedule=objective.schedule,
+            timestep_spacing="trailing",
+        )
         self.scheduler.set_timesteps(steps)
         self.steps = [int(step) for step in self.scheduler.timesteps]
         self.train_steps = objective.train_steps

@@ -1,4 +1,4 @@
-"""Diffusion Policy's transformer: steps of the chunk attend to earlier ones, to the time, and to what is seen.
+"""Diffusion Policy's transformer: a chunk's steps attend to earlier ones, the time, and what is seen.
 
 Chi et al., "Diffusion policy" (arXiv 2303.04137), section III, on PyTorch's own decoder layers.
 """

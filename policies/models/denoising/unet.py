@@ -1,7 +1,8 @@
-"""Diffusion Policy's convolutional network: a U-Net over the chunk's steps, told of time and observation by FiLM.
+"""Diffusion Policy's convolutional network: a U-Net over a chunk's steps, conditioned by FiLM.
 
-Chi et al., "Diffusion policy" (arXiv 2303.04137), section III; residual blocks after Janner et al., "Planning with
-diffusion" (ICML 2022); FiLM is Perez et al., "Visual reasoning with a general conditioning layer" (AAAI 2018).
+Chi et al., "Diffusion policy" (arXiv 2303.04137), section III; residual blocks after Janner et al., "Planning
+with diffusion" (ICML 2022); FiLM is Perez et al., "Visual reasoning with a general conditioning layer" (AAAI
+2018).
 """
 
 from collections.abc import Sequence
@@ -50,7 +51,8 @@ class ConditionalUnet(ChunkNetwork):
         kernel_size: of the convolutions; odd.
         groups: of the norms; divides every level's channels.
         time_features: length of the time's embedding.
-        condition_features: all features are first reduced to so many; None passes them whole, as in the paper.
+        condition_features: all features are first reduced to so many; None passes them whole, as in the
+            paper.
 
     Raises:
         PolicyError: the horizon cannot be halved so often, or groups do not divide the channels.
@@ -62,7 +64,7 @@ class ConditionalUnet(ChunkNetwork):
         action_horizon: int,
         n_obs_steps: int,
         features: int,
-        channels: Sequence[int] = (64, 128, 256),
+        channels: Sequence[int] = (64, 128),
         kernel_size: int = 5,
         groups: int = 8,
         time_features: int = 128,
@@ -77,7 +79,9 @@ class ConditionalUnet(ChunkNetwork):
                 f"{2 ** (len(channels) - 1)}, or give policy.network.channels fewer levels."
             )
         if any(count % groups for count in channels):
-            raise PolicyError(f"policy.network.groups ({groups}) must divide every level's channels, {channels}.")
+            raise PolicyError(
+                f"policy.network.groups ({groups}) must divide every level's channels, {channels}."
+            )
         self.time = TimeEmbedding(time_features)
         whole = n_obs_steps * features
         self.reduce = nn.Identity() if condition_features is None else nn.Linear(whole, condition_features)
@@ -87,7 +91,9 @@ class ConditionalUnet(ChunkNetwork):
             return FilmBlock(channels_in, channels_out, condition, kernel_size, groups)
 
         levels = list(pairwise([action_dim, *channels]))
-        self.down = nn.ModuleList(nn.ModuleList([block(*level), block(level[1], level[1])]) for level in levels)
+        self.down = nn.ModuleList(
+            nn.ModuleList([block(*level), block(level[1], level[1])]) for level in levels
+        )
         self.downsample = nn.ModuleList(nn.Conv1d(count, count, 3, 2, 1) for count in channels[:-1])
         self.middle = nn.ModuleList([block(channels[-1], channels[-1]) for _ in range(2)])
         self.upsample = nn.ModuleList(nn.ConvTranspose1d(count, count, 4, 2, 1) for count in channels[:-1])

@@ -1,4 +1,4 @@
-"""From a dict of observations to features: encoders of cameras, what is read from their tokens, proprioception."""
+"""From a dict of observations to features: encoders, what is read from their tokens, proprioception."""
 
 from fibo_robot.policies.models.observation.augment import CropRandomizer, Jitter
 from fibo_robot.policies.models.observation.encoder import ObservationEncoder

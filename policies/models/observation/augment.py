@@ -38,7 +38,7 @@ class CropRandomizer(nn.Module):
 
 @register
 class Jitter(nn.Module):
-    """Colours of a sample's pictures `(B, T, 3, H, W)` shifted at random in training, by torchvision's ColorJitter.
+    """Shifts the colours of training pictures `(B, T, 3, H, W)`, by torchvision's ColorJitter.
 
     Args:
         brightness, contrast, saturation: factors are drawn from [1 - x, 1 + x].

@@ -23,14 +23,15 @@ _ALL_CAMERAS = "all_cameras"
 class ObservationEncoder(nn.Module):
     """Features of cameras and of normalised low-dimensional observations, side by side, for each step.
 
-    An image encoder sees every step's picture alone. A video encoder sees the last `n_obs_steps` pictures as one
-    clip; its tokens of each step are read as an image's are, and know of the steps around.
+    An image encoder sees every step's picture alone. A video encoder sees the last `n_obs_steps` pictures as
+    one clip; its tokens of each step are read as an image's are, and know of the steps around.
 
     Args:
         shape_meta: which keys there are and their shapes.
         encoder: makes an encoder, called as `encoder(image_size=crop)` once per camera.
         crop_size: side of the square crop given to the encoders.
-        readout: makes what reads an encoder's tokens; see :mod:`.readout`. None reads nothing: only `tokens` works.
+        readout: makes what reads an encoder's tokens; see :mod:`.readout`. None reads nothing: only `tokens`
+            works.
         shared: one encoder for all cameras, instead of one each; each is still read by a readout of its own.
         frozen: encoders are not trained.
         jitter: shifts the colours of training pictures.
@@ -40,8 +41,8 @@ class ObservationEncoder(nn.Module):
         out_features: F, of one step.
 
     Raises:
-        ObservationError: there is a camera but no encoder, a picture is smaller than the crop, or a video encoder
-            takes another number of frames or several per token.
+        ObservationError: there is a camera but no encoder, a picture is smaller than the crop, or a video
+            encoder takes another number of frames or several per token.
     """
 
     def __init__(
@@ -112,7 +113,13 @@ class ObservationEncoder(nn.Module):
         return self
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """Observations `(B, T, ...)`, vectors normalised, to features of each step `(B, T, out_features)`."""
+        """Observations `(B, T, ...)`, vectors normalised, to features of each step `(B, T, out_features)`.
+
+        Raises:
+            ObservationError: cameras are not read.
+        """
+        if self.cameras and not self.readouts:
+            raise ObservationError("This policy needs to know what to read of its cameras: choose a readout.")
         parts = [
             self.readouts[key](self.tokens(key, obs[key]).flatten(0, 1)).unflatten(0, obs[key].shape[:2])
             for key in self.cameras

@@ -4,4 +4,4 @@ from fibo_robot.errors import FiboError
 
 
 class ObservationError(FiboError, ValueError):
-    """A policy's view of its observations cannot be built: no encoder for a camera, or one that does not fit."""
+    """A policy's view of its observations cannot be built: an encoder is missing or does not fit."""

@@ -1,7 +1,7 @@
 """What a policy reads from the tokens that an encoder makes of a picture.
 
-A readout is built for one camera's tokens (their width, their grid, how many stand before the first patch) and
-maps `(B, N, D)` to `(B, out_features)`.
+A readout is built for one camera's tokens (their width, their grid, how many stand before the first patch)
+and maps `(B, N, D)` to `(B, out_features)`.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ class Readout(nn.Module, ABC):
 
 @register
 class PatchProjection(Readout):
-    """Each patch token projected to a few numbers, side by side: where an object is stands in *which* respond.
+    """Each patch token projected to a few numbers: where an object is stands in *which* of them respond.
 
     On few demonstrations this localises far sooner than the mean over tokens, and plays the part that spatial
     softmax plays in robomimic's encoders.
@@ -84,7 +84,8 @@ class SpatialSoftmax(Readout):
     """Where each of some learned keypoints is, as its mean place under a softmax over the patches.
 
     Finn et al., "Deep spatial autoencoders for visuomotor learning" (ICRA 2016), section IV-B; robomimic's
-    pooling, with temperature 1. Places run from -1 to 1 from the left to the right and from the top to the bottom.
+    pooling, with temperature 1. Places run from -1 to 1 from the left to the right and from the top to the
+    bottom.
 
     Args:
         embed_dim, grid_size, num_prefix_tokens: of the encoder.

@@ -1,4 +1,4 @@
-"""robomimic's and Diffusion Policy's picture encoder, torchvision's ResNet-18, behind our encoders' interface."""
+"""robomimic's and Diffusion Policy's picture encoder, torchvision's ResNet-18, as an encoder of ours."""
 
 from typing import Literal
 

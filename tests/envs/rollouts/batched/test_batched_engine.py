@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from fibo_robot.cli.main import app
 from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.rollouts.api import rollout
@@ -79,22 +81,23 @@ def test_histories_and_chunks_are_those_of_a_single_world(n_obs_steps: int, n_ac
     meta = TASK.shape_meta(n_obs_steps, 4, n_action_steps)
     one = rollout(Remembering(meta, 0.2), TASK, SEEDS[:6], workers=1, batch_size=3)
     batched = BatchedEngine(3, "cpu", maker())
-    assert outcomes(
-        rollout(Remembering(meta, 0.2), TASK, SEEDS[:6], batch_size=3, engine=batched)
-    ) == outcomes(one)
+    many = rollout(Remembering(meta, 0.2), TASK, SEEDS[:6], batch_size=3, engine=batched)
+    assert outcomes(many) == outcomes(one)
 
 
 def test_a_free_world_takes_the_next_seed_and_all_are_looked_at_once_a_chunk() -> None:
     log: list[str] = []
     meta = TASK.shape_meta(n_obs_steps=1, n_action_steps=4)
     evaluation = rollout(policy(meta), TASK, SEEDS, engine=BatchedEngine(3, "cpu", maker(log=log)))
-    assert log[:5] == ["made 3", "200 in 0", "201 in 1", "202 in 2", "look"]
+    assert log[:6] == ["made 3", "prepared 12", "200 in 0", "201 in 1", "202 in 2", "look"]
     first = min((-(-evaluation.by_seed()[seed].length // 4), seed) for seed in SEEDS[:3])
     # The world of the episode that was over first plays the fourth seed, from the look that ended it on.
     begun = log.index(f"203 in {first[1] - 200}")
     assert log[:begun].count("look") == first[0]
     chunks = sum(-(-episode.length // 4) for episode in evaluation.episodes)
     assert log.count("look") < chunks, "worlds looked one by one"
+    rested = [int(event.removeprefix("rest ")) for event in log if event.startswith("rest")]
+    assert sorted(rested) == [0, 1, 2], "a world was left running without an episode"
 
 
 def test_an_invalid_world_is_played_again_among_fewer_and_then_given_up(
@@ -117,7 +120,7 @@ def test_an_invalid_world_is_played_again_among_fewer_and_then_given_up(
     log.clear()
     engine = BatchedEngine(9, "cpu", maker(log=log))
     resumed = rollout(policy(), TASK, SEEDS, batch_size=4, engine=engine, output=tmp_path, resume=True)
-    assert log[:2] == ["made 1", f"{twice} in 0"]
+    assert log[:3] == ["made 1", "prepared 1", f"{twice} in 0"]
     assert outcomes(resumed) == outcomes(reference)
 
 
@@ -194,6 +197,8 @@ def test_what_cannot_work_is_refused_in_a_sentence(tmp_path: Path) -> None:
     lying = ToyTask(lying=True)
     with pytest.raises(RolloutError, match=r"gave top_image of shape \(2, 3, 8, 8\)"):
         rollout(policy(), lying, SEEDS[:2], engine=BatchedEngine(4, "cpu", maker()))
+    refused = CliRunner().invoke(app, ["rollout", str(tmp_path), "--worlds", "4"])
+    assert refused.exit_code == 2 and "--engine warp or ray" in " ".join(refused.output.split())
     with pytest.raises(ValueError, match="at least 1"):
         BatchedEngine(0, "cpu", maker())
     evaluation = rollout(policy(), TASK, SEEDS[:2], engine=BatchedEngine(2, "cpu", maker()))

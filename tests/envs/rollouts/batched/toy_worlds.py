@@ -14,7 +14,7 @@ from tests.envs.toy_task import ToyEnv, ToyTask
 class ToyWorlds:
     """N toy worlds in a row.
 
-    `faults` says of a seed how many times it becomes invalid, at its third step; `log` collects what happened.
+    `faults` says of a seed how many times it becomes invalid, at its third step; `log` collects events.
     """
 
     device = torch.device("cpu")
@@ -29,12 +29,18 @@ class ToyWorlds:
             world.reset(seed=0)
         log.append(f"made {num_worlds}")
 
+    def prepare(self, seeds: Sequence[int]) -> None:
+        self._log.append(f"prepared {len(seeds)}")
+
     def begin(self, worlds: Sequence[int], seeds: Sequence[int]) -> list[Start]:
         for world, seed in zip(worlds, seeds, strict=True):
             self._worlds[world].reset(seed=seed)
             self._invalid[world] = False
             self._log.append(f"{seed} in {world}")
         return [Start(self._worlds[w].scene(), self._worlds[w].object_positions()) for w in worlds]
+
+    def rest(self, worlds: Sequence[int]) -> None:
+        self._log.extend(f"rest {world}" for world in worlds)
 
     def advance(self, actions: Tensor) -> BatchedStep:
         results = [world.advance(action) for world, action in zip(self._worlds, actions.numpy(), strict=True)]

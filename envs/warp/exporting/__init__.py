@@ -1,0 +1,1 @@
+"""A task as files: its compiled model, and where its episodes begin."""

@@ -1,0 +1,1 @@
+"""What a state means: poses by name, vector observations, success."""

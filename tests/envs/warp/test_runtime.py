@@ -1,0 +1,73 @@
+"""What the machine lacks is said in one sentence, before anything is allocated."""
+
+import importlib.metadata
+import tomllib
+
+import pytest
+import torch
+
+from fibo_robot.envs.warp import runtime
+from fibo_robot.envs.warp.errors import WarpError
+from fibo_robot.envs.warp.exporting.export import TaskExport
+from fibo_robot.envs.warp.physics.capacity import CAPACITIES, memory_needed
+from fibo_robot.envs.warp.task import WarpTask
+from fibo_robot.extras import MissingExtraError
+from tests.capabilities import REPOSITORY
+from tests.envs.warp.conftest import LIFT
+
+
+def test_supported_versions_are_those_of_the_extras() -> None:
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {f"{name}{versions}" for name, versions in runtime.SUPPORTED.items()}
+    assert wanted <= {*extras["sim"], *extras["warp"]}
+
+
+@pytest.mark.parametrize("package", ["mujoco", "mujoco-warp", "warp-lang"])
+def test_a_version_that_does_not_fit_is_named_with_what_to_install(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting = {"mujoco": "3.9.0", "mujoco-warp": "3.9.0.1", "warp-lang": "1.15.0"}
+    monkeypatch.setattr(importlib.metadata, "version", {**fitting, package: "4.0.0"}.__getitem__)
+    with pytest.raises(
+        WarpError, match=rf"not work with {package} 4\.0\.0, .* pip install 'mujoco==3\.9\.0'"
+    ):
+        runtime.import_warp()
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(MissingExtraError, match=r"fibo-robot\[warp\]"):
+        runtime.check_versions()
+
+
+def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gpu", "meta", "cuda:x"):
+        with pytest.raises(WarpError, match="Worlds run on cpu, cuda"):
+            runtime.resolve_device(name)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    with pytest.raises(WarpError, match="is built without CUDA"):
+        WarpTask(LIFT, 2, "cuda")
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(WarpError, match="finds no GPU here"):
+        runtime.resolve_device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(WarpError, match="no device cuda:3: this machine has 1"):
+        runtime.resolve_device("cuda:3")
+
+
+@pytest.mark.sim
+@pytest.mark.warp
+def test_more_worlds_than_fit_are_refused_with_how_many_would(
+    lift_export: TaskExport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = memory_needed(lift_export.mujoco_model(), CAPACITIES["Lift"])
+    monkeypatch.setattr(runtime, "_free_memory", lambda device: memory.fixed + 1000 * memory.per_world + 5)
+    with pytest.raises(WarpError, match=r"100000 worlds need about .* GiB free: take at most 1000 worlds"):
+        WarpTask(LIFT, 100_000, "cpu", export=lift_export)
+    # Ten thousand worlds of Lift must be possible on a GPU of 80 GB, and their arrays are not nothing.
+    assert 20_000 < memory.per_world < 1_000_000
