@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from fibo_robot.envs.controllers import composite_controller
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile, dataset_hash
-from fibo_robot.envs.robomimic_metadata import composite_controller
 from fibo_robot.envs.tasks import Task
 
 # An open array takes about 25 kB for the index of its chunks; opening one takes as long as reading a picture.
@@ -58,7 +58,7 @@ class Hdf5Source:
         """The task that was demonstrated; refused where the file tells of its controller in two ways."""
         task = self._file.task()
         given = self._file.env_args.get("env_kwargs", {}).get("controller_configs")
-        if given and composite_controller(given, self.name) != task.controller:
+        if given and composite_controller(given, task.robots, self.name) != task.controller:
             raise DatasetError(
                 f"The env_args of {self.name} name two controllers: env_kwargs.controller_configs and "
                 "fibo_robot.task.controller differ. Make both say what the demonstrations were recorded with."
