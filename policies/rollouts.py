@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  (generated)
 
 from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.results.evaluation import Evaluation

@@ -90,7 +90,7 @@ class RobomimicPolicy(nn.Module):
             action = self._policy(seen)
         self._states[episode] = self._state()
         self._decisions[episode] += 1
-        return action
+        return np.asarray(action)
 
     def _state(self) -> dict[str, Any]:
         algo = self._policy.policy

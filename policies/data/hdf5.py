@@ -100,7 +100,7 @@ class Hdf5Source:
                 into[:] = place[first : first + len(into)]
                 return
             # Reads at a place leave the descriptor's position alone, which others may share.
-            read = os.preadv(self._file.descriptor(), [memoryview(into)], place + first * into[0].nbytes)
+            read = os.preadv(self._file.descriptor(), [into.data], place + first * into[0].nbytes)
         except OSError as error:
             raise DatasetError(f"obs/{key} of {demo} in {self.name} cannot be read: {error}") from error
         if read != into.nbytes:

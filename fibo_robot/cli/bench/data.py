@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -46,14 +46,14 @@ def data(
 ) -> None:
     """Batches per second and memory, ours against robomimic's SequenceDataset with the same samples."""
     from fibo_robot.benchmarks import data as benchmark
-    from fibo_robot.benchmarks.data_samples import Samples, fits_in_memory, make_file
+    from fibo_robot.benchmarks.data_samples import Cache, Samples, fits_in_memory, make_file
     from fibo_robot.benchmarks.harness import BenchmarkError, write_results
     from fibo_robot.policies.data.hdf5 import Hdf5Source
 
-    chosen = caches.split(",")
-    unknown = set(chosen) - {"none", "low_dim", "all"}
+    unknown = set(caches.split(",")).difference(get_args(Cache))
     if unknown:
         raise BenchmarkError(f"robomimic has no cache {min(unknown)!r}; it has none, low_dim and all.")
+    chosen: list[Cache] = [cache for cache in get_args(Cache) if cache in caches.split(",")]
     if make_from is not None and not file.exists():
         make_file(make_from, file, make_gigabytes, make_layout.value)
     source = Hdf5Source(file)
