@@ -20,12 +20,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import uniform_filter1d
 
 from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
 
 _VISUAL_GROUP, _GLASS_GROUP = 1, 5  # robosuite draws group 1; of six groups, nothing else uses the last
-_DEFAULT_COLOUR = (0.5, 0.5, 0.5, 1.0)  # MuJoCo's for a geom without one: then its material's counts
+_DEFAULT_COLOUR = np.array((0.5, 0.5, 0.5, 1.0), np.float32)  # of a geom without one: its material's counts
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,10 @@ def shade(model: MjModel, shading: Shading | None = None) -> ShadedModel:
             smoothing[material.texture] = min(material.smoothing, known)
     for texture, texels in smoothing.items():
         image = _texels(host, texture)
-        image[...] = uniform_filter(image.astype(np.float32), (texels, texels, 0), mode="wrap")
+        smooth = image.astype(np.float32)
+        for axis in (0, 1):
+            smooth = uniform_filter1d(smooth, texels, axis, mode="wrap")
+        image[...] = np.rint(smooth)
     colours = np.array([material.colour for material in materials], np.float32)
     colours[:, :3] *= shading.exposure
     glass = host.geom_group == _GLASS_GROUP
@@ -149,7 +152,7 @@ def _material(model: MjModel, geom: int, shading: Shading) -> _Material:
     if number < 0:
         return _Material(own)
     # A geom's own colour counts where it was given one.
-    colour = own if not np.array_equal(own, np.float32(_DEFAULT_COLOUR)) else model.mat_rgba[number].copy()
+    colour = own if not np.array_equal(own, _DEFAULT_COLOUR) else model.mat_rgba[number].copy()
     gloss = shading.gloss * model.mat_specular[number] * (model.mat_shininess[number] == 0)
     texture = int(model.mat_texid[number, int(mujoco.mjtTextureRole.mjTEXROLE_RGB)])
     if texture < 0:

@@ -72,6 +72,7 @@ def rollout(
     from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
     from fibo_robot.envs.rollouts.api import rollout as run
+    from fibo_robot.envs.tasks import Task as SimulatorTask
     from fibo_robot.extras import MissingExtraError
     from fibo_robot.hub.source import results_folder
     from fibo_robot.training.checkpoint import last_checkpoints
@@ -97,7 +98,7 @@ def rollout(
         policy, task, info, training = _load(run_dir, holder, other_task)
         if check_demos is not None and not notes:
             notes.append(_check_demonstrations(check_demos, task, workers))
-        if engine == "warp":
+        if engine == "warp" and isinstance(task, SimulatorTask):
             _find_starts(task, range(seed, seed + episodes))
         try:
             evaluation = run(

@@ -16,6 +16,7 @@ from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.rollouts.batched.engine import BatchedEngine
 from fibo_robot.envs.rollouts.engine import Engine
+from fibo_robot.envs.rollouts.worker_engine import EngineName
 from fibo_robot.interfaces import ShapeMeta
 from tests.envs.rollouts.batched.toy_worlds import maker
 from tests.envs.toy_policy import ToyPolicy
@@ -174,7 +175,8 @@ def frames(path: Path) -> list[np.ndarray]:
 
 
 def test_films_and_action_traces_are_those_of_a_single_world(tmp_path: Path) -> None:
-    for name, engine in (("one", "local"), ("many", BatchedEngine(3, "cpu", maker()))):
+    engines: dict[str, EngineName | Engine] = {"one": "local", "many": BatchedEngine(3, "cpu", maker())}
+    for name, engine in engines.items():
         player = Steering(TASK.shape_meta(), noise=0.2, nan_seed=SEEDS[3])
         evaluation = rollout(
             player, TASK, SEEDS, workers=1, batch_size=4, engine=engine, videos=5, output=tmp_path / name
