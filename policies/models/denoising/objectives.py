@@ -6,7 +6,7 @@ ado about noising" (arXiv 2512.01809). Draws come from torch's global generator,
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from fibo_robot.plugins import register
 from fibo_robot.policies.models.base import PolicyError
 from fibo_robot.policies.models.denoising.network import ChunkNetwork
+
+# diffusers' `beta_schedule`.
+NoiseSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 
 
 class Objective(ABC):
@@ -78,11 +81,13 @@ class NoisePrediction(Objective):
 
     Args:
         train_steps: of the noise schedule.
-        schedule: how noise grows, one of diffusers' `beta_schedule`; the squared cosine is Diffusion
-            Policy's.
+        schedule: how noise grows; the squared cosine is Diffusion Policy's.
+
+    Raises:
+        PolicyError: for another schedule.
     """
 
-    def __init__(self, train_steps: int = 100, schedule: str = "squaredcos_cap_v2") -> None:
+    def __init__(self, train_steps: int = 100, schedule: NoiseSchedule = "squaredcos_cap_v2") -> None:
         # Only training and this family need diffusers, which is slow to import.
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 

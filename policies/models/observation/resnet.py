@@ -1,5 +1,6 @@
 """robomimic's and Diffusion Policy's picture encoder, torchvision's ResNet-18, as an encoder of ours."""
 
+from collections import OrderedDict
 from typing import Literal
 
 import torch
@@ -46,13 +47,13 @@ class ResNetEncoder(nn.Module):
         if pretrained and norm != "batch":
             raise ObservationError("torchvision's weights come with batch norms: set encoder.norm=batch.")
         try:
-            self.trunk = resnet18(
+            whole = resnet18(
                 weights=ResNet18_Weights.IMAGENET1K_V1 if pretrained else None,
                 norm_layer=None if norm == "batch" else _group_norm,
             )
         except OSError as error:
             raise WeightsError(f"Pretrained weights of resnet18 could not be loaded: {error}") from error
-        self.trunk.avgpool = self.trunk.fc = nn.Identity()
+        self.trunk = nn.Sequential(OrderedDict(list(whole.named_children())[:-2]))  # no pooling, no classes
         side = -(-image_size // _STRIDE)
         self.image_size, self.grid_size = (image_size, image_size), (side, side)
         self.embed_dim, self.num_prefix_tokens = _WIDTH, 0
@@ -63,9 +64,7 @@ class ResNetEncoder(nn.Module):
         """Encode `(B, 3, H, W)`, float in [0, 1] or uint8, of its own image size."""
         if not images.is_floating_point():
             images = images.to(self.mean.dtype) / 255
-        # Without pooling and classifier the trunk ends in its feature map, flattened by channel.
-        features = self.trunk((images - self.mean) / self.std)
-        tokens = features.unflatten(1, (self.embed_dim, -1)).transpose(1, 2)
+        tokens = self.trunk((images - self.mean) / self.std).flatten(2).transpose(1, 2)
         return EncoderOutput(tokens, tokens.mean(1))
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -221,4 +221,4 @@ def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(PolicyError, match="at least 1"):
         Euler(FlowMatching(), steps=0)
     with pytest.raises(PolicyError, match="no 'cosine'"):
-        NoisePrediction(schedule="cosine")
+        NoisePrediction(schedule=cast(Any, "cosine"))
