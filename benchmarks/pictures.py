@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OPENGL, WARP = "egl", "warp"
 FULL = RenderQuality(shadows=True, reflections=True)
-_CELL, _LINE, _MARGIN = 252, 14, 4  # pixels of a sheet
+_CELL, _LINE, _MARGIN = 240, 14, 4  # pixels of a sheet
 # Differences are drawn so much brighter than they are.
 _GAIN = 2
 

@@ -236,7 +236,9 @@ TASKS: dict[str, Task] = {
 
 
 @overload
-def get_task(name: Literal["pusht"], **overrides: Any) -> PushTTask: ...
+def get_task(  # pyright: ignore[reportOverlappingOverload]  (the one name that means another kind)
+    name: Literal["pusht"], **overrides: Any
+) -> PushTTask: ...
 @overload
 def get_task(name: str, **overrides: Any) -> Task: ...
 def get_task(name: str, **overrides: Any) -> Task | PushTTask:
@@ -288,5 +290,6 @@ def make_registered(
     if render_mode not in (None, "rgb_array"):
         raise FiboError(f"The tasks draw pictures (render_mode='rgb_array'), they have no {render_mode!r}.")
     task = get_task(task) if isinstance(task, str) else task
-    environment = PushTEnv if isinstance(task, PushTTask) else SimulationEnv
-    return environment(task, obs_keys, render_mode)
+    if isinstance(task, PushTTask):
+        return PushTEnv(task, obs_keys, render_mode)
+    return SimulationEnv(task, obs_keys, render_mode)

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import torch
 
+from fibo_robot.hub.source import local_folder
 from fibo_robot.interfaces import ShapeMeta
+from fibo_robot.policies.adapters import lerobot
 
 # Each family and each of its parts registers itself, for checkpoints to name.
 from fibo_robot.policies.models import act, bc, bc_rnn, bc_transformer  # noqa: F401
 from fibo_robot.policies.models.base import ChunkPolicy
 from fibo_robot.policies.models.denoising import mlp, policy, transformer, unet  # noqa: F401
-from fibo_robot.training.checkpoint import version_differences
+from fibo_robot.training.checkpoint import Checkpoint, load_checkpoint, version_differences
 from fibo_robot.training.rebuild import load_model
 
 
@@ -21,7 +23,8 @@ def load_policy(source: str | Path, device: str | torch.device = "cpu") -> Chunk
     Warns in plain words where the simulator's version differs from the one it was trained with.
 
     Args:
-        source: a run directory, or `hf:owner/name` on the Hub.
+        source: a run directory, or a folder in which LeRobot saved a policy of ours (`pretrained_model`); or
+            `hf:owner/name` of either on the Hub.
         device: where it runs.
 
     Raises:
@@ -30,7 +33,7 @@ def load_policy(source: str | Path, device: str | torch.device = "cpu") -> Chunk
         ShapeError: another version of fibo_robot wrote it.
     """
     loaded, checkpoint = load_model(
-        source,
+        policy_checkpoint(source),
         "policy",
         "policy",
         ChunkPolicy,
@@ -40,3 +43,9 @@ def load_policy(source: str | Path, device: str | torch.device = "cpu") -> Chunk
     for difference in version_differences(checkpoint.meta):
         warnings.warn(difference, stacklevel=2)
     return loaded.to(device)
+
+
+def policy_checkpoint(source: str | Path) -> Checkpoint:
+    """What :func:`load_policy` builds a policy from; arguments and errors are the same."""
+    folder = local_folder(source)
+    return lerobot.read_checkpoint(folder) if lerobot.is_checkpoint(folder) else load_checkpoint(source)

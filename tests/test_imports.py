@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "policies": {"envs"},  # demonstrations, and the tasks they name
     "benchmarks": {"video", "envs", "policies"},
     "cli": {"video", "envs", "policies", "benchmarks"},
+    "lerobot": {"envs", "policies"},  # LeRobot's plug-in: another door from outside
 }
 
 

@@ -150,6 +150,7 @@ def test_wheel_holds_every_source_and_data_file_and_nothing_beside(wheel: Path) 
         f"fibo_robot/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "conf").rglob("*.yaml")
     }
     expected |= {"fibo_robot/py.typed", "fibo_robot/video/datasets/catalogue.toml"}
+    expected |= {"fibo_robot/envs/results/replay_gate.json"}
     expected |= {f"fibo_robot/reporting/{name}" for name in ("report.html.j2", "report.css")}
     assert packed == expected
     assert sum(name.endswith(".yaml") for name in packed) >= 10
@@ -212,7 +213,7 @@ def test_a_type_checker_follows_an_installed_wheel_and_catches_a_misspelling(
     found = json.loads(done.stdout)["generalDiagnostics"]
     assert [row["message"] for row in found if row["severity"] == "information"] == [
         'Type of "evaluation" is "Evaluation"',
-        'Type of "load_classifier("runs/skills")" is "VideoClassifier"',
+        'Type of "load_classifier("runs/skills")" is "ClipClassifier"',
     ]
     (error,) = [row for row in found if row["severity"] == "error"]
     assert "sucess_rate" in error["message"]

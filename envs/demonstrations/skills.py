@@ -1,8 +1,10 @@
 """Short clips of robot skills whose label needs their motion: every skill is another one played backwards.
 
-Each episode performs one motion in the simulator, and gives one clip. The motions of a skill and of its
-partner are drawn alike; then the partner's frames are put in reverse order. So the frames of both, one by
-one, have the same distribution, and a classifier of single frames stays at chance within a pair.
+Each episode performs one motion in the simulator. The motions of a skill and of its partner are drawn alike;
+then the partner's frames are put in reverse order. So the frames of both, one by one, have the same
+distribution, and a classifier of single frames stays at chance within a pair. An episode for training gives
+two clips, its own skill's and, in the opposite order, its partner's; one for testing gives its own alone, so
+that test clips are independent of each other.
 """
 
 import csv
@@ -31,8 +33,7 @@ FRAMES = 16
 _STEPS_PER_FRAME = 2
 FPS = 10  # control frequency / steps per frame: clips play in real time
 _CAMERA = "agentview"
-# One clip in four is for testing; an episode gives one clip, so no episode is in both parts.
-_TEST_EVERY = 4
+_TEST_EVERY = 4  # one episode in four is for testing
 
 
 class SkillError(FiboError):
@@ -40,17 +41,17 @@ class SkillError(FiboError):
 
 
 @dataclass(frozen=True)
-class Clips:
+class ClipSettings:
     """What a folder of clips depends on.
 
     Attributes:
-        clips_per_class: clips of every skill.
+        episodes_per_class: motions performed for every skill.
         seed: of the first episode.
         image_size: pixels of a frame's side.
         renderer: a resolved renderer.
     """
 
-    clips_per_class: int
+    episodes_per_class: int
     seed: int
     image_size: int
     renderer: str
@@ -66,17 +67,24 @@ class Skill:
 
 
 @dataclass(frozen=True)
-class ClipJob:
-    """One clip to record: which skill, from which seed, into which file."""
+class Clip:
+    """One file: whose skill it shows, for training or for testing."""
 
     label: str
-    seed: int
     path: Path
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One motion to perform, and the clips it gives: its own skill's first, then perhaps its partner's."""
+
+    seed: int
+    clips: tuple[Clip, ...]
 
 
 def record_skills(
     folder: Path | str,
-    clips_per_class: int,
+    episodes_per_class: int,
     seed: int = 0,
     image_size: int = 96,
     renderer: str = "auto",
@@ -87,12 +95,12 @@ def record_skills(
 
     Args:
         folder: where to.
-        clips_per_class: clips of every skill, at least four; every fourth is for testing.
+        episodes_per_class: motions performed for every skill, at least four; every fourth is for testing.
         seed: of the first episode.
         image_size: pixels of a square frame's side, even.
         renderer: `auto`, `egl`, `osmesa` or `warp`.
         workers: processes.
-        progress: called with the clips done and wanted.
+        progress: called with the episodes done and wanted.
 
     Returns:
         `clips.csv`, with the columns path (relative to the folder), label and split; written at the end.
@@ -100,11 +108,11 @@ def record_skills(
     Raises:
         DatasetError: if clips with other settings lie in the folder, or there are fewer than four a class.
     """
-    if clips_per_class < _TEST_EVERY or image_size % 2:
-        raise DatasetError(f"Skills need at least {_TEST_EVERY} clips per class and an even image size.")
+    if episodes_per_class < _TEST_EVERY or image_size % 2:
+        raise DatasetError(f"Skills need at least {_TEST_EVERY} episodes per class and an even image size.")
     folder = Path(folder)
     task = get_task("lift", renderer=renderer, image_size=image_size).resolved()
-    settings = asdict(Clips(clips_per_class, seed, image_size, task.renderer))
+    settings = asdict(ClipSettings(episodes_per_class, seed, image_size, task.renderer))
     described = folder / "settings.json"
     if described.exists():
         if json.loads(described.read_text(encoding="utf-8")) != settings:
@@ -113,37 +121,44 @@ def record_skills(
             )
     else:
         write_json(described, settings)
-    jobs = _plan(clips_per_class, seed)
-    todo = [job for job in jobs if not (folder / job.path).exists()]
-    done = len(jobs) - len(todo)
-    progress(done, len(jobs))
-    record = partial(_record_clip, folder=folder)
+    episodes = _plan(episodes_per_class, seed)
+    todo = [e for e in episodes if not all((folder / clip.path).exists() for clip in e.clips)]
+    done = len(episodes) - len(todo)
+    progress(done, len(episodes))
+    record = partial(_record_episode, folder=folder)
     for _ in map_with_environment(record, todo, task, (), workers) if todo else ():
         done += 1
-        progress(done, len(jobs))
+        progress(done, len(episodes))
     table = folder / "clips.csv"
     with replace_atomically(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split"])
-        writer.writerows([job.path.as_posix(), job.label, job.path.parent.name] for job in jobs)
+        clips = (clip for episode in episodes for clip in episode.clips)
+        writer.writerows([clip.path.as_posix(), clip.label, clip.path.parent.name] for clip in clips)
     return table
 
 
-def _plan(clips_per_class: int, seed: int) -> list[ClipJob]:
-    jobs = []
-    for index in range(clips_per_class):
-        split = "test" if index % _TEST_EVERY == _TEST_EVERY - 1 else "train"
+def _plan(episodes_per_class: int, seed: int) -> list[Episode]:
+    episodes = []
+    for index in range(episodes_per_class):
+        testing = index % _TEST_EVERY == _TEST_EVERY - 1
         for skill in SKILLS:
-            episode = seed + len(jobs)
-            jobs.append(ClipJob(skill.label, episode, Path(split, f"{skill.label}_{episode:06d}.mp4")))
-    return jobs
+            number = seed + len(episodes)
+            split = Path("test" if testing else "train")
+            own, other = (
+                Clip(label, split / f"{label}_{number:06d}.mp4")
+                for label in (skill.label, partner_of(skill).label)
+            )
+            episodes.append(Episode(number, (own,) if testing else (own, other)))
+    return episodes
 
 
-def _record_clip(env: "SimulationEnv", job: ClipJob, folder: Path) -> None:
-    frames = perform_skill(env, job.label, job.seed)
-    target = folder / job.path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_video(target, encode_mp4(frames, FPS))
+def _record_episode(env: "SimulationEnv", episode: Episode, folder: Path) -> None:
+    frames = perform_skill(env, episode.clips[0].label, episode.seed)
+    for clip, ordered in zip(episode.clips, (frames, frames[::-1])):
+        target = folder / clip.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_video(target, encode_mp4(ordered, FPS))
 
 
 def perform_skill(env: "SimulationEnv", label: str, seed: int) -> list[np.ndarray]:
@@ -228,3 +243,8 @@ SKILLS = (
     Skill("move_right", _sweep, backwards=False),
     Skill("move_left", _sweep, backwards=True),
 )
+
+
+def partner_of(skill: Skill) -> Skill:
+    """The skill whose clips are this one's played backwards."""
+    return next(other for other in SKILLS if other.motion is skill.motion and other is not skill)

@@ -121,9 +121,9 @@ def action_figure(trace: "ActionTrace", first_success: int | None) -> Figure:
         for index, (ax, name) in enumerate(zip(axes, names)):
             ax.step(time, trace.actions[:, index], where="mid", linewidth=1.4)
             ax.axhline(0.0, color="#8c93a3", linewidth=0.8)
-            reach = 1.15 * max(1.0, float(np.abs(trace.actions[:, index]).max()))
-            ax.set_ylim(-reach, reach)
-            ax.set_yticks([-1, 1])
+            reach = max(1.0, float(np.abs(trace.actions[:, index]).max()))
+            ax.set_ylim(-1.15 * reach, 1.15 * reach)
+            ax.set_yticks([-round(reach), round(reach)])
             _name_row(ax, name)
         decided = 1 + trace.n_action_steps * np.arange(len(next(iter(trace.decisions.values()), ())))
         for ax, (name, values) in zip(axes[size:], trace.decisions.items()):

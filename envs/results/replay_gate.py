@@ -15,7 +15,7 @@ _DECISIVE = ("robosuite", "mujoco")
 
 def gate_results() -> list[dict[str, Any]]:
     """The shipped results, one per file of demonstrations."""
-    text = resources.files(__package__).joinpath("replay_gate.json").read_text(encoding="utf-8")
+    text = resources.files("fibo_robot.envs.results").joinpath("replay_gate.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 

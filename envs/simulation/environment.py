@@ -12,6 +12,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
+from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.simulation.geometry import BodyPoses, CubeGeometry, draw_cube_size, taken_cube_size
 from fibo_robot.envs.simulation.object_state import object_positions, object_state, sensed_positions
 from fibo_robot.envs.simulation.recorded_model import model_changes, with_changes
@@ -61,7 +62,7 @@ class SimulationEnv(gymnasium.Env):
         self._robosuite = make_robosuite(robosuite, task.env_name, self.task.robosuite_kwargs())
         self._renderer: SceneRenderer | None = None
         self._take_hold()
-        self._built_xml = self._model_xml
+        self._built_xml, self._built_bodies = self._model_xml, self._bodies
         self._steps = 0
         low, high = (np.array(bound, np.float32) for bound in (task.action.low, task.action.high))
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
@@ -75,17 +76,23 @@ class SimulationEnv(gymnasium.Env):
         self._bodies = BodyPoses(self._model)
 
     def _rebuild(self, model_xml: str) -> None:
-        """Compile another model, and forget where everything was."""
+        """Make the model what this XML compiles to, and forget where everything was."""
         if model_xml == self._model_xml:
+            self._bodies.put_back()
             return
         self.close_renderer()
         self._robosuite.hard_reset = True  # so that robosuite's sensors let go of the old model
         # As it was built, it is compiled from robosuite's own text: what MuJoCo saved is rounded.
         as_built = model_xml == self._built_xml
-        self._robosuite.reset_from_xml_string(self._robosuite.model.get_xml() if as_built else model_xml)
+        try:
+            self._robosuite.reset_from_xml_string(self._robosuite.model.get_xml() if as_built else model_xml)
+        except ValueError as error:
+            raise DatasetError(f"A demonstration's model_file cannot be compiled here: {error}") from error
         self._robosuite.hard_reset = False
         self._take_hold()
         self._model_xml = model_xml
+        if as_built:  # where robosuite's first reset put bodies is not in its text
+            self._bodies = self._built_bodies.in_another(self._model)
 
     def _space(self, key: str) -> gymnasium.spaces.Box:
         if key in self.task.low_dim:

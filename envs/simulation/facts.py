@@ -64,7 +64,7 @@ def ask_simulator(env_name: str, kwargs: Mapping[str, Any], source: str) -> Scen
             f"{', '.join(sorted(known))}."
         )
     try:
-        return _ask(env_name, json.dumps(kwargs, sort_keys=True))
+        return _ask(env_name, json.dumps(kwargs))  # the order of parts is that of the action
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = str(error) or type(error).__name__
         raise DatasetError(

@@ -55,11 +55,23 @@ def _size_of(model_xml: str) -> str:
 
 
 class BodyPoses:
-    """Where the bodies of one compiled model stood when it was compiled: robosuite moves some at a reset."""
+    """Where the bodies of one model stood when it was compiled; robosuite moves some, and hides geoms."""
 
     def __init__(self, model: MjModel) -> None:
         self._model = model
-        self._compiled = self._present()
+        self._compiled, self._colours = self._present(), model.geom_rgba.copy()
+
+    def in_another(self, model: MjModel) -> "BodyPoses":
+        """The same bodies in `model`, another compilation of the scene, moved to where they stood here."""
+        other = BodyPoses(model)
+        other._compiled, other._colours = self._compiled, self._colours
+        other.put_back()
+        return other
+
+    def put_back(self) -> None:
+        """Move every body to where it stood, and show what is hidden since."""
+        self._model.body_pos[:], self._model.body_quat[:] = self._compiled[:, :3], self._compiled[:, 3:]
+        self._model.geom_rgba[:] = self._colours
 
     def moved(self) -> dict[str, np.ndarray]:
         """Present position and quaternion, w first, `(7,)`, in the parent's frame, of bodies moved since."""

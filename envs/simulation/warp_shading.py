@@ -20,13 +20,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import uniform_filter1d
 
 from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
 
 _VISUAL_GROUP, _GLASS_GROUP = 1, 5  # robosuite draws group 1; of six groups, nothing else uses the last
-_DEFAULT_COLOUR = (0.5, 0.5, 0.5, 1.0)  # MuJoCo's for a geom without one: then its material's counts
-_POINT_LIGHT = 2
+_DEFAULT_COLOUR = np.array((0.5, 0.5, 0.5, 1.0), np.float32)  # of a geom without one: its material's counts
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,11 @@ class Shading:
         gloss: how much a highlight without a direction adds to a colour, per unit of its strength.
     """
 
-    exposure: float = 0.75
-    headlight: float = 0.62
-    ambient: float = 0.09
+    exposure: float = 0.62
+    headlight: float = 0.8
+    ambient: float = 0.12
     detail: float = 0.01
-    gloss: float = 1.0
+    gloss: float = 0.45
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,19 @@ def shade(model: MjModel, shading: Shading | None = None) -> ShadedModel:
             texels = _texels(host, texture)
             texels[...] = np.rint(255 * _linear(texels / 255.0))
     materials = [_material(host, geom, shading) for geom in range(model.ngeom)]
-    smoothing: dict[int, float] = {}  # the least that any of its geoms asks for, in texels
+    smoothing: dict[int, int] = {}  # the least that any of its geoms asks for, in texels
     for geom, material in enumerate(materials):
         if model.geom_group[geom] == _VISUAL_GROUP and material.colour[3] < 1:
             host.geom_group[geom] = _GLASS_GROUP
         if material.texture >= 0:
-            smoothing[material.texture] = min(material.smoothing, smoothing.get(material.texture, math.inf))
+            known = smoothing.get(material.texture, material.smoothing)
+            smoothing[material.texture] = min(material.smoothing, known)
     for texture, texels in smoothing.items():
         image = _texels(host, texture)
-        image[...] = uniform_filter(image.astype(np.float32), (texels, texels, 0), mode="wrap")
+        smooth = image.astype(np.float32)
+        for axis in (0, 1):
+            smooth = uniform_filter1d(smooth, texels, axis, mode="wrap")
+        image[...] = np.rint(smooth)
     colours = np.array([material.colour for material in materials], np.float32)
     colours[:, :3] *= shading.exposure
     glass = host.geom_group == _GLASS_GROUP
@@ -114,7 +117,7 @@ def shade(model: MjModel, shading: Shading | None = None) -> ShadedModel:
         "mat_rgba": colours[None],
         "mat_texid": textures,
         "mat_texrepeat": np.array([material.repeat for material in materials], np.float32)[None],
-        "light_type": np.append(model.light_type, [_POINT_LIGHT] * 7).astype(np.int32)[None],
+        "light_type": np.array([[*model.light_type, *[mujoco.mjtLightType.mjLIGHT_POINT] * 7]], np.int32),
         "light_active": np.ones((1, lights), bool),
         "light_castshadow": np.zeros((1, lights), bool),
     }
@@ -149,7 +152,7 @@ def _material(model: MjModel, geom: int, shading: Shading) -> _Material:
     if number < 0:
         return _Material(own)
     # A geom's own colour counts where it was given one.
-    colour = own if not np.array_equal(own, np.float32(_DEFAULT_COLOUR)) else model.mat_rgba[number].copy()
+    colour = own if not np.array_equal(own, _DEFAULT_COLOUR) else model.mat_rgba[number].copy()
     gloss = shading.gloss * model.mat_specular[number] * (model.mat_shininess[number] == 0)
     texture = int(model.mat_texid[number, int(mujoco.mjtTextureRole.mjTEXROLE_RGB)])
     if texture < 0:

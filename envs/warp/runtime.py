@@ -78,28 +78,28 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return torch.device("cuda", index)
 
 
-def check_memory(needed: int, num_worlds: int, device: torch.device) -> None:
+def check_memory(fixed: int, per_world: int, num_worlds: int, device: torch.device) -> None:
     """Refuse more worlds than fit, before anything is allocated.
 
     Args:
-        needed: bytes that all worlds take.
+        fixed, per_world: bytes that are taken once, and by each world.
         num_worlds: how many they are.
         device: where they are to lie.
 
     Raises:
         WarpError: it does not fit; the message says how many worlds would.
     """
-    free = _free_memory(device)
+    free, needed = _free_memory(device), fixed + num_worlds * per_world
     if needed <= free:
         return
     raise WarpError(
         f"{num_worlds} worlds need about {needed / 2**30:.1f} GiB, and {device} has {free / 2**30:.1f} GiB "
-        f"free: take at most {int(num_worlds * free / needed)} worlds."
+        f"free: take at most {max(0, (free - fixed) // per_world)} worlds."
     )
 
 
 def _free_memory(device: torch.device) -> int:
-    """Bytes free; 0 where nobody knows is never returned, so that it cannot refuse what would fit."""
+    """Bytes free; where nobody knows, a number that refuses nothing."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -102,8 +102,8 @@ class WarpTask(gymnasium.vector.VectorEnv):
         self.export.check_fits(self.task)
         check_keys(self.task, self.export, self.obs_keys)
         capacity = capacity or CAPACITIES[self.task.env_name]
-        needed = memory_needed(self.export.mujoco_model(), num_worlds, capacity)
-        check_memory(needed, num_worlds, self.device)
+        memory = memory_needed(self.export.mujoco_model(), capacity)
+        check_memory(memory.fixed, memory.per_world, num_worlds, self.device)
         # Only now, with versions and device checked, the modules that import Warp.
         from fibo_robot.envs.warp import guard
         from fibo_robot.envs.warp.physics.worlds import Physics
@@ -155,10 +155,10 @@ class WarpTask(gymnasium.vector.VectorEnv):
             raise WarpError(f"Batched worlds have no reset options; {', '.join(options)} given.")
         count = self.num_worlds if worlds is None else len(worlds)
         if seed is None:
-            seed = self.np_random.integers(2**31, size=count).tolist()
-        elif isinstance(seed, int):
-            seed = list(range(seed, seed + count))
-        self.start(seed, worlds)
+            seeds: Sequence[int] = self.np_random.integers(2**31, size=count).tolist()
+        else:
+            seeds = range(seed, seed + count) if isinstance(seed, int) else seed
+        self.start(seeds, worlds)
         return self.observe(), self.info()
 
     def start(self, seeds: Sequence[int], worlds: Sequence[int] | None = None) -> None:

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from fibo_robot.attention.angular import (
     CONSTANT_TERMS,
-    NORM_EPSILON,
     ConstantTerm,
     castling_inference,
     linear_angular,
     strongest_softmax,
     threshold_of_mass,
 )
+from fibo_robot.attention.angular_training import directions
 from fibo_robot.attention.checks import require_choice
 from fibo_robot.attention.controls import RULES, ControlRule, rule_offsets
 from fibo_robot.attention.diagonal import MASK_MODES, MaskMode, diagonal_attention
@@ -284,16 +284,16 @@ class AngularCore(AttentionCore):
             if self.options.dwconv == "tokens":
                 return castling_inference(q, k, v, self.options.const_term, self.dwconv.weight.flatten(1))
             return castling_inference(q, k, v, self.options.const_term) + self._convolve(v)
-        out = linear_angular(q, k, v, self.options.const_term)
+        extra = None
         if branch_runs:
             factor: float = self.head_dim**-0.5 if scale is None else scale
             threshold = self.options.threshold
             if threshold is None:
                 threshold = threshold_of_mass(q, k, self.options.branch_mass, factor)
             branch, passed = strongest_softmax(q, k, v, threshold=threshold, scale=factor)
-            out = out + self.branch_scale.to(branch.dtype) * branch
+            extra = self.branch_scale.to(branch.dtype) * branch
             self.mass_passed.copy_(passed)
-        return F.normalize(out, dim=-1, eps=NORM_EPSILON) + self._convolve(v)
+        return directions(q, k, v, extra, self.options.const_term) + self._convolve(v)
 
     def weigh(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return linear_angular(q, k, v, self.options.const_term)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from fibo_robot.cli.json_result import JsonFile, write_result
+from fibo_robot.errors import FiboError
 from fibo_robot.progress import progress_bar
 
 Output = Annotated[Path, typer.Option("--output", help="HDF5 file to make.")]
@@ -68,6 +69,9 @@ def convert(
     from fibo_robot.envs.demonstrations.convert import convert_demonstrations
 
     if raw.is_dir() or output.suffix not in (".hdf5", ".h5"):
+        from fibo_robot.extras import require
+
+        require("pyarrow", extra="parquet", purpose="LeRobot's data set format")
         from fibo_robot.envs.demonstrations.lerobot.to_hdf5 import lerobot_to_hdf5
         from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
 
@@ -110,16 +114,22 @@ def replay(
     with progress_bar(f"Replaying {path.name}") as progress:
         done = replay_demonstrations(path, by, workers, progress)
     result = done.to_dict()
-    if by == "actions" and json_file is None:
-        json_file = str(path.with_suffix(".replay.json"))
-    if json_file is not None:
-        write_result(json_file, result)
     if json_file == "-":
+        write_result(json_file, result)
         return
     note = f" Failed: {', '.join(result['failed'])}." if result["failed"] else ""
     drift = result["max_object_drift"]
     off = "" if drift is None else f" The object was off by at most {100 * drift:.2f} cm."
     typer.echo(f"{path}: {done.successes} of {len(done.demos)} replays by {by} end in success.{note}{off}")
+    if by == "actions" and json_file is None:
+        json_file = str(path.with_suffix(".replay.json"))
+    if json_file is not None:
+        try:
+            write_result(json_file, result)
+        except OSError as error:
+            raise FiboError(
+                f"The result cannot be kept at {json_file} ({error.strerror or error}); give another --json."
+            ) from error
 
 
 def _compare_engines(path: Path, device: str, json_file: str | None) -> None:
@@ -135,19 +145,25 @@ def _compare_engines(path: Path, device: str, json_file: str | None) -> None:
 
 def skills(
     output: Annotated[Path, typer.Option("--output", help="Folder for the clips and clips.csv.")],
-    clips_per_class: Annotated[int, typer.Option("--clips-per-class", min=4, help="Clips of each.")] = 24,
+    episodes_per_class: Annotated[
+        int, typer.Option("--episodes-per-class", min=4, help="Motions of each; every fourth is for testing.")
+    ] = 24,
     workers: Workers = 2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode.")] = 0,
     image_size: Annotated[int, typer.Option("--image-size", help="Pixels of a frame's side, even.")] = 96,
     renderer: Renderer = "auto",
 ) -> None:
-    """Record short clips of robot skills, each the reverse of another; every fourth is for testing."""
+    """Record short clips of robot skills, each the reverse of another.
+
+    An episode for training gives a clip forwards and one backwards, for the opposite skill; one for testing
+    gives one clip.
+    """
     from fibo_robot.envs.demonstrations.skills import SKILLS, record_skills
 
     with progress_bar("Recording skills") as progress:
-        table = record_skills(output, clips_per_class, seed, image_size, renderer, workers, progress)
+        table = record_skills(output, episodes_per_class, seed, image_size, renderer, workers, progress)
     labels = ", ".join(skill.label for skill in SKILLS)
-    typer.echo(f"{table}: {clips_per_class * len(SKILLS)} clips of {labels}.")
+    typer.echo(f"{table}: clips of {labels} from {episodes_per_class * len(SKILLS)} episodes.")
 
 
 def info(

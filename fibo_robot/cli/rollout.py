@@ -1,15 +1,19 @@
 """`fibo rollout`: evaluate a trained policy in the simulator."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from fibo_robot.errors import FiboError
 
 if TYPE_CHECKING:
     from fibo_robot.envs.results.evaluation import Evaluation
     from fibo_robot.envs.rollouts.engine import Engine
     from fibo_robot.envs.rollouts.worker_engine import EngineName
     from fibo_robot.envs.tasks import Task
+    from fibo_robot.policies.adapters.robomimic_checkpoint import RobomimicPolicy
+    from fibo_robot.policies.models.base import ChunkPolicy
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def rollout(
-    checkpoint: Annotated[Path, typer.Argument(help="Run directory, or hf:owner/name on the Hub.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Run directory, hf:owner/name on the Hub, or robomimic's .pth.")
+    ],
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="How many; one seed each.")] = 50,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Simulators side by side.")] = 2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode.")] = 100_000,
@@ -52,19 +58,24 @@ def rollout(
     check_demos: Annotated[
         Path | None, typer.Option("--check-demos", help="First replay these demonstrations here.")
     ] = None,
+    last: Annotated[
+        int | None,
+        typer.Option("--last", min=2, help="Evaluate the last so many kept checkpoints; report their mean."),
+    ] = None,
 ) -> None:
     """Roll a policy out on fresh seeds: success rate with interval, eval.json, videos, report.html."""
     import torch
 
     from fibo_robot.envs.results.attention_overlay import image_encoders
     from fibo_robot.envs.results.attention_videos import record_attention
+    from fibo_robot.envs.results.last_checkpoints import LastCheckpoints
     from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
     from fibo_robot.envs.rollouts.api import rollout as run
-    from fibo_robot.envs.tasks import get_task, task_from_dict
+    from fibo_robot.envs.tasks import Task as SimulatorTask
+    from fibo_robot.extras import MissingExtraError
     from fibo_robot.hub.source import results_folder
-    from fibo_robot.policies import load_policy
-    from fibo_robot.training.checkpoint import load_checkpoint
+    from fibo_robot.training.checkpoint import last_checkpoints
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -75,44 +86,87 @@ def rollout(
     if engine == "warp" or worlds is not None:
         worlds = min(worlds or (1024 if device.startswith("cuda") else 16), episodes)
     player, holder = _choose_engine(engine, worlds, device, workers)
-    policy = load_policy(checkpoint, device=holder)
+    if output is None:
+        output = (
+            checkpoint.with_name(f"{checkpoint.stem}_rollouts")
+            if checkpoint.is_file()
+            else results_folder(checkpoint) / "rollouts"
+        )
+    notes: list[str] = []
+
+    def evaluate(run_dir: Path, target: Path) -> "Evaluation":
+        policy, task, info, training = _load(run_dir, holder, other_task)
+        if check_demos is not None and not notes:
+            notes.append(_check_demonstrations(check_demos, task, workers))
+        if engine == "warp" and isinstance(task, SimulatorTask):
+            _find_starts(task, range(seed, seed + episodes))
+        try:
+            evaluation = run(
+                policy,
+                task,
+                range(seed, seed + episodes),
+                workers,
+                output=target,
+                resume=resume,
+                videos=videos,
+                batch_size=batch_size or (1 if device == "cpu" else worlds or 16),
+                success_hold=None if full_horizon else SUCCESS_HOLD,
+                engine=player,
+                allow_other_task=other_task is not None,
+                policy_info={"device": torch.device(device).type, **info},
+                notes=notes,
+                training=training,
+            )
+        except KeyboardInterrupt:
+            typer.echo(
+                f"fibo: interrupted; finished episodes are kept in {target}. Go on with --resume.", err=True
+            )
+            raise typer.Exit(130) from None
+        _print(evaluation)
+        # The result is safe by now: a video that cannot be written is missing from the report, which says so.
+        problems = write_videos_grid(evaluation, target)
+        attention = None
+        if videos and image_encoders(policy):
+            try:
+                attention, missing = record_attention(policy, task, evaluation, target)
+                problems += missing
+            except MissingExtraError as error:  # it is watched in a single world, and this machine has none
+                problems.append(f"The attention could not be watched: {error}")
+        report = write_evaluation_report(evaluation, target, attention, problems)
+        typer.echo(f"result: {target / 'eval.json'}\nreport: {report}")
+        return evaluation
+
+    if last is None:
+        evaluate(checkpoint, output)
+        return
+    evaluations: dict[str, Evaluation] = {}
+    for folder in last_checkpoints(checkpoint, last):
+        typer.echo(folder.name)
+        evaluations[folder.name] = evaluate(folder, output / folder.name)
+    found = LastCheckpoints.of(evaluations)
+    typer.echo(f"{found.to_text()}\nresult: {found.save(output)}")
+
+
+def _load(
+    checkpoint: Path, device: str, other_task: str | None
+) -> "tuple[ChunkPolicy | RobomimicPolicy, Task, dict[str, Any], dict[str, Any]]":
+    """The policy of a checkpoint, what to judge it on, and what to record of it and of its training."""
+    from fibo_robot.envs.tasks import get_task, task_from_dict
+    from fibo_robot.policies.load import load_policy, policy_checkpoint
+
+    if checkpoint.suffix == ".pth":
+        from fibo_robot.policies.adapters.robomimic_checkpoint import load_robomimic_policy
+
+        policy = load_robomimic_policy(checkpoint, device)
+        info: dict[str, Any] = {"checkpoint": checkpoint.name}
+        training: dict[str, Any] = {}
+    else:
+        policy, saved = load_policy(checkpoint, device=device), policy_checkpoint(checkpoint)
+        info, training = saved.describe(), saved.training()
+    if other_task is None and "task" not in policy.meta:
+        raise FiboError(f"{checkpoint} does not say which task it is for: name one with --other-task.")
     task = task_from_dict(policy.meta["task"]) if other_task is None else get_task(other_task)
-    output = output or results_folder(checkpoint) / "rollouts"
-    saved = load_checkpoint(checkpoint)
-    notes = [] if check_demos is None else [_check_demonstrations(check_demos, task, workers)]
-    if engine == "warp":
-        _find_starts(task, range(seed, seed + episodes))
-    try:
-        evaluation = run(
-            policy,
-            task,
-            range(seed, seed + episodes),
-            workers,
-            output=output,
-            resume=resume,
-            videos=videos,
-            batch_size=batch_size or (1 if device == "cpu" else worlds or 16),
-            success_hold=None if full_horizon else SUCCESS_HOLD,
-            engine=player,
-            allow_other_task=other_task is not None,
-            policy_info={"device": torch.device(device).type, **saved.describe()},
-            notes=notes,
-            training=saved.training(),
-        )
-    except KeyboardInterrupt:
-        typer.echo(
-            f"fibo: interrupted; finished episodes are kept in {output}. Go on with --resume.", err=True
-        )
-        raise typer.Exit(130) from None
-    _print(evaluation)
-    # The result is safe by now: a video that cannot be written is missing from the report, and named there.
-    problems = write_videos_grid(evaluation, output)
-    attention = None
-    if videos and image_encoders(policy):
-        attention, missing = record_attention(policy, task, evaluation, output)
-        problems += missing
-    report = write_evaluation_report(evaluation, output, attention, problems)
-    typer.echo(f"result: {output / 'eval.json'}\nreport: {report}")
+    return policy, task, info, training
 
 
 def _choose_engine(

@@ -168,11 +168,10 @@ def _of_video_test(values: dict[str, Any], path: Path) -> Iterator[_Result]:
 
 def _origin(checkpoint: Checkpoint) -> str:
     meta = checkpoint.meta
+    known = ("name", "protocol", "demos", "train_clips", "valid_clips", "sha256")
     dataset = meta.get("dataset", {})
     facts = {
-        "data": ", ".join(
-            f"{key} {dataset[key]}" for key in ("name", "demos", "clips", "sha256") if key in dataset
-        ),
+        "data": ", ".join(f"{key} {dataset[key]}" for key in known if dataset.get(key) is not None),
         "steps": meta.get("step"),
         "fibo_robot": meta.get("fibo_robot"),
         "source revision": meta.get("git_revision"),

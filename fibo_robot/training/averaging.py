@@ -1,8 +1,9 @@
 """The moving average of the weights, which a run validates and saves."""
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -31,3 +32,15 @@ class MovingAverage(WeightAveraging):
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
         get_ema_multi_avg_fn(ema_decay_at(int(updates), self.decay))(averaged, current, updates)
+
+    @property
+    def average(self) -> nn.Module | None:
+        """The training module with averaged weights; None before training."""
+        return None if self._average_model is None else self._average_model.module
+
+
+def module_to_save(trainer: pl.Trainer, module: pl.LightningModule) -> nn.Module:
+    """The training module whose weights a checkpoint written now would hold: averaged where there is one."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    averages = (callback.average for callback in callbacks if isinstance(callback, MovingAverage))
+    return next((average for average in averages if average is not None), module)

@@ -1,5 +1,6 @@
 """Callbacks every run has: the checkpoint directory, the history of metrics, a line per epoch."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,20 @@ class CheckpointDirectory(Checkpoint):
     """Writes the checkpoint directory at the end of every `every_n_epochs`-th epoch, and of the last.
 
     `model.safetensors` holds the averaged weights where weight averaging is on: it is written from the
-    very state that trainer.ckpt records.
+    very state that trainer.ckpt records. The last `keep_last` of them also stay as `checkpoints/epoch_N/`, so
+    that a result can be the mean of several: one checkpoint's success is partly the luck of its moment.
     """
 
     def __init__(
-        self, directory: Path, config: dict[str, Any], meta: dict[str, Any], every_n_epochs: int = 1
+        self,
+        directory: Path,
+        config: dict[str, Any],
+        meta: dict[str, Any],
+        every_n_epochs: int = 1,
+        keep_last: int = 0,
     ) -> None:
         self.directory, self.config, self.meta, self.every_n_epochs = directory, config, meta, every_n_epochs
+        self.keep_last = keep_last
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         done = trainer.current_epoch + 1
@@ -42,6 +50,11 @@ class CheckpointDirectory(Checkpoint):
         }
         meta = {**self.meta, **pl_module.checkpoint_meta(), "epoch": done, "step": trainer.global_step}
         checkpoint.save_checkpoint(self.directory, weights, self.config, meta)
+        if self.keep_last:
+            kept = checkpoint.epoch_folder(self.directory, done)
+            checkpoint.save_checkpoint(kept, weights, self.config, meta)
+            for older in checkpoint.kept_checkpoints(self.directory)[: -self.keep_last]:
+                shutil.rmtree(older)
         partial.replace(self.directory / checkpoint.TRAINER)
 
 

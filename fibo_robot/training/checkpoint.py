@@ -5,6 +5,7 @@
     meta.json           shape_meta or labels, versions, dataset hash, git revision, ...
     trainer.ckpt        optimiser and loop state; read only to resume training, with weights_only
     history.json        the metrics of every epoch, kept by the trainer beside these; loading needs none of it
+    checkpoints/        where `trainer.keep_last` asks for them, the last ones as directories of their own
 
 Each file is replaced atomically, trainer.ckpt last, so a kill at any moment leaves a loadable directory.
 """
@@ -32,6 +33,7 @@ from fibo_robot.hub.source import local_folder, name_of
 FORMAT_VERSION = 1
 CONFIG, MODEL, META, TRAINER = "config.yaml", "model.safetensors", "meta.json", "trainer.ckpt"
 HISTORY = "history.json"
+CHECKPOINTS = "checkpoints"
 RECORDED_PACKAGES = ("torch", "timm", "lightning", "mujoco", "robosuite", "robomimic", "numpy")
 # A model may act differently under another version of these: loading warns.
 BEHAVIOUR_PACKAGES = ("mujoco", "robosuite")
@@ -156,6 +158,31 @@ def state_digest(state_dict: Mapping[str, Any]) -> str:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def epoch_folder(directory: Path, epoch: int) -> Path:
+    """Where a run keeps the checkpoint of an epoch, from 1, beside the latest."""
+    return directory / CHECKPOINTS / f"epoch_{epoch:05d}"
+
+
+def kept_checkpoints(directory: Path) -> list[Path]:
+    """The complete checkpoints that a run has kept, in the order of their epochs."""
+    return sorted(path.parent for path in (directory / CHECKPOINTS).glob(f"epoch_*/{MODEL}"))
+
+
+def last_checkpoints(directory: Path, count: int) -> list[Path]:
+    """The last so many checkpoints of a run, in the order of their epochs.
+
+    Raises:
+        CheckpointError: the run has kept fewer.
+    """
+    kept = kept_checkpoints(directory)
+    if len(kept) < count:
+        raise CheckpointError(
+            f"{directory} has kept {len(kept)} checkpoints, not {count}. Train with "
+            f"trainer.keep_last={count} or more, or ask for fewer."
+        )
+    return kept[-count:]
 
 
 def version_differences(meta: Mapping[str, Any]) -> list[str]:

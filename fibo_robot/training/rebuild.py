@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from fibo_robot.hub.source import is_on_hub
 from fibo_robot.plugins import is_registered
 from fibo_robot.training.build import build
 from fibo_robot.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
@@ -35,7 +36,7 @@ def rebuild(checkpoint: Checkpoint, node: str, **given: Any) -> Any:
 
 
 def load_model(
-    source: Path | str,
+    source: Path | str | Checkpoint,
     kind: str,
     node: str,
     model_type: type[Model],
@@ -44,7 +45,7 @@ def load_model(
     """A trained model in evaluation mode, and the checkpoint it came from.
 
     Args:
-        source: the run directory, or `hf:owner/name` on the Hub.
+        source: the run directory, or `hf:owner/name` on the Hub; or what was read from one.
         kind: what it must hold, `policy` or `classifier`.
         node: dotted path of the model in its config.
         model_type: what the config must build.
@@ -54,20 +55,21 @@ def load_model(
         CheckpointError: the directory is not a complete checkpoint of this `kind`, or its weights do not fit.
         HubError: the Hub does not give it.
     """
-    checkpoint = load_checkpoint(source)
+    checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
+    called = checkpoint.name if is_on_hub(checkpoint.name) else checkpoint.directory
     found = checkpoint.meta.get("kind", "nothing known")
     if found != kind:
-        raise CheckpointError(f"{source} holds a {found}, not a {kind}. Give a {kind}'s run directory.")
+        raise CheckpointError(f"{called} holds a {found}, not a {kind}. Give a {kind}'s run directory.")
     model = rebuild(checkpoint, node, **{name: read(checkpoint.meta) for name, read in given.items()})
     if not isinstance(model, model_type):
         raise CheckpointError(
-            f"{source} describes a {type(model).__name__} where a {kind} should be. Train it again."
+            f"{called} describes a {type(model).__name__} where a {kind} should be. Train it again."
         )
     try:
         model.load_state_dict(checkpoint.state_dict)
     except RuntimeError as error:
         reason = " ".join(str(error).split()[:40])
-        raise CheckpointError(f"The weights in {source} do not fit its config: {reason}") from error
+        raise CheckpointError(f"The weights in {called} do not fit its config: {reason}") from error
     return model.eval(), checkpoint
 
 

@@ -13,8 +13,8 @@ from fibo_robot.training.config import leaves
 
 # Groups and keys without influence on the result. Data may lie elsewhere: their content is compared. Batches
 # are a function of seed and step, whatever the number of loader processes and wherever pictures are kept.
-FREE_GROUPS = {"logger", "run_dir", "debug"}
-FREE_KEYS = {"data.path", "data.num_workers", "data.cache_gb"}
+FREE_GROUPS = {"logger", "run_dir", "debug", "rollouts"}
+FREE_KEYS = {"data.path", "data.num_workers", "data.cache_gb", "trainer.keep_last"}
 MAX_EPOCHS = "trainer.max_epochs"
 # Learning rates that do not depend on when training ends.
 ENDLESS_SCHEDULES = {"constant", "constant_with_warmup"}

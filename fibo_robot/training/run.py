@@ -116,10 +116,13 @@ def _trainer(
     config: DictConfig, run_dir: Path, resolved: dict[str, Any], meta: dict[str, Any], *, has_castling: bool
 ) -> pl.Trainer:
     options = dict(resolved["trainer"])
-    every, decay, castling_end = (
-        options.pop(key) for key in ("checkpoint_every_n_epochs", "ema_decay", "castling_end")
+    every, keep_last, decay, castling_end = (
+        options.pop(key) for key in ("checkpoint_every_n_epochs", "keep_last", "ema_decay", "castling_end")
     )
-    callbacks: list[pl.Callback] = [History(run_dir), CheckpointDirectory(run_dir, resolved, meta, every)]
+    rollouts = config.get("rollouts")
+    # First, so that the history and the checkpoint of an epoch know what it did.
+    callbacks: list[pl.Callback] = [] if rollouts is None else [build(rollouts, run_dir=run_dir)]
+    callbacks += [History(run_dir), CheckpointDirectory(run_dir, resolved, meta, every, keep_last)]
     if has_castling:
         callbacks.append(CastlingSchedule(castling_end))
     if decay is not None:

@@ -1,5 +1,6 @@
 """Hydra's multirun: `fibo train -m key=a,b,c ...`, with whichever launcher the config chooses."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -8,15 +9,18 @@ from datetime import datetime
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from fibo_robot.files import write_json
+from fibo_robot.training.checkpoint import HISTORY
 from fibo_robot.training.config import ConfigError, explain, offer_plugins
 from fibo_robot.training.run import train
 
-FOLDER = "hydra.sweep.dir"
+FOLDER, SWEEP = "hydra.sweep.dir", "sweep.json"
 
 
 def sweep(overrides: Sequence[str]) -> Path:
@@ -24,6 +28,8 @@ def sweep(overrides: Sequence[str]) -> Path:
 
     Without `hydra.sweep.dir=FOLDER` that is `multirun/DATE/TIME`. The run directories are named by the number
     of their combination, or as `hydra.sweep.subdir` says. A combination that fails does not stop the others.
+
+    Ends in a comparison of the runs, on the screen and in `sweep.json`: the last metrics of each.
 
     Raises:
         ConfigError: the overrides name something unknown, or give a run directory.
@@ -52,7 +58,30 @@ def sweep(overrides: Sequence[str]) -> Path:
         raise ConfigError(
             explain(error, [key for key in overrides if key not in ("-m", "--multirun")])
         ) from error
+    finally:
+        _compare(Path(folder))
     return Path(folder)
+
+
+def _compare(folder: Path) -> None:
+    """Show and keep the last metrics of every run below a sweep's folder; those that failed have none."""
+    rows = []
+    for history in sorted(folder.glob(f"**/{HISTORY}")):
+        metrics = json.loads(history.read_text(encoding="utf-8"))[-1]
+        overrides = yaml.safe_load((history.parent / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+        rows.append({"run": str(history.parent.relative_to(folder)), "overrides": overrides, **metrics})
+    if not rows:
+        return
+    write_json(folder / SWEEP, rows)
+    differing = [text for text in rows[0]["overrides"] if any(text not in row["overrides"] for row in rows)]
+    varied = {text.split("=", 1)[0] for text in differing}
+    for row in rows:
+        chosen = " ".join(text for text in row["overrides"] if text.split("=", 1)[0] in varied)
+        metrics = "  ".join(
+            f"{name} {row[name]:.4g}" for name in row if "/" in name and row[name] is not None
+        )
+        print(f"{row['run']}  {chosen}  {metrics}".replace("    ", "  "), flush=True)
+    print(f"{len(rows)} runs: {folder / SWEEP}", flush=True)
 
 
 @contextmanager

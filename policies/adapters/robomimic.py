@@ -7,7 +7,13 @@ robomimic looks a backbone's class name up in the module `robomimic.models.obs_c
     "core_kwargs": {"backbone_class": "FiboBackbone",
                     "backbone_kwargs": {"image_size": 76, "attention": "fibottention"},
                     "pool_class": null, "feature_dimension": 64}
+
+and robomimic's own training script, started through this module, trains it:
+
+    python -m fibo_robot.policies.adapters.robomimic --config bc.json --dataset demos.hdf5
 """
+
+import runpy
 
 from robomimic.models import obs_core
 from robomimic.models.base_nets import ConvBase
@@ -52,3 +58,8 @@ class FiboBackbone(ConvBase):
 def register_backbone() -> None:
     """Make `FiboBackbone` known to robomimic's VisualCore."""
     obs_core.FiboBackbone = FiboBackbone  # pyright: ignore[reportAttributeAccessIssue]  (looked up there by name)
+
+
+if __name__ == "__main__":
+    register_backbone()
+    runpy.run_module("robomimic.scripts.train", run_name="__main__")

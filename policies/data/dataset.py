@@ -71,7 +71,7 @@ class DemonstrationDataset(Dataset[Batch]):
     ) -> None:
         if window not in get_args(Window):
             raise DatasetError(f"A sample's window must be past or sequence, not {window!r}.")
-        self.shape_meta, self.window, self._source = shape_meta, window, source
+        self.shape_meta, self.window, self.source = shape_meta, window, source
         demos = source.demos if filter_key is None else source.mask(filter_key)
         self.demos = list(demos[:max_demos])
         if not self.demos:
@@ -80,7 +80,7 @@ class DemonstrationDataset(Dataset[Batch]):
         self._read(action_key, cache_bytes)
 
     def _read(self, action_key: str, cache_bytes: int) -> None:
-        source, spec = self._source, self.shape_meta.action
+        source, spec = self.source, self.shape_meta.action
         actions = [source.actions(demo, action_key) for demo in self.demos]
         hands = [self._vectors(demo, _HAND) for demo in self.demos] if _HAND in source.obs_keys else None
         parts = {"actions": check_actions(self.demos, actions, spec, source.name, hands)}
@@ -108,21 +108,21 @@ class DemonstrationDataset(Dataset[Batch]):
                 pictures.load()
 
     def _vectors(self, demo: str, key: str) -> np.ndarray:
-        values = self._source.vectors(demo, key)
-        check_finite(values, key, demo, self._source.name)
+        values = self.source.vectors(demo, key)
+        check_finite(values, key, demo, self.source.name)
         return values
 
     def _picture_shape(self, key: str) -> tuple[int, ...]:
         """Shape `(H, W, 3)` of a camera's pictures, the same in all demonstrations."""
         channels, height, width = self.shape_meta.obs[key].shape
         for demo in self.demos:
-            self._check_shape(key, demo, self._source.picture_shape(demo, key), (height, width, channels))
+            self._check_shape(key, demo, self.source.picture_shape(demo, key), (height, width, channels))
         return height, width, channels
 
     def _check_shape(self, key: str, demo: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
         if found != wanted:
             raise DatasetError(
-                f"{demo} of {self._source.name}: '{key}' has shape {found}, the task wants {wanted}. "
+                f"{demo} of {self.source.name}: '{key}' has shape {found}, the task wants {wanted}. "
                 "Record or convert the demonstrations with the task's settings."
             )
 

@@ -1,8 +1,8 @@
 """A robomimic HDF5 file as a source of demonstrations; pictures are read in short runs, in any process.
 
-What a read of a few pictures costs is hardly their bytes but HDF5's way to them. An array that lies in the file
-in one piece, as robomimic writes it by default, is read by the operating system alone, at the place that HDF5
-names once. A chunked or compressed one goes through HDF5, with a bounded number of arrays held open.
+What a read of a few pictures costs is hardly their bytes but HDF5's way to them. An array that lies in the
+file in one piece, as robomimic writes it by default, is read by the operating system alone, at the place that
+HDF5 names once. A chunked or compressed one goes through HDF5, with a bounded number of arrays held open.
 """
 
 import os
@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from fibo_robot.envs.controllers import composite_controller
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile, dataset_hash
-from fibo_robot.envs.robomimic_metadata import composite_controller
 from fibo_robot.envs.tasks import Task
 
 # An open array takes about 25 kB for the index of its chunks; opening one takes as long as reading a picture.
@@ -58,7 +58,7 @@ class Hdf5Source:
         """The task that was demonstrated; refused where the file tells of its controller in two ways."""
         task = self._file.task()
         given = self._file.env_args.get("env_kwargs", {}).get("controller_configs")
-        if given and composite_controller(given, self.name) != task.controller:
+        if given and composite_controller(given, task.robots, self.name) != task.controller:
             raise DatasetError(
                 f"The env_args of {self.name} name two controllers: env_kwargs.controller_configs and "
                 "fibo_robot.task.controller differ. Make both say what the demonstrations were recorded with."
@@ -100,7 +100,7 @@ class Hdf5Source:
                 into[:] = place[first : first + len(into)]
                 return
             # Reads at a place leave the descriptor's position alone, which others may share.
-            read = os.preadv(self._file.descriptor(), [into], place + first * into[0].nbytes)
+            read = os.preadv(self._file.descriptor(), [into.data], place + first * into[0].nbytes)
         except OSError as error:
             raise DatasetError(f"obs/{key} of {demo} in {self.name} cannot be read: {error}") from error
         if read != into.nbytes:

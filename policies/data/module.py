@@ -10,9 +10,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError
+from fibo_robot.envs.demonstrations.lerobot.layout import is_lerobot
+from fibo_robot.extras import require
 from fibo_robot.interfaces import Window
 from fibo_robot.policies.data.dataset import Batch, DemonstrationDataset
 from fibo_robot.policies.data.hdf5 import Hdf5Source
+from fibo_robot.policies.data.source import DemonstrationSource
 from fibo_robot.policies.models.base import ChunkPolicy
 from fibo_robot.policies.module import BehaviourCloningModule
 from fibo_robot.training.module import OptimizerConfig
@@ -26,7 +29,8 @@ class DemonstrationData(pl.LightningDataModule):
     evaluated on what it was trained on.
 
     Args:
-        path: robomimic-format HDF5 with observations.
+        path: robomimic-format HDF5 with observations, or the folder of a dataset in LeRobot's format v3 that
+            was converted from one.
         obs_keys: the observation keys that the policy sees; None means the task's own default.
         n_obs_steps, action_horizon, n_action_steps: see ShapeMeta.
         batch_size: samples per step and process.
@@ -87,7 +91,7 @@ class DemonstrationData(pl.LightningDataModule):
         if self.train is not None:
             return
         # One process of the run looks into every demonstration: the others start with the same file.
-        self.source = Hdf5Source(self.path, checked=getattr(rank_zero_only, "rank", 0) != 0)
+        self.source = _open(self.path, checked=getattr(rank_zero_only, "rank", 0) != 0)
         self.task = self.source.task()
         self.shape_meta = self.task.shape_meta(obs_keys=self.obs_keys, **self.horizons)
         room = round(self.cache_gb * 1e9)
@@ -159,3 +163,13 @@ class DemonstrationData(pl.LightningDataModule):
 
 def _as_is(batch: Any) -> Any:
     return batch
+
+
+def _open(path: Path, checked: bool) -> DemonstrationSource:
+    """The demonstrations at a path; `checked` where another process of this run looks into all of them."""
+    if not is_lerobot(path):
+        return Hdf5Source(path, checked=checked)
+    require("pyarrow", extra="parquet", purpose="LeRobot's data set format")
+    from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder
+
+    return LeRobotFolder(path)

@@ -69,7 +69,7 @@ class Pictures:
         demos = np.searchsorted(self._starts, rows, side="right") - 1
         breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(demos) != 0)) + 1
         for begin, end in zip([0, *breaks], [*breaks, len(rows)]):
-            demo = demos[begin]
+            demo = int(demos[begin])
             first = int(rows[begin] - self._starts[demo])
             self.source.read_pictures(self.demos[demo], self.key, first, pictures[begin:end])
         return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()

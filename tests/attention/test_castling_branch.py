@@ -26,10 +26,10 @@ def softmax(q: Tensor, k: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("mass", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("sharpness", [0.05, 1.0, 3.0])
+@pytest.mark.parametrize("sharpness", [0.05, 0.5, 1.5])
 def test_each_heads_strongest_weights_carry_the_mass(mass, sharpness):
     """With every query sampled, dropping one more weight would leave less than the mass."""
-    q, k, _ = qkv(8, 3, 8, sharpness)
+    q, k, _ = qkv(4, 3, 8, sharpness)
     weights = softmax(q, k)
     kept = weights * (weights > threshold_of_mass(q, k, mass, SCALE)[:, None, None] / 8)
     share = kept.sum((0, 2, 3)) / weights.sum((0, 2, 3))

@@ -273,8 +273,8 @@ def test_branch_gradient_equals_the_dense_formula():
 
 def test_branch_operator_is_well_formed():
     q, k, v = (torch.randn(1, 2, 150, 4, requires_grad=True) for _ in range(3))
-    cutoffs = torch.tensor([0.01, 0.005])
-    torch.library.opcheck(torch.ops.fibo_robot.strongest_softmax.default, (q, k, v, cutoffs, 0.5))
+    arguments = (q, k, v, torch.tensor([0.01, 0.005]), 0.5)
+    torch.library.opcheck(torch.ops.fibo_robot.strongest_softmax.default, arguments)
 
 
 def test_zero_token_gives_no_nan():

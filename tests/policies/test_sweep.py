@@ -1,5 +1,6 @@
 """A sweep runs every combination, says where, and its errors are sentences."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,16 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_every_combination_has_a_run_in_the_folder_that_is_returned(demonstrations: Path) -> None:
+def test_every_combination_has_a_run_in_the_folder_that_is_returned(
+    demonstrations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = sweep(demonstrations, "seed=3,4")
+    rows = json.loads((folder / "sweep.json").read_text())
+    history = [json.loads((folder / run / "history.json").read_text())[-1] for run in ("0", "1")]
+    assert [row["train/loss"] for row in rows] == [row["train/loss"] for row in history]
+    last = capsys.readouterr().out.splitlines()[-3:]
+    assert last[0].startswith(f"0  seed=3  train/loss {history[0]['train/loss']:.4g}")
+    assert last[1].startswith("1  seed=4  train/loss") and last[2].startswith("2 runs: ")
     assert folder.parts[0] == "multirun"
     assert [load_checkpoint(folder / run).config["seed"] for run in ("0", "1")] == [3, 4]
 
@@ -42,6 +51,7 @@ def test_a_combination_that_fails_is_named_and_the_others_run(demonstrations: Pa
         sweep(demonstrations, "optimizer.name=adamv,adamw", f"hydra.sweep.dir={tmp_path}/mine")
     assert not (tmp_path / "mine" / "0" / "model.safetensors").exists()
     assert load_checkpoint(tmp_path / "mine" / "1").config["optimizer"]["name"] == "adamw"
+    assert [row["run"] for row in json.loads((tmp_path / "mine" / "sweep.json").read_text())] == ["1"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from fibo_robot.training.run import train_from_overrides
 # Plain gradient descent: an adaptive optimiser divides rounding errors of small gradients by their size.
 TINY = [
     "experiment=video_skills",
+    "trainer.check_val_every_n_epoch=1",
     "attention=castling",
     # Every softmax weight passes the branch's mask: none lies so near the edge that rounding moves it across.
     "attention.threshold=0.01",

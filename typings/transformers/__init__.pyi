@@ -12,6 +12,7 @@ from torch import nn
 
 class PreTrainedModel(nn.Module):
     config: Any
+    main_input_name: str
     @property
     def device(self) -> torch.device: ...
     @property

@@ -83,7 +83,9 @@ class ImageData(pl.LightningDataModule):
         """What the checkpoint records about the data."""
         assert self.train is not None
         pictures = self.train.pictures
-        listed = "\n".join(f"{name}\t{target}" for name, target in zip(pictures.names, pictures.targets))
+        # By file names: the folder may be moved.
+        names = (Path(name).name for name in pictures.names)
+        listed = "\n".join(f"{name}\t{target}" for name, target in zip(names, pictures.targets))
         return {
             "cropping": self.cropping.to_dict(),
             "dataset": {

@@ -72,6 +72,11 @@ class Feature:
         return {"dtype": self.dtype, "shape": list(self.shape), "names": self.names}
 
 
+def is_lerobot(path: Path | str) -> bool:
+    """Whether a folder is a dataset of LeRobot, of whichever version."""
+    return (Path(path) / INFO).is_file()
+
+
 def describe_task(name: str) -> str:
     """A task in words, for policies that read them."""
     return DESCRIPTIONS.get(name, name.replace("_", " "))

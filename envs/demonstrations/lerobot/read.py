@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
@@ -18,11 +18,6 @@ from fibo_robot.envs.demonstrations.lerobot.mp4 import read_pictures
 from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.robomimic_metadata import task_from_env_args
 from fibo_robot.envs.tasks import Task
-
-
-def is_lerobot(path: Path | str) -> bool:
-    """Whether a folder is a dataset of LeRobot, of whichever version."""
-    return (Path(path) / layout.INFO).is_file()
 
 
 class LeRobotFolder:
@@ -48,7 +43,7 @@ class LeRobotFolder:
             DatasetError: it is missing, damaged, or of another layout.
         """
         self.path = Path(path)
-        if not is_lerobot(path):
+        if not layout.is_lerobot(path):
             raise DatasetError(f"{path} is no dataset of LeRobot: it has no {layout.INFO}.")
         self.info, self.features = layout.parse_info(self._json(layout.INFO), self.path / layout.INFO)
         self.fps = float(self.info["fps"])
@@ -67,7 +62,7 @@ class LeRobotFolder:
             self._of_episode = self._table(self.path / layout.OUR_EPISODES).to_pylist()
         names = [row["name"] for row in self._of_episode] or [f"demo_{n}" for n in range(len(rows))]
         self._number = {name: number for number, name in enumerate(names)}
-        self._cache: dict[int, pa.Table] = {}
+        self._cache: dict[Path, pa.Table] = {}
 
     @property
     def name(self) -> str:
@@ -129,6 +124,21 @@ class LeRobotFolder:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
+
+    def check(self, demos: Sequence[str], action_dim: int, action_key: str) -> None:
+        """Refuse what would stop or spoil training, before it begins.
+
+        Raises:
+            DatasetError: a demonstration is damaged or empty, or its actions have another length or numbers
+                that are not finite.
+        """
+        for demo in demos:
+            actions = self.actions(demo, action_key)
+            if len(actions) == 0 or actions.shape[1:] != (action_dim,) or not np.isfinite(actions).all():
+                raise DatasetError(
+                    f"{demo} of {self.path} has {action_key} of shape {actions.shape}, the task takes "
+                    f"(steps, {action_dim}), all of them finite: remove it from its mask."
+                )
 
     def instruction(self, demo: str) -> str:
         """What is to be done, in words."""
@@ -242,21 +252,17 @@ class LeRobotFolder:
 
     def _steps(self, number: int) -> pa.Table:
         """The rows of one episode, in the order of time."""
-        if number not in self._cache:
-            row = self._episodes[number]
-            at = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
-            path = self.path / self.info["data_path"].format(**at)
-            try:
-                wanted = pd.field("episode_index") == number
-                table = pd.dataset(path).to_table(filter=wanted).sort_by("frame_index")
-            except (OSError, ArrowException) as error:
-                raise DatasetError(f"{path} cannot be read: {error}.") from error
-            if len(table) != row["length"]:
-                raise DatasetError(
-                    f"{path} has {len(table)} steps of episode {number}, meta/episodes says {row['length']}."
-                )
-            self._cache = {number: table}  # the episodes are gone through one after the other
-        return self._cache[number]
+        row = self._episodes[number]
+        at = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
+        path = self.path / self.info["data_path"].format(**at)
+        if path not in self._cache:
+            self._cache = {path: self._table(path)}  # the episodes are gone through one after the other
+        table = self._cache[path].filter(pc.field("episode_index") == number).sort_by("frame_index")
+        if len(table) != row["length"]:
+            raise DatasetError(
+                f"{path} has {len(table)} steps of episode {number}, meta/episodes says {row['length']}."
+            )
+        return table
 
     def _json(self, name: str) -> Any:
         try:

@@ -91,8 +91,8 @@ class _Writer:
     ) -> None:
         self.root, self.file, self.task, self.codec = root, file, task, codec
         self.cameras = cameras
-        vectors = [key for key in file.obs_keys if key in task.low_dim]
-        self.state_keys = {key: task.low_dim[key] for key in vectors if key != "object"}
+        vectors = {key: size for key, size in task.low_dim.items() if key in file.obs_keys}
+        self.state_keys = {key: size for key, size in vectors.items() if key != "object"}
         self.has_object = "object" in vectors
         self.videos = {key: _Video() for key in cameras}
         self.kept: dict[str, list[np.ndarray]] = {}  # vectors of all episodes, for statistics

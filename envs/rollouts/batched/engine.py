@@ -10,7 +10,7 @@ again among fewer worlds, which leaves more room for each one's contacts, and if
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -74,7 +74,7 @@ class BatchedEngine:
             for finished in episodes:
                 keep(finished)
 
-    def play(self, policy: Policy, seeds: Sequence[int]) -> Iterator[Finished]:
+    def play(self, policy: Policy, seeds: Sequence[int]) -> Generator[Finished, None, None]:
         """:meth:`run`, giving each episode as soon as it is over."""
         plan = self._plan
         if plan is None:

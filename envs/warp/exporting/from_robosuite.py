@@ -65,23 +65,28 @@ def export_task(task: "Task") -> TaskExport:
         )
     env = SimulationEnv(task, [], render_mode=None)
     try:
-        robosuite, model = env._robosuite, env._model
-        if not robosuite.lite_physics:
-            raise _unsupported(task, "lite_physics=False")
-        mujoco = import_mujoco()
-        content = np.empty(mujoco.mj_sizeModel(model), np.uint8)
-        mujoco.mj_saveModel(model, None, content)
-        return TaskExport(
-            settings=simulation_settings(task),
-            model=content.tobytes(),
-            model_xml=env.model_xml,
-            arms=tuple(_arm(task, model, robot) for robot in robosuite.robots),
-            success=_SUCCESS[task.env_name](robosuite),
-            substeps=int(robosuite.control_timestep / robosuite.model_timestep),
-            versions={**versions(), "robosuite": _robosuite_version()},
-        )
+        return export_environment(task, env)
     finally:
         env.close()
+
+
+def export_environment(task: "Task", env: SimulationEnv) -> TaskExport:
+    """:func:`export_task` of an environment of `task` that has not begun an episode yet."""
+    robosuite, model = env._robosuite, env._model
+    if not robosuite.lite_physics:
+        raise _unsupported(task, "lite_physics=False")
+    mujoco = import_mujoco()
+    content = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, content)
+    return TaskExport(
+        settings=simulation_settings(task),
+        model=content.tobytes(),
+        model_xml=env.model_xml,
+        arms=tuple(_arm(task, model, robot) for robot in robosuite.robots),
+        success=_SUCCESS[task.env_name](robosuite),
+        substeps=int(robosuite.control_timestep / robosuite.model_timestep),
+        versions={**versions(), "robosuite": _robosuite_version()},
+    )
 
 
 def _robosuite_version() -> str:

@@ -20,7 +20,7 @@ class Capacity:
     constraints: int
 
 
-# At least twice what MuJoCo counts at most over demonstrations by noisy experts (20 of each task, 5 of Stack):
+# At least twice what MuJoCo counts at most over demonstrations by noisy experts (20 each, 5 of Stack):
 # contacts and rows 15, 57 in Lift; 19, 85 in PickPlaceCan; 66, 273 in NutAssemblySquare. ToolHang and
 # TwoArmTransport have no expert: theirs are several times what random motion takes.
 CAPACITIES = {
@@ -33,8 +33,16 @@ CAPACITIES = {
 }
 
 
-def memory_needed(model: MjModel, num_worlds: int, capacity: Capacity) -> int:
-    """Bytes that so many worlds take on a device, about; nothing is allocated there.
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that worlds take on a device: once, and each."""
+
+    fixed: int
+    per_world: int
+
+
+def memory_needed(model: MjModel, capacity: Capacity) -> Memory:
+    """What worlds take on a device, about; nothing is allocated there.
 
     One world is made on the host and its arrays are counted; what the solver and the collision search
     allocate while they step is computed from their shapes. Cameras take more, and are not counted here.
@@ -43,11 +51,11 @@ def memory_needed(model: MjModel, num_worlds: int, capacity: Capacity) -> int:
     import warp as wp
 
     with wp.ScopedDevice("cpu"):
-        data = mjw.make_data(model, 1, nconmax=capacity.contacts, njmax=capacity.constraints)
+        data: Any = mjw.make_data(model, 1, nconmax=capacity.contacts, njmax=capacity.constraints)
     padded = data.efc.J.shape[2] if data.efc.J_rownnz.shape[1] == 0 else model.nv + _SPARSE_PADDING
     scratch = 4 * (_SQUARES * padded**2 + _ROWS * capacity.constraints + _VECTORS * model.nv)
     scratch += _PAIR_BYTES * capacity.contacts
-    return _FIXED + num_worlds * (_array_bytes(data) + scratch)
+    return Memory(_FIXED, _array_bytes(data) + scratch)
 
 
 # What a step of mujoco-warp 3.9 allocates per world beside `Data`: three matrices of the solver (Hessian, its

@@ -4,8 +4,9 @@ A control step is, for every physics step, torques and then `step2; step1` of Mu
 reached state is what the next torques need, and leaves everything that observations are made of up to date.
 So a control step costs no forward pass of its own, and robosuite's order (step1, torques, step2) is kept.
 
-All launches go to torch's current stream, and buffers are shared with torch without copies. On CUDA the whole
-control step is recorded once and replayed: whatever changes between replays is changed in place.
+All launches go to torch's current stream, and buffers are shared with torch without copies. The first control
+step compiles what it needs; then the whole step is recorded as one graph, which the later ones replay (on a
+CPU too, where that saves nine tenths of the time): whatever changes between replays is changed in place.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import mujoco_warp as mjw
 import numpy as np
 import torch
 import warp as wp
+from packaging.version import Version
 from torch import Tensor
 
 from fibo_robot.envs.warp.exporting.export import TaskExport
@@ -27,6 +29,8 @@ from fibo_robot.envs.warp.physics.sizes import WorldSizes
 from fibo_robot.envs.warp.rules.scene import Scene
 
 ACTION_SIZE = 7  # entries of an action per arm
+# Warp records launches on a CPU since 1.15; before, a control step there is launched anew each time.
+_CPU_GRAPHS = Version(wp.__version__) >= Version("1.15")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Physics:
     """
 
     def __init__(self, export: TaskExport, num_worlds: int, device: torch.device, capacity: Capacity) -> None:
-        """Allocate everything; on CUDA, compile and record the control step."""
+        """Allocate everything."""
         self.export, self.capacity, self._device = export, capacity, device
         self.mujoco_model = export.mujoco_model()
         self._graph: Any = None
@@ -79,8 +83,6 @@ class Physics:
             ]
             self._allocate(num_worlds)
             self.scene = Scene.of(self.mujoco_model, self.data, self._touching_by_name())
-            if device.type == "cuda":
-                self._record()
 
     def _allocate(self, num_worlds: int) -> None:
         def zeros(shape: Any, dtype: Any) -> tuple[Any, Tensor]:
@@ -157,10 +159,12 @@ class Physics:
     def step(self) -> None:
         """One control step with :attr:`actions`."""
         with self._on_stream():
-            if self._graph is None:
-                self._control_step()
-            else:
+            if self._graph is not None:
                 wp.capture_launch(self._graph)
+                return
+            self._control_step()
+            if self._device.type == "cuda" or _CPU_GRAPHS:
+                self._record()
 
     def _control_step(self) -> None:
         for peak in (self._peak_contacts, self._peak_constraints, self._peak_nonzeros):
@@ -176,12 +180,10 @@ class Physics:
         self._find_touching()
 
     def _record(self) -> None:
-        """Run the control step once, which compiles its kernels, and record it."""
-        self._resting.fill_(True)
-        mjw.step1(self.model, self.data)
-        self._control_step()
-        # The default stream cannot be captured; the graph may be replayed on it.
-        with wp.ScopedStream(wp.Stream(self._warp_device)), wp.ScopedCapture() as capture:
+        """Record the control step without running it."""
+        # CUDA's default stream cannot be captured; the graph may be replayed on it.
+        stream = wp.Stream(self._warp_device) if self._device.type == "cuda" else None
+        with wp.ScopedStream(stream), wp.ScopedCapture(self._warp_device, stream) as capture:
             self._control_step()
         self._graph = capture.graph
 

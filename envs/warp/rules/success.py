@@ -92,7 +92,7 @@ def _frame_is_assembled(scene: Scene) -> Tensor:
     inserted = (scene.position("site", end) - base).norm(dim=-1) < 0.05
     hook_end = scene.position("site", "frame_mount_site")
     hook = scene.position("site", "frame_intersection_site") - hook_end
-    walls = [scene.position("geom", f"stand_wall_{index}") - hook_end for index in range(4)]
+    walls = [scene.position("geom", f"stand_wall{index}") - hook_end for index in range(4)]
     between = _opposite(walls[0], walls[2], hook) & _opposite(walls[1], walls[3], hook)
     return upright & inserted & between
 

@@ -34,6 +34,8 @@ def study(
     records = read_records(output / chosen.name)
     summary = summarise(records)
     if not is_standard_output(json):
+        tested = sum(record.correct is not None for record in records)
+        typer.echo(f"{len(records)} runs finished; {tested} of them tested, the others chose learning rates")
         _print(summary)
     if json is not None:
         from dataclasses import asdict

@@ -101,7 +101,7 @@ def stages(output: Path, episodes: int, workers: int, seed: int) -> list[Stage]:
         Stage(
             "Record clips of robot skills",
             "Six skills in pairs, each the other played backwards: only the motion tells them apart.",
-            ("demos", "skills", *options(output=clips, clips_per_class=24, workers=workers)),
+            ("demos", "skills", *options(output=clips, episodes_per_class=24, workers=workers)),
             clips / "clips.csv",
             45,
         ),

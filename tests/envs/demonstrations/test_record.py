@@ -1,11 +1,14 @@
 """Recording, replaying and converting demonstrations in the simulator."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from fibo_robot.cli.main import app
 from fibo_robot.envs import get_task
 from fibo_robot.envs.demonstrations import record as recording
 from fibo_robot.envs.demonstrations.convert import convert_demonstrations
@@ -15,6 +18,7 @@ from fibo_robot.envs.demonstrations.replay import replay_demonstrations
 from fibo_robot.envs.demonstrations.writer import Demonstration
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.simulation.rendering import RenderQuality
+from fibo_robot.envs.tasks import simulator_versions
 from fibo_robot.errors import FiboError
 from tests.envs.demonstrations.opened import opened
 
@@ -30,9 +34,23 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_recorded_actions_replay_to_the_recorded_states(recorded: Path) -> None:
-    replay = replay_demonstrations(recorded, by="actions")
-    assert replay.successes == 2
-    assert replay.to_dict()["max_state_error"] == 0.0
+    done = CliRunner().invoke(app, ["demos", "replay", str(recorded), "--by", "actions", "--workers", "1"])
+    assert done.exit_code == 0 and "2 of 2 replays by actions end in success" in done.output
+    kept = json.loads(recorded.with_suffix(".replay.json").read_text(encoding="utf-8"))
+    assert (kept["successes"], kept["max_state_error"], kept["max_object_drift"]) == (2, 0.0, 0.0)
+    assert (kept["file"], kept["recorded_by"], kept["mode"]) == ("lift.hdf5", "scripted expert", "delta")
+    assert kept["replayed_with"] == kept["recorded_with"] == simulator_versions()
+
+
+def test_an_object_that_goes_elsewhere_is_measured(recorded: Path, tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere.hdf5"
+    path.write_bytes(recorded.read_bytes())
+    with opened(path, "r+") as file:
+        file["data/demo_0/actions"][:, 2] = 0.0  # the hand stays up: the cube is not lifted
+        lifted = np.ptp(file["data/demo_0/obs/object"][:, 2])
+    replay = replay_demonstrations(path, by="actions").to_dict()
+    assert replay["failed"] == ["demo_0"]
+    assert replay["max_object_drift"] == pytest.approx(lifted, abs=0.03)
 
 
 def test_recorded_observations_belong_to_the_recorded_states(recorded: Path) -> None:

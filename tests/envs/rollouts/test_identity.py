@@ -51,7 +51,7 @@ def test_auto_is_the_renderer_that_it_means_here(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"renderer": "warp"}, "renderer was osmesa, is warp"),
+        ({"renderer": "warp"}, "quality differs; renderer was osmesa, is warp"),
         ({"image_size": 96}, "image_size was 84, is 96"),
         ({"quality": RenderQuality(multisamples=0)}, "quality differs"),
         ({"controller": {"type": "BASIC", "body_parts": {}}}, "controller differs"),

@@ -1,6 +1,7 @@
 """Rollouts on the toy task: outcomes depend on seed and policy only, and nothing that fails is lost."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -294,7 +295,14 @@ def test_eval_json_reads_beside_lerobots(reference, tmp_path):
     assert all(lerobot_rows <= set(row) for row in values["per_episode"])
     lerobot = {"avg_sum_reward", "avg_max_reward", "pc_success", "eval_s", "eval_ep_s"}
     assert lerobot <= set(values["aggregated"])
-    assert values["aggregated"]["pc_success"] == pytest.approx(100 * reference.success_rate)
+    aggregated = values["aggregated"]
+    assert aggregated["pc_success"] == pytest.approx(100 * reference.success_rate)
+    # LeRobot's: a 95 % Wilson interval in per cent, here by the formula (z = 1.959964).
+    n, p, z = len(reference.counted), reference.success_rate, 1.959964
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    expected = [100 * (middle + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
+    assert aggregated["pc_success_ci95"] == pytest.approx(expected, abs=1e-4)
+    assert aggregated["n_success"] == sum(row["success"] for row in values["per_episode"])
     assert Evaluation.load(tmp_path) == reference
     assert {"mujoco", "robosuite", "torch"} <= set(values["versions"])
 

@@ -16,10 +16,11 @@ from fibo_robot.envs import get_task
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError
 from fibo_robot.envs.demonstrations.record import Recording, record_demonstrations
 from fibo_robot.envs.results.evaluation import EVAL_FILE, Evaluation, EvaluationError
+from fibo_robot.envs.results.last_checkpoints import LAST_FILE
 from fibo_robot.envs.rollouts.log import LOG_FILE
 from fibo_robot.policies.models.bc import BehaviourCloning
 from fibo_robot.policies.models.heads import GaussianMixtureHead
-from fibo_robot.training.checkpoint import save_checkpoint
+from fibo_robot.training.checkpoint import epoch_folder, save_checkpoint
 
 pytestmark = pytest.mark.sim
 EPISODES, FIRST_SEED = 6, 300
@@ -156,3 +157,19 @@ def test_a_result_of_another_policy_or_of_other_seeds_is_not_resumed(
     with pytest.raises(EvaluationError, match=r"does not ask for seed 305.*as many --episodes"):
         fibo(*arguments(policy, uninterrupted, "--resume", "--episodes", "5"))
     assert (uninterrupted / LOG_FILE).read_bytes() == before
+
+
+def test_the_last_checkpoints_are_rolled_out_on_the_same_seeds_and_their_mean_is_reported(
+    tmp_path: Path,
+) -> None:
+    run = save_policy(tmp_path / "run")
+    for epoch in (3, 4):
+        save_policy(epoch_folder(run, epoch), seed=epoch)
+    output = fibo(*arguments(run, tmp_path / "out", "--last", "2"))
+    found = json.loads((tmp_path / "out" / LAST_FILE).read_text())
+    evaluations = [Evaluation.load(tmp_path / "out" / name) for name in found["checkpoints"]]
+    assert list(found["checkpoints"]) == ["epoch_00003", "epoch_00004"]
+    assert [evaluation.by_seed().keys() for evaluation in evaluations] == 2 * [set(range(300, 306))]
+    assert found["success_once"] == sum(evaluation.success_rate for evaluation in evaluations) / 2
+    assert "mean of the last 2 checkpoints: 0.0 %" in output
+    assert "chosen on these test seeds" in output

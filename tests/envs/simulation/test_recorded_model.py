@@ -95,5 +95,10 @@ def test_a_body_that_a_reset_moves_travels_with_the_model() -> None:
     np.testing.assert_allclose(second.observe()["object"], seen, atol=1e-6)
     second.start(6)
     np.testing.assert_array_equal(second.scene()["pose of Door_main"], poses[1])
+    # Without a recorded model it is the one that was built, whatever was played before.
+    first.take_geometry(None)
+    second.take_geometry(None)
+    assert first.scene().keys() == second.scene().keys() == {"state"}
+    np.testing.assert_array_equal(first._model.body_pos, second._model.body_pos)
     first.close()
     second.close()

@@ -65,12 +65,9 @@ def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch)
 def test_more_worlds_than_fit_are_refused_with_how_many_would(
     lift_export: TaskExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = memory_needed(lift_export.mujoco_model(), 1000, CAPACITIES["Lift"])
-    monkeypatch.setattr(runtime, "_free_memory", lambda device: room)
-    with pytest.raises(
-        WarpError, match=r"100000 worlds need about .* GiB free: take at most (\d+) worlds"
-    ) as e:
+    memory = memory_needed(lift_export.mujoco_model(), CAPACITIES["Lift"])
+    monkeypatch.setattr(runtime, "_free_memory", lambda device: memory.fixed + 1000 * memory.per_world + 5)
+    with pytest.raises(WarpError, match=r"100000 worlds need about .* GiB free: take at most 1000 worlds"):
         WarpTask(LIFT, 100_000, "cpu", export=lift_export)
-    most = int(str(e.value).split("at most ")[1].split()[0])
-    assert 900 <= most <= 1000
-    assert memory_needed(lift_export.mujoco_model(), most, CAPACITIES["Lift"]) <= room
+    # Ten thousand worlds of Lift must be possible on a GPU of 80 GB, and their arrays are not nothing.
+    assert 20_000 < memory.per_world < 1_000_000

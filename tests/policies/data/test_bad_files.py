@@ -108,7 +108,7 @@ def two_robots(file: h5py.File) -> None:
         (put("data/demo_1/actions", np.zeros((9, 6))), r"demo_1 of .* shape \(6,\), the task takes \(7,\)"),
         (
             absolute_in_one,
-            r"says that its actions are delta, but those of demo_1 are absolute poses: .* 1 of 3 demonstrations",
+            r"actions are delta, but those of demo_1 are absolute poses: .* 1 of 3 demonstrations",
         ),
         (another_controller, r"env_args of .* name two controllers"),
         (two_robots, r"robots of .* have different controllers"),

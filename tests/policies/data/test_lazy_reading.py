@@ -1,4 +1,4 @@
-"""Pictures are read when a batch needs them: the same samples as from memory, in memory that does not grow."""
+"""Pictures are read when a batch needs them: the samples of a file in memory, without its memory."""
 
 import gc
 import json
@@ -67,10 +67,11 @@ class Everything:
                 self.demos.append((arrays, group["actions"][:]))  # pyright: ignore
 
     def sample(self, index: int, meta: ShapeMeta, window: Window) -> tuple[dict, np.ndarray, list[bool]]:
-        for arrays, actions in self.demos:
-            if index < len(actions):
-                break
-            index -= len(actions)
+        number = 0
+        while index >= len(self.demos[number][1]):
+            index -= len(self.demos[number][1])
+            number += 1
+        arrays, actions = self.demos[number]
         steps = [index + ahead for ahead in range(meta.action_horizon)]
         inside = [min(step, len(actions) - 1) for step in steps]
         seen = inside
@@ -202,14 +203,14 @@ def test_only_so_many_arrays_are_held_open(
     whole = [(index, 0) for index in range(len(stored))]
     expected = stored.__getitems__(whole)["obs"]["agentview_image"]
     monkeypatch.setattr(hdf5, "_ARRAYS_HELD_OPEN", 2)
-    source = pickle.loads(pickle.dumps(stored._source))  # it starts with none
+    source = pickle.loads(pickle.dumps(stored.source))  # it starts with none
     bounded = DemonstrationDataset(source, shape_meta())
     assert torch.equal(bounded.__getitems__(whole)["obs"]["agentview_image"], expected)
     assert len(source._arrays) == 2
 
 
 def test_a_file_that_was_replaced_is_not_read_on(stored: DemonstrationDataset, tmp_path: Path) -> None:
-    stored._source.close()
+    stored.source.close()
     path = tmp_path / "demos.hdf5"
     with h5py.File(path, "a") as file:
         file["data/demo_0/obs/agentview_image"][0] = 0  # pyright: ignore

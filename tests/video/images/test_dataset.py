@@ -1,9 +1,13 @@
 """Dividing a part, and pictures as samples."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from fibo_robot.video.images.data import ImageData
 from fibo_robot.video.images.dataset import ImageDataset, collate_images, divide
 from fibo_robot.video.images.table import PictureError, PictureSet, read_pictures
 from fibo_robot.video.training.sampling import Cropping
@@ -53,3 +57,13 @@ def test_samples_follow_from_seed_and_draw_alone(coloured) -> None:
     assert torch.equal(middle[30, 0][0], pictures.read(30)[:, :, 2:18])  # 16 pixels high, 20 wide
     batch = collate_images([data[0, 0], data[59, 1]])
     assert batch["images"].shape == (2, 3, 12, 12) and batch["labels"].tolist() == [0, 2]
+
+
+def test_data_that_were_moved_are_the_same_data(coloured, tmp_path) -> None:
+    def hash_of(root: Path, **options: int) -> str:
+        data = ImageData(str(root), Cropping(), 16, **options)
+        data.setup("fit")
+        return data.meta()["dataset"]["sha256"]
+
+    moved = shutil.copytree(coloured, tmp_path / "moved")
+    assert hash_of(moved) == hash_of(coloured) != hash_of(coloured, train_pictures=30)

@@ -24,6 +24,8 @@ from tests.video import clips
 
 TINY = [
     "experiment=video_skills",
+    "trainer.check_val_every_n_epoch=1",
+    "trainer.checkpoint_every_n_epochs=1",
     "encoder.image_size=32",
     "encoder.patch_size=8",
     "encoder.frames=4",

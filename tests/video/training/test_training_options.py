@@ -21,6 +21,7 @@ from fibo_robot.video.classifier import VideoClassifier
 # Plain gradient descent: an adaptive optimiser would magnify rounding errors.
 TINY = [
     "experiment=video_skills",
+    "trainer.check_val_every_n_epoch=1",
     "attention=softmax",
     "encoder.image_size=32",
     "encoder.frames=2",

@@ -4,60 +4,26 @@ import json
 import shutil
 from pathlib import Path
 
-import h5py
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
-from fibo_robot.envs.demonstrations.lerobot import layout, statistics
-from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder
-from fibo_robot.envs.demonstrations.lerobot.to_hdf5 import lerobot_to_hdf5
-from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
-from fibo_robot.envs.simulation.object_state import OBJECT_STATES
-from fibo_robot.envs.tasks import get_task
-from tests.video.command_line import run
+pq = pytest.importorskip("pyarrow.parquet", reason="no pyarrow here: pip install 'fibo-robot[parquet]'")
 
-LENGTHS = (5, 8, 3)
-CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
+from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile  # noqa: E402
+from fibo_robot.envs.demonstrations.lerobot import layout, statistics  # noqa: E402
+from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder  # noqa: E402
+from fibo_robot.envs.demonstrations.lerobot.to_hdf5 import lerobot_to_hdf5  # noqa: E402
+from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot  # noqa: E402
+from fibo_robot.envs.tasks import get_task  # noqa: E402
+from tests.lerobot.demonstrations import CAMERAS, LENGTHS, level, write_demonstrations  # noqa: E402
+from tests.video.command_line import run  # noqa: E402
 
-
-def level(demo: int, step: int) -> int:
-    """Grey of the picture at one step of one demonstration; no two are equal."""
-    return 30 + 14 * (sum(LENGTHS[:demo]) + step) % 220
+pytestmark = pytest.mark.parquet
 
 
 @pytest.fixture(scope="module")
 def hdf5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A robomimic file with pictures that tell demonstration and step apart; its numbers need float64."""
-    path = tmp_path_factory.mktemp("v3") / "lift.hdf5"
-    task = get_task("lift", renderer="osmesa")
-    generator = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        data = file.create_group("data")
-        order = [entry.name for entry in OBJECT_STATES["Lift"]]
-        ours = {"task": task.to_dict(), "object_state": order}
-        env_args = {"env_name": "Lift", "type": 1, "env_kwargs": {}, "fibo_robot": ours}
-        data.attrs["env_args"] = json.dumps(env_args)
-        for number, length in enumerate(LENGTHS):
-            demo = data.create_group(f"demo_{number}")
-            demo.attrs.update(
-                {"num_samples": length, "model_file": f"<mujoco n='{number}'/>", "seed": 7 + number}
-            )
-            demo["actions"] = generator.uniform(-1, 1, (length, 7))
-            demo["expert_actions"] = generator.uniform(-1, 1, (length, 7))
-            demo["states"] = generator.normal(size=(length, 32))
-            demo["rewards"] = np.arange(length) == length - 1
-            demo["dones"] = (np.arange(length) == length - 1).astype(np.int64)
-            for key, size in task.low_dim.items():
-                demo[f"obs/{key}"] = generator.normal(size=(length, size)).astype(np.float32)
-            levels = [level(number, step) for step in range(length)]
-            pictures = np.broadcast_to(np.array(levels, np.uint8)[:, None, None, None], (length, 84, 84, 3))
-            for key in CAMERAS:
-                demo[f"obs/{key}"] = pictures
-        file["mask/train"] = np.array([b"demo_0", b"demo_2"])
-        file["mask/valid"] = np.array([b"demo_1"])
-    return path
+    return write_demonstrations(tmp_path_factory.mktemp("v3") / "lift.hdf5")
 
 
 @pytest.fixture(scope="module", params=["av1", "h264"])

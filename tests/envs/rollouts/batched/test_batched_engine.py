@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from fibo_robot.cli.main import app
 from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.rollouts.batched.engine import BatchedEngine
 from fibo_robot.envs.rollouts.engine import Engine
+from fibo_robot.envs.rollouts.worker_engine import EngineName
 from fibo_robot.interfaces import ShapeMeta
 from tests.envs.rollouts.batched.toy_worlds import maker
 from tests.envs.toy_policy import ToyPolicy
@@ -172,7 +175,8 @@ def frames(path: Path) -> list[np.ndarray]:
 
 
 def test_films_and_action_traces_are_those_of_a_single_world(tmp_path: Path) -> None:
-    for name, engine in (("one", "local"), ("many", BatchedEngine(3, "cpu", maker()))):
+    engines: dict[str, EngineName | Engine] = {"one": "local", "many": BatchedEngine(3, "cpu", maker())}
+    for name, engine in engines.items():
         player = Steering(TASK.shape_meta(), noise=0.2, nan_seed=SEEDS[3])
         evaluation = rollout(
             player, TASK, SEEDS, workers=1, batch_size=4, engine=engine, videos=5, output=tmp_path / name
@@ -195,6 +199,8 @@ def test_what_cannot_work_is_refused_in_a_sentence(tmp_path: Path) -> None:
     lying = ToyTask(lying=True)
     with pytest.raises(RolloutError, match=r"gave top_image of shape \(2, 3, 8, 8\)"):
         rollout(policy(), lying, SEEDS[:2], engine=BatchedEngine(4, "cpu", maker()))
+    refused = CliRunner().invoke(app, ["rollout", str(tmp_path), "--worlds", "4"])
+    assert refused.exit_code == 2 and "--engine warp or ray" in " ".join(refused.output.split())
     with pytest.raises(ValueError, match="at least 1"):
         BatchedEngine(0, "cpu", maker())
     evaluation = rollout(policy(), TASK, SEEDS[:2], engine=BatchedEngine(2, "cpu", maker()))

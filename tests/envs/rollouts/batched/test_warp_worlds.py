@@ -47,7 +47,8 @@ def test_episodes_begin_as_in_processes_and_do_not_depend_on_the_number_of_world
     assert first == second and len(set(first)) == EPISODES
     settings = json.loads((tmp_path / "2" / "eval.json").read_text())["rollout"]
     assert settings["simulation"].startswith("mujoco_warp 3.") and settings["reproducible"] is True
-    assert (tmp_path / "2" / worlds[0].episodes[0].video).stat().st_size > 500
+    film = worlds[0].episodes[0].video
+    assert film is not None and (tmp_path / "2" / film).stat().st_size > 500
     assert (tmp_path / "2" / "report.html").exists()
 
 

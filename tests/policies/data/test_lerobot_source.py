@@ -1,0 +1,47 @@
+"""Training samples from a dataset in LeRobot's format v3: those of the file that it was converted from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fibo_robot.envs.demonstrations.hdf5 import DatasetError
+from fibo_robot.policies.data.module import DemonstrationData
+from tests.lerobot.demonstrations import write_demonstrations
+
+pytestmark = pytest.mark.parquet
+
+
+def read(path: Path, **settings: float) -> DemonstrationData:
+    data = DemonstrationData(str(path), action_horizon=4, n_obs_steps=2, **settings)
+    data.setup("fit")
+    return data
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
+def test_samples_are_those_of_the_file(tmp_path: Path, cache_gb: float) -> None:
+    from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
+
+    hdf5 = write_demonstrations(tmp_path / "lift.hdf5")
+    write_lerobot(hdf5, tmp_path / "v3", "h264")
+    data, expected = read(tmp_path / "v3", cache_gb=cache_gb), read(hdf5)
+    assert data.task == expected.task and data.train and data.valid and expected.train
+    assert (len(data.train), len(data.valid)) == (8, 8)
+    found, wanted = (d.train.__getitems__([(n, 0) for n in range(8)]) for d in (data, expected) if d.train)
+    assert torch.equal(found["actions"], wanted["actions"]) and torch.equal(found["valid"], wanted["valid"])
+    for key, values in wanted["obs"].items():
+        if values.dtype == torch.uint8:
+            assert (found["obs"][key].int() - values.int()).abs().max() <= 4
+        else:
+            assert torch.equal(found["obs"][key], values), key
+    (demos, sha256) = (data.meta()["dataset"][key] for key in ("demos", "sha256"))
+    assert demos == 2 and sha256 != expected.meta()["dataset"]["sha256"]
+
+
+def test_actions_of_another_length_are_refused(tmp_path: Path) -> None:
+    from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder
+    from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
+
+    write_lerobot(write_demonstrations(tmp_path / "lift.hdf5"), tmp_path / "v3", "h264")
+    with pytest.raises(DatasetError, match=r"demo_0 .* \(5, 7\), the task takes \(steps, 14\)"):
+        LeRobotFolder(tmp_path / "v3").check(["demo_0"], 14, "actions")
