@@ -32,8 +32,8 @@ class ChunkMlp(ChunkNetwork):
     ) -> None:
         super().__init__()
         self.time = TimeEmbedding(time_features)
-        # Nearly all of the answer is the chunk itself where noise is asked for and the chunk is little else. Such
-        # a share is passed on as it is: layers of a fixed width pass so many numbers on only roughly.
+        # Where noise is asked for and a chunk is little else, the answer is the chunk itself. That share is
+        # passed on as it is: layers of a fixed width pass so many numbers on only roughly.
         self.share = nn.Linear(time_features, 1)
         size = action_horizon * action_dim
         self.into = nn.Linear(size + time_features + n_obs_steps * features, width)
