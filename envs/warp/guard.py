@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -87,17 +87,18 @@ def record_fault(
     message = explain(physics, kind, world)
     path = folder / f"seed_{seed}_step_{step}_{kind}.npz"
     notes = {"seed": seed, "step": step, "kind": kind, "message": message}
-    arrays = {
+    rows = {
         "before": before[world],
         "after": physics.states()[world],
         "action": physics.actions[world],
         "control": physics.controls()[world],
     }
+    arrays: dict[str, Any] = {name: row.cpu().numpy() for name, row in rows.items()}
     with replace_atomically(path) as temporary:
         np.savez_compressed(
             temporary,
             notes=np.array(json.dumps({**notes, "settings": dict(physics.export.settings)})),
-            **{name: value.cpu().numpy() for name, value in arrays.items()},
+            **arrays,
         )
     return Fault(world, seed, step, kind, message, path)
 

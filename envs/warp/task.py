@@ -155,10 +155,10 @@ class WarpTask(gymnasium.vector.VectorEnv):
             raise WarpError(f"Batched worlds have no reset options; {', '.join(options)} given.")
         count = self.num_worlds if worlds is None else len(worlds)
         if seed is None:
-            seed = self.np_random.integers(2**31, size=count).tolist()
-        elif isinstance(seed, int):
-            seed = list(range(seed, seed + count))
-        self.start(seed, worlds)
+            seeds: Sequence[int] = self.np_random.integers(2**31, size=count).tolist()
+        else:
+            seeds = range(seed, seed + count) if isinstance(seed, int) else seed
+        self.start(seeds, worlds)
         return self.observe(), self.info()
 
     def start(self, seeds: Sequence[int], worlds: Sequence[int] | None = None) -> None:

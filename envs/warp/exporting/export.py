@@ -74,9 +74,10 @@ class Arm:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Arm":
         """Read what `asdict` and JSON made of an arm."""
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        )
+        read: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**read)
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class TaskExport:
         Raises:
             WarpError: the file is missing or damaged, or of another version of this program or of MuJoCo.
         """
+        contents: dict[str, Any] = {}
         try:
             with zipfile.ZipFile(path) as archive:
                 notes = json.loads(archive.read(_NOTES))

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -145,7 +145,7 @@ class StartStates:
         # Another process may have added some meanwhile.
         self._states = self._read() | self._states
         states = [self._states[seed] for seed in sorted(self._states)]
-        arrays = {
+        arrays: dict[str, Any] = {
             _SEEDS: np.array([state.seed for state in states]),
             _NOTES: np.array(json.dumps(simulation_settings(self._task))),
         }

@@ -51,7 +51,7 @@ def memory_needed(model: MjModel, capacity: Capacity) -> Memory:
     import warp as wp
 
     with wp.ScopedDevice("cpu"):
-        data = mjw.make_data(model, 1, nconmax=capacity.contacts, njmax=capacity.constraints)
+        data: Any = mjw.make_data(model, 1, nconmax=capacity.contacts, njmax=capacity.constraints)
     padded = data.efc.J.shape[2] if data.efc.J_rownnz.shape[1] == 0 else model.nv + _SPARSE_PADDING
     scratch = 4 * (_SQUARES * padded**2 + _ROWS * capacity.constraints + _VECTORS * model.nv)
     scratch += _PAIR_BYTES * capacity.contacts

@@ -1,5 +1,9 @@
 """Warp kernels that read contacts: whether there was room for them, and which geoms touch."""
 
+# Kernels are Warp's language in Python's clothes: what its arrays and vectors can do, no type checker knows.
+# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportInvalidTypeForm=false, reportArgumentType=false, reportReturnType=false
+# pyright: reportAssignmentType=false
 import warp as wp
 
 wp.set_module_options({"enable_backward": False})

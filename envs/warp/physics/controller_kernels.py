@@ -5,6 +5,10 @@ stream and one CUDA graph. Each thread computes in float64, from what the physic
 system costs nothing beside a physics step, and near singular postures float32 would not do.
 """
 
+# Kernels are Warp's language in Python's clothes: what its arrays and vectors can do, no type checker knows.
+# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportInvalidTypeForm=false, reportArgumentType=false, reportReturnType=false
+# pyright: reportAssignmentType=false
 import warp as wp
 
 wp.set_module_options({"enable_backward": False, "max_unroll": 1})

@@ -5,8 +5,8 @@ reached state is what the next torques need, and leaves everything that observat
 So a control step costs no forward pass of its own, and robosuite's order (step1, torques, step2) is kept.
 
 All launches go to torch's current stream, and buffers are shared with torch without copies. The first control
-step compiles what it needs; then the whole step is recorded as one graph, which the later ones replay (on a CPU
-too, where that saves nine tenths of the time): whatever changes between replays is changed in place.
+step compiles what it needs; then the whole step is recorded as one graph, which the later ones replay (on a
+CPU too, where that saves nine tenths of the time): whatever changes between replays is changed in place.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -37,8 +37,16 @@ class Scene:
         """Views of a `mujoco_warp.Data`."""
         import warp as wp
 
-        fields = ("qpos", "qvel", "xpos", "xquat", "site_xpos", "geom_xpos")
-        return cls(model, *(wp.to_torch(getattr(data, field)) for field in fields), touching)
+        return cls(
+            model,
+            qpos=wp.to_torch(data.qpos),
+            qvel=wp.to_torch(data.qvel),
+            body_pos=wp.to_torch(data.xpos),
+            body_quat=wp.to_torch(data.xquat),
+            site_pos=wp.to_torch(data.site_xpos),
+            geom_pos=wp.to_torch(data.geom_xpos),
+            touching=touching,
+        )
 
     def position(self, kind: str, name: str) -> Tensor:
         """World positions `(W, 3)` of a `body`, `site` or `geom`."""

@@ -103,13 +103,16 @@ def test_transport_is_solved_when_both_things_touch_their_bins() -> None:
     export = export_environment(task, env)
     env.start(0)
     bins = {"payload": "transport_target_bin_base", "trash": "transport_trash_bin_base"}
-    found = []
-    for height in np.linspace(-0.02, 0.2, 23):
-        for name, floor in bins.items():
-            at = env._robosuite.sim.data.get_geom_xpos(floor).copy()
-            at[2] += height
-            place(env, name, at, Rotation.identity())
-            found.append(agree(env, export))
+    data, found = env._robosuite.sim.data, []
+
+    def put(name: str, height: float) -> dict[str, bool]:
+        place(env, name, data.get_geom_xpos(bins[name]) + np.array([0, 0, height]), Rotation.identity())
+        found.append(agree(env, export))
+        return found[-1]
+
+    flags = {"payload": "payload_in_target_bin", "trash": "trash_in_trash_bin"}
+    for name, flag in flags.items():  # each is lowered until it touches, and stays there
+        next(height for height in np.linspace(0.2, -0.02, 45) if put(name, height)[flag])
     for name in found[0]:
         assert {flags[name] for flags in found} == {False, True}, name
     env.close()
@@ -129,7 +132,9 @@ def test_tool_hang_is_solved_when_the_tool_hangs_on_the_assembled_frame() -> Non
         place(env, name, target - data.get_site_xpos(site) + [0.0, 0.0, 2.0], rotation)
         return agree(env, export)
 
-    base = data.get_geom_xpos("stand_base").copy()
+    # The hole in the stand lies between its walls, beside the middle of its base.
+    base = np.mean([data.get_geom_xpos(f"stand_wall{index}") for index in range(4)], axis=0)
+    base[2] = data.get_geom_xpos("stand_base")[2] + 0.005
     turns = list(Rotation.create_group("O"))
     found = [put("frame", "frame_tip_site", base, turn) for turn in turns]
     upright = turns[[flags["frame_is_assembled"] for flags in found].index(True)]
