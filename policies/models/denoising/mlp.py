@@ -32,6 +32,9 @@ class ChunkMlp(ChunkNetwork):
     ) -> None:
         super().__init__()
         self.time = TimeEmbedding(time_features)
+        # Where noise is asked for and a chunk is little else, the answer is the chunk itself. That share is
+        # passed on as it is: layers of a fixed width pass so many numbers on only roughly.
+        self.share = nn.Linear(time_features, 1)
         size = action_horizon * action_dim
         self.into = nn.Linear(size + time_features + n_obs_steps * features, width)
         self.layers = nn.ModuleList(
@@ -41,7 +44,8 @@ class ChunkMlp(ChunkNetwork):
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
 
     def forward(self, chunks: Tensor, times: Tensor, seen: Tensor) -> Tensor:
-        hidden = self.into(torch.cat([chunks.flatten(1), self.time(times), seen.flatten(1)], dim=-1))
+        time = self.time(times)
+        hidden = self.into(torch.cat([chunks.flatten(1), time, seen.flatten(1)], dim=-1))
         for layer in self.layers:
             hidden = hidden + layer(hidden)
-        return self.out(hidden).view_as(chunks)
+        return self.out(hidden).view_as(chunks) + self.share(time)[..., None] * chunks
