@@ -220,6 +220,7 @@ def _serve(samples: Samples, reading: Reading, link: Connection) -> None:
 def _endless(samples: Samples, reading: Reading) -> Iterator[Any]:
     """Batches for ever, by processes that go on from pass to pass."""
     workers: dict[str, Any] = {"num_workers": reading.workers, "persistent_workers": reading.workers > 0}
+    sampler: StepSampler | None = None
     if reading.case == OURS:
         ours = our_dataset(samples)
         sampler = StepSampler(len(ours), samples.batch_size, max(1, len(ours) // samples.batch_size), seed=0)
@@ -229,7 +230,7 @@ def _endless(samples: Samples, reading: Reading) -> Iterator[Any]:
         loader = DataLoader(theirs, samples.batch_size, shuffle=True, drop_last=True, **workers)
     epoch = 0
     while True:
-        if reading.case == OURS:
+        if sampler is not None:
             sampler.set_epoch(epoch)
         yield from loader
         epoch += 1

@@ -31,7 +31,7 @@ _OF_ROBOTS = re.compile(r"(robot|gripper|mount|fixed_mount)\d+_")
 
 def make(env_name, arms, delta):
     """The environment as robomimic makes it, and the arguments."""
-    controller = robosuite.load_controller_config(default_controller="OSC_POSE")
+    controller = robosuite.load_controller_config(default_controller="OSC_POSE")  # pyright: ignore[reportAttributeAccessIssue]: 1.4.1 has it
     controller["control_delta"] = delta
     kwargs = {
         "robots": ["Panda"] * arms,

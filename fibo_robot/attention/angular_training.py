@@ -71,8 +71,10 @@ def _directions_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from fibo_robot.attention.backends import numba_angular
 
-    tensors = [tensor.to(state.dtype) for tensor in (grad, q, k, v, out)]
-    grads = numba_angular.directions_backward(*tensors, inverse, state, cast(ConstantTerm, const_term))
+    tensors = (tensor.to(state.dtype) for tensor in (grad, q, k, v, out))
+    grads = numba_angular.directions_backward(
+        *tensors, inverse=inverse, state=state, const_term=cast(ConstantTerm, const_term)
+    )
     grad_q, grad_k, grad_v, grad_extra = (tensor.to(q.dtype) for tensor in grads)
     return grad_q, grad_k, grad_v, grad_extra
 

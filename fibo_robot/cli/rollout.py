@@ -8,6 +8,7 @@ import typer
 from fibo_robot.errors import FiboError
 
 if TYPE_CHECKING:
+    from fibo_robot.envs.pusht import PushTTask
     from fibo_robot.envs.results.evaluation import Evaluation
     from fibo_robot.envs.rollouts.engine import Engine
     from fibo_robot.envs.rollouts.worker_engine import EngineName
@@ -149,7 +150,7 @@ def rollout(
 
 def _load(
     checkpoint: Path, device: str, other_task: str | None
-) -> "tuple[ChunkPolicy | RobomimicPolicy, Task, dict[str, Any], dict[str, Any]]":
+) -> "tuple[ChunkPolicy | RobomimicPolicy, Task | PushTTask, dict[str, Any], dict[str, Any]]":
     """The policy of a checkpoint, what to judge it on, and what to record of it and of its training."""
     from fibo_robot.envs.tasks import get_task, task_from_dict
     from fibo_robot.policies.load import load_policy, policy_checkpoint
@@ -218,10 +219,13 @@ def _print(evaluation: "Evaluation") -> None:
         typer.echo(f"seed {episode.seed}: {episode.error}")
 
 
-def _check_demonstrations(path: Path, task: "Task", workers: int) -> str:
+def _check_demonstrations(path: Path, task: "Task | PushTTask", workers: int) -> str:
     """Replay demonstrations of the policy's task here and say in a sentence how many still succeed."""
     from fibo_robot.envs.demonstrations.replay import check_same_simulation, replay_demonstrations
+    from fibo_robot.envs.pusht import PushTTask
 
+    if isinstance(task, PushTTask):
+        raise FiboError(f"Demonstrations of {task.name} cannot be replayed here: leave --check-demos out.")
     check_same_simulation(path, task)
     replay = replay_demonstrations(path, "actions", workers)
     sentence = (

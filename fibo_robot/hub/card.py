@@ -152,7 +152,8 @@ def _of_rollout(values: dict[str, Any], path: Path) -> Iterator[_Result]:
     what = f"success on {values['task']['name']}"
     if values["other_task"]:
         what += " (not the task it was trained for)"
-    yield _Result(what, total["success_once"], *total["success_interval"], count, path)
+    low, high = total["success_interval"]
+    yield _Result(what, total["success_once"], low, high, count, path)
 
 
 def _of_video_test(values: dict[str, Any], path: Path) -> Iterator[_Result]:

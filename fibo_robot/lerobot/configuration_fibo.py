@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import NormalizationMode
-from lerobot.optim.optimizers import AdamWConfig
+from lerobot.configs.policies import PreTrainedConfig  # pyright: ignore[reportMissingImports]
+from lerobot.configs.types import NormalizationMode  # pyright: ignore[reportMissingImports]
+from lerobot.optim.optimizers import AdamWConfig  # pyright: ignore[reportMissingImports]
 
 from fibo_robot.policies.adapters.lerobot import TYPE, LeRobotError
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from lerobot.configs.types import FeatureType, PolicyFeature
-from lerobot.envs.configs import EnvConfig
+from lerobot.configs.types import FeatureType, PolicyFeature  # pyright: ignore[reportMissingImports]
+from lerobot.envs.configs import EnvConfig  # pyright: ignore[reportMissingImports]
 
 from fibo_robot.envs.demonstrations.lerobot import layout
 from fibo_robot.envs.tasks import Task, get_task
@@ -155,4 +155,9 @@ class FiboEnv(EnvConfig):
 
 if GYM_ID not in gymnasium.registry:
     # Without wrappers, which would hide what is to be done from LeRobot.
-    gymnasium.register(GYM_ID, entry_point=LeRobotTask, order_enforce=False, disable_env_checker=True)
+    gymnasium.register(
+        GYM_ID,
+        entry_point=f"{__name__}:{LeRobotTask.__name__}",
+        order_enforce=False,
+        disable_env_checker=True,
+    )

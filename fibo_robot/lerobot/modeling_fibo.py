@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.pretrained import PreTrainedPolicy  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 from fibo_robot.lerobot.configuration_fibo import FiboConfig

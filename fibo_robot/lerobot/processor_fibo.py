@@ -1,22 +1,22 @@
 """What LeRobot does around the policy `fibo`: batches and devices. The policy normalises by itself."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from lerobot.processor import (
+from lerobot.processor import (  # pyright: ignore[reportMissingImports]
     AddBatchDimensionProcessorStep,
     DeviceProcessorStep,
     PolicyAction,
     PolicyProcessorPipeline,
     RenameObservationsProcessorStep,
 )
-from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
-from lerobot.utils.constants import POLICY_POSTPROCESSOR_DEFAULT_NAME, POLICY_PREPROCESSOR_DEFAULT_NAME
+from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action  # pyright: ignore[reportMissingImports]
+from lerobot.utils.constants import POLICY_POSTPROCESSOR_DEFAULT_NAME, POLICY_PREPROCESSOR_DEFAULT_NAME  # pyright: ignore[reportMissingImports]
 
 from fibo_robot.lerobot.configuration_fibo import FiboConfig
 
-Batches = PolicyProcessorPipeline[dict[str, Any], dict[str, Any]]
-Actions = PolicyProcessorPipeline[PolicyAction, PolicyAction]
+Batches: TypeAlias = PolicyProcessorPipeline[dict[str, Any], dict[str, Any]]
+Actions: TypeAlias = PolicyProcessorPipeline[PolicyAction, PolicyAction]
 
 
 def make_fibo_pre_post_processors(

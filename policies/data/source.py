@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fibo_robot.interfaces import Task
+from fibo_robot.envs.tasks import Task
 
 
 class DemonstrationSource(Protocol):

@@ -51,7 +51,7 @@ def test_half_precision_is_rounded_once():
     q, k, v, extra = inputs(32)
     halves = [tensor.detach().to(torch.bfloat16).requires_grad_() for tensor in (q, k, v, extra)]
     out = directions(*halves)
-    expected = by_formula(*(tensor.double() for tensor in halves), "own")
+    expected = by_formula(*(tensor.double() for tensor in halves), const_term="own")
     assert out.dtype == torch.bfloat16
     assert (out.double() - expected).abs().max() < 2**-8
     assert torch.autograd.grad(out.sum(), halves[0])[0].dtype == torch.bfloat16

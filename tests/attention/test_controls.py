@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fibo_robot.attention import AttentionError, create_attention
-from fibo_robot.attention.comparators.neighbourhood import head_displacements
+from fibo_robot.attention.comparators.neighbourhood import NeighbourhoodCore, head_displacements
 from fibo_robot.attention.controls import CONTROL_RULES, closest_count, density, rule_offsets
 from fibo_robot.attention.reference import dense_mask, reference_attention
 from fibo_robot.attention.wythoff import head_offsets, layer_offsets
@@ -102,6 +102,7 @@ def test_gradients_equal_the_reference(rule: str) -> None:
 def test_neighbourhood_sees_its_nearest_patches_and_no_row_end() -> None:
     grid, heads = (1, 14, 14), 12
     module = create_attention("neighbourhood", 48, heads, layer_index=2, num_prefix_tokens=1, grid=grid)
+    assert isinstance(module.core, NeighbourhoodCore)
     mask = module.core.mask(197)
     assert mask[:, 0].all() and mask[:, :, 0].all()
     patches = mask[:, 1:, 1:]
@@ -122,6 +123,7 @@ def test_neighbourhood_equals_masked_softmax_also_where_a_patch_has_no_neighbour
         tokens = grid[0] * grid[1] * grid[2] + prefix
         module = create_attention("neighbourhood", 12, 3, layer_index=0, num_prefix_tokens=prefix, grid=grid)
         core = module.core
+        assert isinstance(core, NeighbourhoodCore)
         q, k, v = (torch.randn(2, 3, tokens, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
         mask = core.mask(tokens)
         logits = (q @ k.transpose(-2, -1) / 2).masked_fill(~mask, -1e9)

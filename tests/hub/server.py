@@ -60,10 +60,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Hub
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *arguments: Any) -> None:
+    @property
+    def hub(self) -> Hub:
+        assert isinstance(self.server, Hub)
+        return self.server
+
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def do_HEAD(self) -> None:
@@ -80,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        self.server.requests.append(f"{self.command} {path}")
+        self.hub.requests.append(f"{self.command} {path}")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "whoami-v2"]:
@@ -88,14 +92,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts[:3] == ["api", "repos", "create"]:
             wanted = json.loads(body)
             name = f"{wanted.get('organization') or 'owner'}/{wanted['name']}"
-            self.server.files.setdefault(name, {})
-            self._json({"url": f"{self.server.address}/{name}", "name": name})
+            self.hub.files.setdefault(name, {})
+            self._json({"url": f"{self.hub.address}/{name}", "name": name})
         elif parts[:2] == ["api", "validate-yaml"]:
             self._json({"errors": [], "warnings": []})
         elif parts[:2] == ["api", "models"]:
             self._api("/".join(parts[2:4]), parts[4:], body)
         elif parts[0] == "lfs":
-            self.server.blobs[parts[1]] = body
+            self.hub.blobs[parts[1]] = body
             self._reply(200, b"")
         elif parts[-2:] == ["objects", "batch"]:
             self._large_files(json.loads(body))
@@ -105,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(404, b"{}")
 
     def _api(self, name: str, rest: list[str], body: bytes) -> None:
-        if name not in self.server.files:
+        if name not in self.hub.files:
             self._reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         elif rest[:1] == ["preupload"]:
             names = [entry["path"] for entry in json.loads(body)["files"]]
@@ -118,32 +122,32 @@ class _Handler(BaseHTTPRequestHandler):
         elif rest[:1] == ["commit"]:
             self._commit(name, [json.loads(line) for line in body.splitlines()])
         elif rest[:1] == ["tree"]:
-            files = self.server.files[name].items()
+            files = self.hub.files[name].items()
             self._json([{"type": "file", "path": f, "size": len(c), "oid": _oid(c)} for f, c in files])
         elif rest[1:] not in ([], ["main"], [COMMIT]):
             self._reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         else:
-            siblings = [{"rfilename": file} for file in self.server.files[name]]
+            siblings = [{"rfilename": file} for file in self.hub.files[name]]
             self._json({"id": name, "sha": COMMIT, "siblings": siblings})
 
     def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
         for line in lines:
             value = line["value"]
             if line["key"] == "file":
-                self.server.files[name][value["path"]] = base64.b64decode(value["content"])
+                self.hub.files[name][value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                self.server.files[name][value["path"]] = self.server.blobs[value["oid"]]
-        self._json({"commitOid": COMMIT, "commitUrl": f"{self.server.address}/{name}/commit/{COMMIT}"})
+                self.hub.files[name][value["path"]] = self.hub.blobs[value["oid"]]
+        self._json({"commitOid": COMMIT, "commitUrl": f"{self.hub.address}/{name}/commit/{COMMIT}"})
 
     def _large_files(self, wanted: dict[str, Any]) -> None:
         objects = [
-            {**entry, "actions": {"upload": {"href": f"{self.server.address}/lfs/{entry['oid']}"}}}
+            {**entry, "actions": {"upload": {"href": f"{self.hub.address}/lfs/{entry['oid']}"}}}
             for entry in wanted["objects"]
         ]
         self._json({"transfer": "basic", "objects": objects})
 
     def _file(self, name: str, file: str) -> None:
-        content = self.server.files.get(name, {}).get(file)
+        content = self.hub.files.get(name, {}).get(file)
         if content is None:
             self._reply(404, b"", {"X-Error-Code": "EntryNotFound"})
             return

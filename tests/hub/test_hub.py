@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from fibo_robot.encoders import create_video_encoder
 from fibo_robot.hub.card import make_card
@@ -113,7 +112,7 @@ def test_card_of_a_policy_has_its_rollouts_and_a_film(tmp_path: Path) -> None:
     folder = tmp_path / "lift"
     state = {"weight": torch.ones(2)}
     meta = {"kind": "policy", "task": {"name": "lift"}, "shape_meta": {"obs": {"agentview_image": {}}}}
-    save_checkpoint(folder, state, OmegaConf.to_container(OmegaConf.create({"policy": {}})), meta)
+    save_checkpoint(folder, state, {"policy": {}}, meta)
     videos = folder / "rollouts" / "videos"
     videos.mkdir(parents=True)
     for name in ("seed_000001_success.mp4", "grid.mp4"):

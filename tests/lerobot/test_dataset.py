@@ -10,6 +10,7 @@ pytest.importorskip("lerobot", reason="no LeRobot here: docs/lerobot.md")
 
 from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
 from fibo_robot.envs.demonstrations.lerobot import layout
+from fibo_robot.envs.demonstrations.lerobot.mp4 import Codec
 from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder
 from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
 from tests.lerobot.demonstrations import CAMERAS, LENGTHS, write_demonstrations
@@ -23,8 +24,8 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("codec", ["av1", "h264"])
-def test_lerobot_opens_what_is_written_here(tmp_path: Path, codec: str) -> None:
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+def test_lerobot_opens_what_is_written_here(tmp_path: Path, codec: Codec) -> None:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
 
     hdf5 = write_demonstrations(tmp_path / "lift.hdf5")
     write_lerobot(hdf5, tmp_path / "v3", codec)
@@ -47,7 +48,7 @@ def test_lerobot_opens_what_is_written_here(tmp_path: Path, codec: str) -> None:
 
 
 def test_lerobot_reads_windows_over_time_from_it(tmp_path: Path) -> None:
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
 
     write_lerobot(write_demonstrations(tmp_path / "lift.hdf5"), tmp_path / "v3", "h264")
     steps = {"action": [0.0, 0.05, 0.1], layout.image_key(CAMERAS[0]): [-0.05, 0.0]}
@@ -60,7 +61,7 @@ def test_lerobot_reads_windows_over_time_from_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", ["libsvtav1", "h264"])
 def test_what_lerobot_writes_is_read_here(tmp_path: Path, codec: str) -> None:
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
 
     key = "observation.images.front"
     features = {

@@ -55,8 +55,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def policy_and_pipelines(checkpoint: Path) -> tuple[Any, Any, Any]:
-    from lerobot.configs.policies import PreTrainedConfig
-    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+    from lerobot.configs.policies import PreTrainedConfig  # pyright: ignore[reportMissingImports]
+    from lerobot.policies.factory import get_policy_class, make_pre_post_processors  # pyright: ignore[reportMissingImports]
 
     from fibo_robot.lerobot import configuration_fibo  # noqa: F401  (registers the type, as LeRobot's option does)
 
@@ -72,14 +72,15 @@ def test_lerobot_and_load_policy_act_alike(checkpoint: Path) -> None:
     ours.reset([0, 1])
     generator = torch.Generator().manual_seed(0)
     earlier: dict[str, torch.Tensor] | None = None
+    chunk: torch.Tensor | None = None
     for step in range(9):  # two chunks of four, and the first action of the next
         cameras = {f"observation.images.{name}": (3, 84, 84) for name in ("agentview", "robot0_eye_in_hand")}
         shapes = {**cameras, "observation.state": (9,), "observation.environment_state": (10,)}
         seen = {key: torch.rand((2, *shape), generator=generator) for key, shape in shapes.items()}
         action = after(theirs.select_action(before(dict(seen))))
-        now = theirs.recipe.observations(seen)
+        now: dict[str, torch.Tensor] = theirs.recipe.observations(seen)
         earlier = now if earlier is None else earlier
-        if step % 4 == 0:
+        if chunk is None or step % 4 == 0:
             both = {key: torch.cat([earlier[key], now[key]], dim=1) for key in now}
             chunk = ours.act(both, [0, 1])
         torch.testing.assert_close(action, chunk[:, step % 4])
@@ -107,7 +108,7 @@ def test_lerobot_judges_the_policy_in_our_simulator(checkpoint: Path, tmp_path: 
 
 @pytest.mark.sim
 def test_environment_is_what_lerobot_expects() -> None:
-    from lerobot.envs.utils import preprocess_observation
+    from lerobot.envs.utils import preprocess_observation  # pyright: ignore[reportMissingImports]
 
     from fibo_robot.lerobot.environment import FiboEnv
 

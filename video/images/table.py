@@ -56,7 +56,7 @@ class PictureSet:
 
     def take(self, indices: np.ndarray) -> "PictureSet":
         """Some of the pictures, in this order."""
-        numbers = indices.tolist()
+        numbers: list[int] = indices.tolist()
         names, sources = [self.names[i] for i in numbers], [self.sources[i] for i in numbers]
         return PictureSet(names, sources, self.targets[indices])
 

@@ -85,7 +85,8 @@ def view_scores(classifier: ClipClassifier, clips: Tensor) -> Tensor:
 def best_scores(labels: Sequence[str], scores: Tensor, top_k: int) -> tuple[Score, ...]:
     """The most probable classes first, of scores `(V, classes)` before the softmax, averaged over V views."""
     best = scores.softmax(-1).mean(0).topk(min(top_k, len(labels)))
-    return tuple(Score(labels[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist()))
+    classes: list[int] = best.indices.tolist()
+    return tuple(Score(labels[i], p) for p, i in zip(best.values.tolist(), classes))
 
 
 def predict(

@@ -89,7 +89,8 @@ class _Writer:
     def __init__(
         self, root: Path, file: DemonstrationFile, task: Task, cameras: list[str], codec: Codec
     ) -> None:
-        self.root, self.file, self.task, self.codec = root, file, task, codec
+        self.root, self.file, self.task = root, file, task
+        self.codec: Codec = codec
         self.cameras = cameras
         vectors = {key: size for key, size in task.low_dim.items() if key in file.obs_keys}
         self.state_keys = {key: size for key, size in vectors.items() if key != "object"}

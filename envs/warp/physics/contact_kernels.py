@@ -48,7 +48,7 @@ def find_touching(
     touching: wp.array2d[wp.uint8],
 ):
     """Set `touching[world, pair]` where a geom of the pair's first group touches one of its second."""
-    contact, pair = wp.tid()
+    contact, pair = wp.tid()  # pyright: ignore[reportGeneralTypeIssues]: an index for each dimension
     if contact >= nacon[0]:
         return
     a = contact_geom[contact][0]

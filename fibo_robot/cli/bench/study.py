@@ -58,9 +58,10 @@ def _print(summary: "Summary") -> None:
         table.add_row(row.variant, str(row.seeds), rate, density, percent(row.rate), interval)
     differences = Table("A", "B", "seeds", "A - B (points)", "95 % interval", "p")
     for found in summary.differences:
-        known = found.low is not None and found.high is not None and found.p_value is not None
-        interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}" if known else "–"
-        p_value = f"{found.p_value:.3f}" if known else "–"
+        interval = p_value = "–"
+        if found.low is not None and found.high is not None and found.p_value is not None:
+            interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+            p_value = f"{found.p_value:.3f}"
         points = f"{100 * found.difference:+.1f}"
         differences.add_row(found.a, found.b, str(found.seeds), points, interval, p_value)
     console = Console()

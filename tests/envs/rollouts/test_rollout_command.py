@@ -18,6 +18,7 @@ from fibo_robot.envs.demonstrations.record import Recording, record_demonstratio
 from fibo_robot.envs.results.evaluation import EVAL_FILE, Evaluation, EvaluationError
 from fibo_robot.envs.results.last_checkpoints import LAST_FILE
 from fibo_robot.envs.rollouts.log import LOG_FILE
+from fibo_robot.errors import FiboError
 from fibo_robot.policies.models.bc import BehaviourCloning
 from fibo_robot.policies.models.heads import GaussianMixtureHead
 from fibo_robot.training.checkpoint import epoch_folder, save_checkpoint
@@ -113,6 +114,18 @@ def test_demonstrations_of_another_simulation_are_refused_before_anything_runs(
         file["data"].attrs["env_args"] = json.dumps(env_args)
     with pytest.raises(DatasetError, match=reason):
         fibo(*arguments(policy, tmp_path / "out", "--check-demos", str(foreign)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_demonstrations_are_not_replayed_for_pusht(
+    policy: Path, demonstrations: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FiboError, match="pusht cannot be replayed here: leave --check-demos out"):
+        fibo(
+            *arguments(
+                policy, tmp_path / "out", "--other-task", "pusht", "--check-demos", str(demonstrations)
+            )
+        )
     assert not (tmp_path / "out").exists()
 
 

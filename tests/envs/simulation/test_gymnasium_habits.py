@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import fibo_robot.envs  # noqa: F401  (registers them)
 
@@ -48,6 +49,7 @@ def test_vector_environments_play_the_episodes_of_single_ones(mode: str, options
     worlds = gymnasium.make_vec(
         LIFT, num_envs=2, vectorization_mode=mode, vector_kwargs=options, obs_keys=keys
     )
+    assert isinstance(worlds, SyncVectorEnv | AsyncVectorEnv)
     observations, _ = worlds.reset(seed=[3, 4])
     moved = worlds.step(np.ones((2, 7), np.float32))[0]
     worlds.close()

@@ -18,7 +18,7 @@ BUILT = """<mujoco><asset><mesh name="m" file="/here/m.stl"/></asset><worldbody>
 </worldbody></mujoco>"""
 
 
-def recorded(**replaced: str) -> str:
+def recorded(**replaced: tuple[str, str]) -> str:
     text = BUILT.replace("/here/", "/elsewhere/").replace("robot0_g", "robot0_g0")
     for old, new in replaced.values():
         assert old in text

@@ -11,8 +11,9 @@ from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.rollouts.identity import choose_task
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.simulation.rendering import SHADING_VERSION, RendererError, RenderQuality
+from fibo_robot.envs.simulation.untyped import import_mujoco
 from fibo_robot.envs.tasks import Task, get_task
-from fibo_robot.interfaces import Policy
+from tests.envs.toy_policy import ToyPolicy
 
 LIFT = get_task("lift", renderer="warp")
 SCENE = """
@@ -39,11 +40,9 @@ SCENE = """
 
 @pytest.mark.sim
 def test_materials_are_what_opengl_would_make_of_them() -> None:
-    import mujoco
-
     from fibo_robot.envs.simulation.warp_shading import Shading, shade
 
-    model = mujoco.MjModel.from_xml_string(SCENE)
+    model = import_mujoco().MjModel.from_xml_string(SCENE)
     shaded = shade(model, Shading(exposure=0.5, gloss=1.0, detail=1e-6))
     colour = {model.geom(g).name: shaded.arrays["mat_rgba"][0, g] for g in range(model.ngeom)}
     texture = {model.geom(g).name: shaded.arrays["mat_texid"][0, g, 1] for g in range(model.ngeom)}
@@ -66,11 +65,9 @@ def test_materials_are_what_opengl_would_make_of_them() -> None:
 
 
 def test_a_textures_detail_finer_than_a_pixel_is_smoothed() -> None:
-    import mujoco
-
     from fibo_robot.envs.simulation.warp_shading import Shading, shade
 
-    model = mujoco.MjModel.from_xml_string(SCENE)
+    model = import_mujoco().MjModel.from_xml_string(SCENE)
     texture = model.texture("checks")
     begin, size = texture.adr[0], 64 * 64 * 3
 
@@ -96,11 +93,11 @@ def test_the_version_of_the_shading_travels_with_the_task_and_another_is_refused
     old = Task.from_dict(recorded)
     assert old.quality.shading == 1 != SHADING_VERSION
 
-    class Trained(Policy):
+    class Trained(ToyPolicy):
         meta: ClassVar = {"task": recorded}
 
     with pytest.raises(RolloutError, match="trained on another task: quality differs"):
-        choose_task(Trained(), LIFT, allow_other_task=False)
+        choose_task(Trained(LIFT.shape_meta()), LIFT, allow_other_task=False)
     with pytest.raises(RendererError, match="with version 1 of Warp's lights"):
         old.quality.check_shading()
     RenderQuality().check_shading()

@@ -12,8 +12,8 @@ from tests.lerobot.demonstrations import write_demonstrations
 pytestmark = pytest.mark.parquet
 
 
-def read(path: Path, **settings: float) -> DemonstrationData:
-    data = DemonstrationData(str(path), action_horizon=4, n_obs_steps=2, **settings)
+def read(path: Path, cache_gb: float = 0.5) -> DemonstrationData:
+    data = DemonstrationData(str(path), action_horizon=4, n_obs_steps=2, cache_gb=cache_gb)
     data.setup("fit")
     return data
 

@@ -81,8 +81,8 @@ def test_spatial_softmax_is_the_mean_place_under_a_softmax() -> None:
     for sample in range(2):
         for keypoint in range(2):
             weights = torch.softmax(logits[sample, :, keypoint], 0).view(3, 4)
-            x = sum(weights[:, column].sum() * (-1 + 2 * column / 3) for column in range(4))
-            y = sum(weights[row].sum() * (-1 + row) for row in range(3))
+            x = weights.sum(0) @ torch.tensor([-1.0, -1 / 3, 1 / 3, 1.0])
+            y = weights.sum(1) @ torch.tensor([-1.0, 0.0, 1.0])
             torch.testing.assert_close(features[sample, 2 * keypoint : 2 * keypoint + 2], torch.stack([x, y]))
 
 

@@ -60,8 +60,8 @@ def test_samples_follow_from_seed_and_draw_alone(coloured) -> None:
 
 
 def test_data_that_were_moved_are_the_same_data(coloured, tmp_path) -> None:
-    def hash_of(root: Path, **options: int) -> str:
-        data = ImageData(str(root), Cropping(), 16, **options)
+    def hash_of(root: Path, train_pictures: int | None = None) -> str:
+        data = ImageData(str(root), Cropping(), 16, train_pictures=train_pictures)
         data.setup("fit")
         return data.meta()["dataset"]["sha256"]
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,8 @@ def test_image_test_writes_every_answer(trained: Path, coloured: Path, tmp_path:
 def test_augmentation_mixes_images_and_their_targets(mix: str) -> None:
     images = torch.stack([torch.full((3, 8, 8), 0), torch.full((3, 8, 8), 255)]).to(torch.uint8)
     torch.manual_seed(1)
-    mixed, targets = BatchAugmentation(**{mix: 1.0})(images, torch.tensor([0, 1]), 2)
+    options: dict[str, Any] = {mix: 1.0}
+    mixed, targets = BatchAugmentation(**options)(images, torch.tensor([0, 1]), 2)
     assert mixed.shape == (2, 3, 8, 8) and targets.sum(1).tolist() == pytest.approx([1, 1])
     # White stands for class 1, so a picture's mean is its share of that class.
     assert mixed.mean((1, 2, 3)).tolist() == pytest.approx(targets[:, 1].tolist(), abs=1e-5)

@@ -28,7 +28,7 @@ def scene_of(env: SimulationEnv, export: TaskExport) -> Scene:
         for name, (first, second) in export.success.touching.items()
     }
     arrays = (data.qpos, data.qvel, data.xpos, data.xquat, data.site_xpos, data.geom_xpos)
-    return Scene(env._model, *(torch.from_numpy(array[None].copy()) for array in arrays), touching)
+    return Scene(env._model, *(torch.from_numpy(array[None].copy()) for array in arrays), touching=touching)
 
 
 def episode(env: SimulationEnv, seed: int) -> Iterator[None]:
