@@ -8,17 +8,19 @@ policy only:
   is that episode's own;
 * the policy always sees batches of `batch_size` rows, padded with rows of zeros. How a row's sum is rounded
   depends on the shape of the batch, not on the other rows;
-* numerics in this process round every row alike while the policy decides
-  (:mod:`fibo_robot.envs.rollouts.numerics`), on one thread. The workers have the other cores.
+* numerics in this process run on one thread while the policy decides, as the split of a sum among threads
+  also rounds it. The workers have the other cores.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
+
+import torch
 
 from fibo_robot.envs.rollouts.engine import Engine, Finished, Plan
 from fibo_robot.envs.rollouts.episode_runner import Setup
 from fibo_robot.envs.rollouts.episodes import Session
-from fibo_robot.envs.rollouts.numerics import independent_rows
 from fibo_robot.envs.rollouts.processes import LocalWorkers, Workers
 from fibo_robot.envs.rollouts.scheduler import Scheduler, Timeouts
 from fibo_robot.interfaces import Policy
@@ -74,7 +76,7 @@ class WorkerEngine:
         setup = Setup.of(plan.task, policy.shape_meta, plan.success_hold)
         self._workers = self._make_workers(setup, count)
         self._scheduler = Scheduler(policy, self._workers, plan, self._timeouts, self.name, keep)
-        with independent_rows(plan.batch_size):
+        with one_thread():
             self._scheduler.run(seeds, count)
 
     def session(self) -> Session | None:
@@ -101,3 +103,14 @@ def _maker(name: str) -> Callable[[Setup, int], Workers]:
 
         return RayWorkers
     raise ValueError(f"engine must be local or ray, or an Engine, not {name!r}")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread, as the split of a sum among threads also rounds it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

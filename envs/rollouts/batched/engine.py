@@ -21,7 +21,7 @@ from fibo_robot.envs.rollouts.batched.lockstep import Lockstep
 from fibo_robot.envs.rollouts.batched.worlds import BatchedEnv, MakeWorlds
 from fibo_robot.envs.rollouts.engine import Finished, Plan
 from fibo_robot.envs.rollouts.episodes import Episode, Session
-from fibo_robot.envs.rollouts.numerics import independent_rows
+from fibo_robot.envs.rollouts.worker_engine import one_thread
 from fibo_robot.extras import installed_version, require
 from fibo_robot.interfaces import Policy, Task
 
@@ -84,7 +84,7 @@ class BatchedEngine:
         self._account = Session(wall=0.0, env_steps=0, episodes=0, workers=count, engine=self.name)
         failures: dict[int, str] = {}
         try:
-            with independent_rows(plan.batch_size):
+            with one_thread():
                 yield from self._play(plan, policy, seeds, count, failures, last=False)
                 if failures:
                     again = min(len(failures), max(1, count // _FEWER))
