@@ -1,5 +1,6 @@
 """Fixtures shared by all tests, and what happens where a machine lacks what a test needs."""
 
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,8 @@ from tests.capabilities import CAPABILITIES, REPOSITORY, SAMPLE_DATA, required
 from tests.hub.server import hub
 
 __all__ = ["REPOSITORY", "hub"]
+
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the command does, before anything is computed
 
 # A shell that starts the tests in the background has SIGINT ignored, and with it the commands that tests
 # interrupt.

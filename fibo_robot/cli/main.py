@@ -14,6 +14,10 @@ import typer
 from fibo_robot.errors import FiboError
 from fibo_robot.files import WRITE_ERRORS
 
+# Else Intel's MKL rounds a row of a batch by where it lies in memory, and an episode by what runs beside it.
+# It is read when PyTorch first multiplies matrices.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
 COMMANDS = (
     "attention",
     "bench",

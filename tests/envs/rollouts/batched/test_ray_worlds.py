@@ -34,7 +34,7 @@ TASK = ToyTask()
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two CPUs, whose actors find the toy task."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
