@@ -74,8 +74,8 @@ def rollout(
         videos: film the first so many seeds, and keep their actions; needs `output`.
         video: how; default: the task's first camera.
         batch_size: rows in every batch the policy sees; 1 suits a CPU. Part of the result: how a sum is
-            rounded depends on it; with Intel's MKL and several rows on memory, too, unless the environment has
-            MKL_CBWR=AUTO,STRICT before PyTorch computes anything.
+            rounded depends on it; with Intel's MKL and several rows also on memory, unless the environment
+            has MKL_CBWR=AUTO,STRICT before PyTorch computes anything.
         success_hold: an episode ends once success has held for this many consecutive steps; None runs every
             episode to the horizon.
         engine: `local` processes, `ray` actors on the cluster that Ray is connected to, or an engine of its
