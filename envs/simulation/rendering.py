@@ -143,6 +143,8 @@ def prepare_rendering(name: str) -> str:
         raise RendererError(f"The renderer {renderer} needs {library}: {FIXES[renderer]}.")
     if "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = renderer if library is not None else "disable"
+        if "OpenGL" not in sys.modules:  # else a parent process that drew with another renderer decides
+            os.environ.pop("PYOPENGL_PLATFORM", None)
     return renderer
 
 

@@ -88,11 +88,10 @@ class Output:
             with suppress(OSError):  # each line was flushed, so what is wrong has been said
                 self._json.close()
         if isinstance(error, KeyboardInterrupt) and self._goes_on and self._json_file not in (None, "-"):
-            typer.echo(
-                f"{self._json_file} keeps the results of {len(self.finished)} files; the same command goes "
-                "on with the rest",
-                err=True,
-            )
+            # The file itself tells: the interruption may have come between a row and its account.
+            kept = len({row["path"] for row in finished_rows(Path(str(self._json_file)), self._made_by)})
+            rest = "the same command goes on with the rest"
+            typer.echo(f"{self._json_file} keeps the results of {kept} files; {rest}", err=True)
         if error is not None:
             return
         if self._csv_file not in (None, "-"):

@@ -99,7 +99,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_so(
 ) -> None:
     file = tmp_path / "out.jsonl"
     command = [sys.executable, "-m", "fibo_robot.cli", "classify", str(checkpoint), str(motion_clips)]
-    slow = [*command, "--views", "40", "--json", str(file)]
+    slow = [*command, "--views", "20", "--json", str(file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         slow, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -114,5 +114,5 @@ def test_ctrl_c_keeps_what_was_finished_and_says_so(
     kept = len(rows(file))
     assert process.returncode == 130 and 2 <= kept < 24
     assert f"keeps the results of {kept} files; the same command goes on" in errors
-    status, _, errors = run("classify", checkpoint, motion_clips, "--views", 40, "--json", file)
+    status, _, errors = run("classify", checkpoint, motion_clips, "--views", 20, "--json", file)
     assert status == 0 and f"{kept} of 24 files" in errors and len(rows(file)) == 24
