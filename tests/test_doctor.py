@@ -19,8 +19,8 @@ from fibo_robot.doctor import (
     check_versions,
     check_warp_installed,
 )
-from fibo_robot.envs.simulation import rendering
-from fibo_robot.envs.simulation.rendering import RendererProbe
+from fibo_robot.envs.simulation import renderer_probe
+from fibo_robot.envs.simulation.renderer_probe import RendererProbe
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
@@ -136,7 +136,7 @@ def run_command(
 ) -> tuple[int, str]:
     monkeypatch.setattr(doctor, "run_checks", lambda: checks)
     monkeypatch.setattr(
-        rendering, "probe_renderers", lambda names: [probe for probe in probes if probe.name in names]
+        renderer_probe, "probe_renderers", lambda names: [probe for probe in probes if probe.name in names]
     )
     result = CliRunner().invoke(app, ["doctor", *options], env={"COLUMNS": "120"})
     return result.exit_code, result.output
@@ -210,13 +210,13 @@ def test_rendering_is_tried_for_real_and_a_missing_library_is_told_apart(
 ) -> None:
     """On a machine that renders, at least one OpenGL back end draws; without its library it does not."""
     opengl = ("egl", "osmesa")
-    here = {probe.name: probe.ok for probe in rendering.probe_renderers(opengl, timeout=60)}
+    here = {probe.name: probe.ok for probe in renderer_probe.probe_renderers(opengl, timeout=60)}
     assert any(here.values())
     # An unusable library first on the loader's path is as good as none.
     for name in ("libEGL.so.1", "libOSMesa.so.8"):
         (tmp_path / name).touch()
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    without = rendering.probe_renderers(opengl, timeout=60)
+    without = renderer_probe.probe_renderers(opengl, timeout=60)
     assert [probe.ok for probe in without] == [False, False]
     assert "libegl1" in without[0].fix and "libosmesa6" in without[1].fix
     assert all(probe.detail for probe in without)

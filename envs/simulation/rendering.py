@@ -7,18 +7,17 @@ belong to the task and travel with datasets and checkpoints.
 
 import atexit
 import ctypes
-import json
 import os
-import subprocess
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from fibo_robot.envs.simulation.culling import MeshCulling
 from fibo_robot.envs.simulation.untyped import MjData, MjModel, import_mujoco
 from fibo_robot.errors import FiboError
 
@@ -31,10 +30,6 @@ FIXES = {
     "warp": "install the extra that brings MuJoCo Warp (pip install 'fibo-robot[warp]')",
 }
 _LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
-_PROBE_SCENE = (
-    "<mujoco><worldbody><light pos='0 0 3'/><camera name='top' pos='0 0 2'/>"
-    "<geom type='sphere' size='.5' rgba='1 0 0 1' group='1'/></worldbody></mujoco>"
-)
 
 
 class RendererError(FiboError):
@@ -191,6 +186,8 @@ class OpenGLRenderer:
         self._perturbation = mujoco.MjvPerturb()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        see_through = quality.shadows or quality.reflections
+        self._culling = None if see_through else MeshCulling(model)
         model.vis.quality.offsamples = quality.multisamples
         self._create_context(max_size)
 
@@ -234,15 +231,17 @@ class OpenGLRenderer:
         mujoco = self._mujoco
         self._camera.fixedcamid = self._model.camera(camera).id
         self._gl.make_current()
-        mujoco.mjv_updateScene(
-            self._model,
-            data,
-            self._options,
-            self._perturbation,
-            self._camera,
-            mujoco.mjtCatBit.mjCAT_ALL,
-            self._scene,
-        )
+        camera_id = self._camera.fixedcamid
+        with self._culling.hidden(data, camera_id, height, width) if self._culling else nullcontext():
+            mujoco.mjv_updateScene(
+                self._model,
+                data,
+                self._options,
+                self._perturbation,
+                self._camera,
+                mujoco.mjtCatBit.mjCAT_ALL,
+                self._scene,
+            )
         viewport = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(viewport, self._scene, self._context)
         image = np.empty((height, width, 3), dtype=np.uint8)
@@ -263,70 +262,9 @@ def _free_context(context: Any, gl: Any) -> None:
     gl.free()
 
 
-@dataclass(frozen=True)
-class RendererProbe:
-    """Whether one renderer draws here.
-
-    Attributes:
-        name: the renderer.
-        ok: it drew a sphere.
-        detail: what went wrong, or nothing.
-        fix: what to install, or nothing.
-    """
-
-    name: str
-    ok: bool
-    detail: str
-    fix: str
-
-
-def probe_renderers(names: Sequence[str] = RENDERERS, timeout: float = 300.0) -> list[RendererProbe]:
-    """Draw a sphere with each renderer, side by side in processes of their own: a broken driver aborts one.
-
-    Args:
-        names: which renderers.
-        timeout: seconds per renderer; Warp compiles its kernels on the first run.
-    """
-    with ThreadPoolExecutor(max(len(names), 1)) as pool:
-        return list(pool.map(lambda name: _probe_renderer(name, timeout), names))
-
-
-def _probe_renderer(name: str, timeout: float) -> RendererProbe:
-    command = [sys.executable, "-m", "fibo_robot.envs.simulation.rendering", name]
-    environment = {**os.environ, "MUJOCO_GL": "disable" if name == "warp" else name}
-    environment.pop("PYOPENGL_PLATFORM", None)
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return RendererProbe(name, False, f"gave no picture within {timeout:.0f} s", FIXES[name])
-    if done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["ok"]:
-        return RendererProbe(name, True, "", "")
-    reason = (done.stderr.strip().splitlines() or ["drew an empty picture"])[-1]
-    return RendererProbe(name, False, reason, FIXES[name])
-
-
 def _loads(library: str) -> bool:
     try:
         ctypes.CDLL(library)
     except OSError:
         return False
     return True
-
-
-def _draw_probe_scene(name: str) -> bool:
-    prepare_rendering(name)
-    mujoco = import_mujoco()
-    model = mujoco.MjModel.from_xml_string(_PROBE_SCENE)
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    renderer = create_renderer(model, name, RenderQuality())
-    image = renderer.render(data, "top", 32, 32)
-    renderer.close()
-    return bool(image[16, 16, 0] > image[16, 16, 1] + 20)
-
-
-if __name__ == "__main__":
-    try:
-        print(json.dumps({"ok": _draw_probe_scene(sys.argv[1])}))
-    except FiboError as error:
-        sys.exit(str(error))

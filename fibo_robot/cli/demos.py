@@ -1,7 +1,7 @@
 """`fibo demos`: record, convert, replay and look at demonstrations, and record clips of robot skills."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -37,12 +37,19 @@ def record(
     ] = 0.0,
     renderer: Renderer = "auto",
     image_size: ImageSize = None,
+    multisamples: Annotated[
+        int | None,
+        typer.Option("--multisamples", min=0, help="Samples of a pixel; 0 halves its time on a CPU."),
+    ] = None,
 ) -> None:
     """Record a scripted expert's demonstrations with pictures; an interrupted recording continues."""
     from fibo_robot.envs.demonstrations.record import Recording, record_demonstrations
+    from fibo_robot.envs.simulation.rendering import RenderQuality
     from fibo_robot.envs.tasks import get_task
 
-    overrides = {"renderer": renderer} | ({"image_size": image_size} if image_size else {})
+    overrides: dict[str, Any] = {"renderer": renderer} | ({"image_size": image_size} if image_size else {})
+    if multisamples is not None:
+        overrides["quality"] = RenderQuality(multisamples=multisamples)
     with progress_bar(f"Recording {task}") as progress:
         done = record_demonstrations(
             get_task(task, **overrides),
