@@ -29,7 +29,7 @@ from fibo_robot.progress import track
 from fibo_robot.video.datasets.files import video_files
 from fibo_robot.video.datasets.table import LabelledClip
 from fibo_robot.video.reading.errors import VideoDecodeError
-from fibo_robot.video.reading.reader import decord_refusal
+from fibo_robot.video.reading.libraries import decord_refusal
 from fibo_robot.video.reading.scan import forget_scans, scan
 from fibo_robot.video.training.clips import BrokenClip, ClipDataset
 from fibo_robot.video.training.loader import ClipLoader
