@@ -124,8 +124,8 @@ def measure_pipeline(folder: Path | None = None, workers: int = 2, rounds: int =
             write_clips(folder)
         clips = _readable(folder)
         data = {
-            DECORD: _Decoder(_decord_frames, clips),
-            PYAV: _Decoder(_pyav_frames, clips),
+            DECORD: _Decoder(decord_frames, clips),
+            PYAV: _Decoder(pyav_frames, clips),
             PIPELINE: _Pipeline(list(clips)),
         }
         loaders = {name: _loader(dataset, workers) for name, dataset in data.items()}
@@ -212,13 +212,15 @@ def _readable(folder: Path) -> dict[Path, np.ndarray]:
     return clips
 
 
-def _decord_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+def decord_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+    """Frames `(T, H, W, 3)`, uint8, by decord alone."""
     import decord
 
     return decord.VideoReader(str(path), num_threads=1).get_batch(indices.tolist()).asnumpy()
 
 
-def _pyav_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+def pyav_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+    """The same by PyAV alone: decoded from the beginning until all have come."""
     wanted = set(indices.tolist())
     pictures = {}
     with av.open(str(path)) as container:

@@ -45,15 +45,17 @@ class VideoReader(ClipReader):
         verify: decode the whole file once, strictly, before the first read. Damage that a decoder
             would hide (smeared or grey areas) is then an error. It costs about as much as skimming the
             file; training turns it off and relies on `fibo data check`.
-        backend: `decord` or `av` serves all reads (tests and benchmarks); by default the faster one that is
-            exact for this file and these frames.
+        backend: `decord`, `torchcodec` or `av` serves all reads, exact or not, as long as it does not fail;
+            by default the fastest one that is exact for this file and these frames.
 
     Attributes:
         fps: average frames per second of the shown frames.
-        backend: `decord` where decord is exact for this file and serves its runs of frames, else `av`.
+        backend: what serves runs of frames, where it is exact for this file: `decord`, say; else `av`.
 
     Raises:
-        VideoDecodeError: the file holds no readable video, or is damaged or cut off.
+        VideoDecodeError: the file holds no readable video, or is damaged or cut off; or torchcodec, which was
+            asked for, finds no FFmpeg.
+        MissingExtraError: torchcodec was asked for and is not installed.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class VideoReader(ClipReader):
         self._forced = backend is not None
         self._library: FrameLibrary | None = None
         self._pts: tuple[int | None, ...]
-        if self.backend != "av" and verify:
+        if self.backend != "av" and (verify or self._forced):
             self._open_library()
         if self.backend == "av" or verify:
             self._pts = index_frames(self._source)
