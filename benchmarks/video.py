@@ -31,7 +31,7 @@ from fibo_robot.video.datasets.table import LabelledClip
 from fibo_robot.video.reading.errors import VideoDecodeError
 from fibo_robot.video.reading.libraries import decord_refusal
 from fibo_robot.video.reading.scan import forget_scans, scan
-from fibo_robot.video.training.clips import BrokenClip, ClipDataset
+from fibo_robot.video.training.clips import ClipDataset
 from fibo_robot.video.training.loader import ClipLoader
 from fibo_robot.video.training.sampling import ClipSampling, Cropping
 
@@ -257,9 +257,9 @@ class _Pipeline(ClipDataset):
         labelled = [LabelledClip(path, "") for path in clips]
         super().__init__(labelled, [""], ClipSampling(frames=FRAMES), Cropping(), IMAGE_SIZE, training=False)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, int] | BrokenClip:
+    def _frames(self, index: int, generator: np.random.Generator) -> torch.Tensor:
         forget_scans()
-        return super().__getitem__(item)
+        return super()._frames(index, generator)
 
 
 def _loader(data: "_Decoder | _Pipeline", workers: int) -> DataLoader:

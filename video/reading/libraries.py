@@ -29,7 +29,7 @@ _DECORD_MIN_SIDE = 64  # below, decord's rows are padded and its copy fails
 
 
 Backend = Literal["av", "decord", "torchcodec"]
-ORDER: tuple[Backend, ...] = ("decord",)  # the fastest first, as `fibo bench decoding` measures
+ORDER: tuple[Backend, ...] = ("decord",)  # tried in turn; `fibo bench decoding` measures what each is worth
 
 
 class LibraryError(Exception):
