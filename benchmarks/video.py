@@ -29,9 +29,9 @@ from fibo_robot.progress import track
 from fibo_robot.video.datasets.files import video_files
 from fibo_robot.video.datasets.table import LabelledClip
 from fibo_robot.video.reading.errors import VideoDecodeError
-from fibo_robot.video.reading.reader import decord_refusal
+from fibo_robot.video.reading.libraries import decord_refusal
 from fibo_robot.video.reading.scan import forget_scans, scan
-from fibo_robot.video.training.clips import BrokenClip, ClipDataset
+from fibo_robot.video.training.clips import ClipDataset
 from fibo_robot.video.training.loader import ClipLoader
 from fibo_robot.video.training.sampling import ClipSampling, Cropping
 
@@ -124,8 +124,8 @@ def measure_pipeline(folder: Path | None = None, workers: int = 2, rounds: int =
             write_clips(folder)
         clips = _readable(folder)
         data = {
-            DECORD: _Decoder(_decord_frames, clips),
-            PYAV: _Decoder(_pyav_frames, clips),
+            DECORD: _Decoder(decord_frames, clips),
+            PYAV: _Decoder(pyav_frames, clips),
             PIPELINE: _Pipeline(list(clips)),
         }
         loaders = {name: _loader(dataset, workers) for name, dataset in data.items()}
@@ -212,13 +212,15 @@ def _readable(folder: Path) -> dict[Path, np.ndarray]:
     return clips
 
 
-def _decord_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+def decord_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+    """Frames `(T, H, W, 3)`, uint8, by decord alone."""
     import decord
 
     return decord.VideoReader(str(path), num_threads=1).get_batch(indices.tolist()).asnumpy()
 
 
-def _pyav_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+def pyav_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+    """The same by PyAV alone: decoded from the beginning until all have come."""
     wanted = set(indices.tolist())
     pictures = {}
     with av.open(str(path)) as container:
@@ -255,9 +257,9 @@ class _Pipeline(ClipDataset):
         labelled = [LabelledClip(path, "") for path in clips]
         super().__init__(labelled, [""], ClipSampling(frames=FRAMES), Cropping(), IMAGE_SIZE, training=False)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, int] | BrokenClip:
+    def _frames(self, index: int, generator: np.random.Generator) -> torch.Tensor:
         forget_scans()
-        return super().__getitem__(item)
+        return super()._frames(index, generator)
 
 
 def _loader(data: "_Decoder | _Pipeline", workers: int) -> DataLoader:

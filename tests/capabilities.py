@@ -55,6 +55,12 @@ CAPABILITIES = {
             _installed("transformers"),
             "pip install 'fibo-robot[transformers]'",
         ),
+        Capability(
+            "torchcodec",
+            "torchcodec",
+            _installed("torchcodec"),
+            "pip install 'fibo-robot[torchcodec]'; apt-get install ffmpeg",
+        ),
         Capability("lerobot", "LeRobot", _installed("lerobot"), "an environment of its own: docs/lerobot.md"),
         Capability("parquet", "pyarrow", _installed("pyarrow"), "pip install 'fibo-robot[parquet]'"),
         Capability("triton", "Triton", _installed("triton"), "it comes with torch for Linux"),

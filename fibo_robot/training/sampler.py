@@ -65,6 +65,8 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         batch_size: samples per step and process.
         steps_per_epoch: steps between two checkpoints.
         seed: decides every pass's order.
+        repeats: how often each sample stands in its batch, one draw after the other; `batch_size` is a
+            multiple of it.
         rank, world_size: this process's share; together the processes see one batch of
             `batch_size * world_size` samples, the same that a single process with that batch size sees.
     """
@@ -77,12 +79,19 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        repeats: int = 1,
     ) -> None:
         if min(num_samples, batch_size, steps_per_epoch) < 1:
             raise SamplerError(
                 "num_samples, batch_size and steps_per_epoch must be positive, not "
                 f"{num_samples}, {batch_size} and {steps_per_epoch}."
             )
+        if repeats < 1 or batch_size % repeats:
+            raise SamplerError(
+                f"a batch of {batch_size} cannot hold each sample {repeats} times: its size must be a "
+                "multiple."
+            )
+        self.repeats = repeats
         self.num_samples, self.batch_size, self.steps_per_epoch = num_samples, batch_size, steps_per_epoch
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch = 0
@@ -91,10 +100,17 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
     @classmethod
     def for_trainer(
-        cls, trainer: Process, num_samples: int, batch_size: int, steps_per_epoch: int, seed: int
+        cls,
+        trainer: Process,
+        num_samples: int,
+        batch_size: int,
+        steps_per_epoch: int,
+        seed: int,
+        repeats: int = 1,
     ) -> "StepSampler":
         """The sampler of this process among all that a Lightning trainer runs."""
-        return cls(num_samples, batch_size, steps_per_epoch, seed, trainer.global_rank, trainer.world_size)
+        process = (trainer.global_rank, trainer.world_size)
+        return cls(num_samples, batch_size, steps_per_epoch, seed, *process, repeats)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose steps the next iteration yields."""
@@ -110,7 +126,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             first = step * global_batch + self.rank * self.batch_size
             batch = []
             for draw in range(first, first + self.batch_size):
-                number, position = divmod(draw, self.num_samples)
+                number, position = divmod(draw // self.repeats, self.num_samples)
                 if number not in order_of_pass:
                     generator = torch.Generator().manual_seed(derived_seed(self.seed, number))
                     order_of_pass = {

@@ -25,7 +25,7 @@ def test_decoders_and_pipeline_see_the_same_frames(folder: Path) -> None:
     assert len(clips) == 3
     pipeline = benchmark._Pipeline(list(clips))
     for number, (path, indices) in enumerate(clips.items()):
-        decord, pyav = benchmark._decord_frames(path, indices), benchmark._pyav_frames(path, indices)
+        decord, pyav = benchmark.decord_frames(path, indices), benchmark.pyav_frames(path, indices)
         assert decord.shape == (benchmark.FRAMES, 64, 96, 3)
         assert np.abs(decord.astype(int) - pyav).max() <= 1
         frames = pipeline._frames(number, np.random.default_rng(0)).permute(0, 2, 3, 1).numpy()

@@ -53,6 +53,19 @@ def test_two_processes_share_the_batch_of_one():
     assert [a + b for a, b in zip(*halves)] == one
 
 
+def test_repeats_stand_side_by_side_and_no_process_splits_them():
+    options = {"num_samples": 5, "steps_per_epoch": 6, "repeats": 3}
+    once = batches(1, num_samples=5, batch_size=4, steps_per_epoch=6)
+    (thrice,) = [batches(1, batch_size=12, **options)]
+    assert [index for batch in thrice for index, _ in batch[::3]] == [i for batch in once for i, _ in batch]
+    assert [draw for batch in thrice for _, draw in batch] == list(range(72))
+    assert all(batch[n][0] == batch[n - n % 3][0] for batch in thrice for n in range(12))
+    halves = [batches(1, batch_size=6, rank=rank, world_size=2, **options) for rank in range(2)]
+    assert [a + b for a, b in zip(*halves)] == thrice
+    with pytest.raises(SamplerError, match="4 cannot hold each sample 3 times"):
+        StepSampler(5, 4, 1, seed=0, repeats=3)
+
+
 def test_a_batch_larger_than_the_dataset_is_filled_by_further_passes():
     (batch,) = batches(1, num_samples=3, batch_size=8, steps_per_epoch=1)
     assert sorted(index for index, _ in batch[:6]) == [0, 0, 1, 1, 2, 2]

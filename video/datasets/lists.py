@@ -4,7 +4,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from fibo_robot.video.datasets.table import (
     read_text,
     refuse_protocol,
 )
+from fibo_robot.video.reading.excerpt import Span
 
 _DELIMITERS = (",", "\t", ";", " ")
 _KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
@@ -64,7 +65,7 @@ def read_split_lists(root: Path, protocol: str | None) -> ClipTable | None:
     described = []
     for split, path in lists.items():
         table = read_list_file(path, None, "split")
-        clips += [LabelledClip(clip.path, clip.label, clip.split or split) for clip in table.clips]
+        clips += [replace(clip, split=clip.split or split) for clip in table.clips]
         described.append(table.description.removeprefix(f"{path.parent}/"))
     return ClipTable(tuple(clips), f"{root} (a list per split: {'; '.join(described)})")
 
@@ -144,8 +145,27 @@ def _read_table(table: Path, split_column: str) -> ClipTable:
         path, label = row.cells["path"], row.cells["label"]
         if not path or not label:
             raise ClipTableError(f"{table}, line {row.line}: the path or the label is empty.")
-        clips.append(LabelledClip(table.parent / path, label, row.cells.get(split_column, "")))
+        span = _span(row.cells, f"{table}, line {row.line}")
+        clips.append(LabelledClip(table.parent / path, label, row.cells.get(split_column, ""), span))
     return ClipTable(tuple(clips), f"{table} (columns {', '.join(columns)}; delimiter {delimiter!r})")
+
+
+def _span(cells: dict[str, str], place: str) -> Span | None:
+    """The seconds from a row's `start` to its `stop`; None where there are no such columns or both are empty.
+
+    Raises:
+        ClipTableError: one of them is missing or empty, no number, or they are no span.
+    """
+    given = {column: cells[column].strip() for column in ("start", "stop") if column in cells}
+    if not any(given.values()):
+        return None
+    try:
+        return Span(float(given["start"]), float(given["stop"]))
+    except (KeyError, ValueError) as error:
+        raise ClipTableError(
+            f"{place}: a clip of a longer video has two columns, start and stop, in seconds; here they are "
+            f"{given}. Leave both empty for the whole video."
+        ) from error
 
 
 def _read_kinetics(tables: Sequence[Path], root: Path) -> ClipTable:

@@ -28,7 +28,8 @@ def read_clips(root: Path | str, split_column: str = "split", protocol: str | No
     The first of these that is found:
 
     * a folder with `clips.csv`, or a csv whose header has `path` and `label`: one clip per row, paths
-      relative to the table; `split_column` names the column that tells its split;
+      relative to the table; `split_column` names the column that tells its split, and columns `start` and
+      `stop` the seconds of a longer video that are the clip;
     * a file without header (Kinetics style): a path and a label per line, with any of comma, tab, semicolon
       or space between, or a folder of frames, their number and a label (mmaction2's lists); or the
       annotation csv of Kinetics;

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fibo_robot.errors import FiboError, did_you_mean
+from fibo_robot.video.reading.excerpt import Span
 
 # What folders, lists and columns call the three usual parts, in small letters.
 _SPLITS = {
@@ -42,11 +43,18 @@ class LabelledClip:
             if the tar file were a folder (`shards/train-000.tar/0001.mp4`).
         label: the name of its class.
         split: the part it belongs to (`train`, `test`, a fold's number …); empty where nothing says so.
+        span: the seconds of the file that are the clip; None where it is all of it.
     """
 
     path: Path
     label: str
     split: str = ""
+    span: Span | None = None
+
+    @property
+    def name(self) -> Path:
+        """What tells it from all others: its path, and its seconds as in a URL (`match.mp4#t=10,12.5`)."""
+        return self.path if self.span is None else self.path.with_name(f"{self.path.name}#t={self.span}")
 
 
 @dataclass(frozen=True)

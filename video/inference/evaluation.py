@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.numpy import save
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically, write_bytes, write_json
 from fibo_robot.progress import track
 from fibo_robot.statistics import wilson_interval
@@ -100,31 +103,73 @@ class VideoTest:
             Image.fromarray(confusion_image(self.confusion, self.labels)).save(temporary)
 
 
+class _Videos(Dataset[Tensor | FiboError]):
+    """The clips by which each video is tested, uint8 `(views * crops, T, 3, S, S)`, or why there are none."""
+
+    def __init__(
+        self, classifier: ClipClassifier, clips: Sequence[LabelledClip], views: int, crops: int
+    ) -> None:
+        self._sampling, self._cut = classifier.sampling, partial(classifier.squares, crops=crops)
+        self._clips, self._views = clips, views
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, number: int) -> Tensor | FiboError:
+        clip = self._clips[number]
+        try:
+            return read_views(clip.path, self._sampling, self._cut, self._views, clip.span)
+        except FiboError as error:  # raised here, it would reach the main process as a traceback
+            return error
+
+
 def evaluate_videos(
-    classifier: ClipClassifier, clips: Sequence[LabelledClip], *, views: int = 1, crops: int = 1
+    classifier: ClipClassifier,
+    clips: Sequence[LabelledClip],
+    *,
+    views: int = 1,
+    crops: int = 1,
+    batch_size: int = 8,
+    workers: int = 0,
 ) -> VideoTest:
     """Classify labelled videos, `views` clips of each and `crops` squares of each clip.
+
+    Args:
+        classifier: from `load_classifier`.
+        clips: the videos.
+        views: clips spread over each video.
+        crops: squares spread along the longer side.
+        batch_size: squares of clips that the model sees at a time, of one video or several.
+        workers: processes that decode; 0 decodes in this one.
 
     Raises:
         VideoDecodeError: not one of the videos could be read.
     """
     numbers = {label: number for number, label in enumerate(classifier.labels)}
-    cut = partial(classifier.squares, crops=crops)
     weights = state_digest(classifier.state_dict())
     result = VideoTest(classifier.labels, [], np.empty(0), np.empty(0), {}, views, crops, weights)
-    targets, scores = [], []
-    for clip in track(clips, "testing"):
-        try:
-            batch = read_views(clip.path, classifier.sampling, cut, views)
-        except VideoDecodeError as error:
-            result.failures[str(clip.path)] = str(error)
+    loader = DataLoader(_Videos(classifier, clips, views, crops), batch_size=None, num_workers=workers)
+    targets: list[int] = []
+    waiting: list[Tensor] = []
+    scores: list[Tensor] = []
+    for clip, found in zip(clips, track(loader, "testing", total=len(clips))):
+        if isinstance(found, VideoDecodeError):
+            result.failures[str(clip.name)] = str(found)
             continue
-        result.paths.append(clip.path)
+        if isinstance(found, FiboError):
+            raise found
+        result.paths.append(clip.name)
         targets.append(numbers[clip.label])
-        scores.append(view_scores(classifier, batch).numpy())
-    if not scores:
+        waiting += found
+        while len(waiting) >= batch_size:
+            scores.append(view_scores(classifier, torch.stack(waiting[:batch_size])))
+            del waiting[:batch_size]
+    if waiting:
+        scores.append(view_scores(classifier, torch.stack(waiting)))
+    if not targets:
         raise VideoDecodeError(
             f"None of {len(clips)} videos could be read; {next(iter(result.failures.values()))}"
         )
-    result.targets, result.scores = np.array(targets), np.stack(scores)
+    result.targets = np.array(targets)
+    result.scores = torch.cat(scores).reshape(len(targets), views * crops, -1).numpy()
     return result

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.video.reading.clip import open_clip
+from fibo_robot.video.reading.excerpt import Span
 from fibo_robot.video.training.clips import crop_and_resize
 from fibo_robot.video.training.sampling import ClipSampling, Cropping
 
@@ -32,6 +33,7 @@ def read_views(
     sampling: ClipSampling,
     cut: Callable[[np.ndarray], Tensor],
     views: int = 1,
+    span: Span | None = None,
 ) -> Tensor:
     """Clips for testing: uint8 `(views * crops, T, 3, S, S)`, all crops of the first view first.
 
@@ -43,11 +45,12 @@ def read_views(
         sampling: which frames.
         cut: a picture, uint8 `(H, W, 3)`, to the parts that are tested, uint8 `(crops, 3, S, S)`.
         views: clips spread over the video.
+        span: the part of the file that is the clip; None is all.
 
     Raises:
         VideoDecodeError: the clip cannot be read.
     """
-    reader = open_clip(Path(path))
+    reader = open_clip(Path(path), span=span)
     numbers = np.stack([reader.at_even_times(view) for view in sampling.views(len(reader), views)])
     distinct, places = np.unique(numbers, return_inverse=True)
     squares = torch.stack([cut(frame) for frame in reader.stream(distinct)])

@@ -11,7 +11,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from fibo_robot.video.reading.errors import VideoDecodeError, reason
-from fibo_robot.video.reading.scan import VideoScan, open_container, scan
+from fibo_robot.video.reading.scan import VideoScan, scan_source
+from fibo_robot.video.reading.stored import ClipInMemory, StoredClip
 
 
 def upright(picture: np.ndarray, rotation: int) -> np.ndarray:
@@ -53,11 +54,14 @@ def decode(
         ) from error
 
 
-@lru_cache(maxsize=1024)
-def index_frames(path: Path, modified_ns: int) -> tuple[int | None, ...]:
-    """Decode all frames once, strictly: times in ticks (or None), as shown. `modified_ns` keys the memory."""
-    content = scan(path)
-    with open_container(path) as container:
+def index_frames(source: StoredClip | ClipInMemory) -> tuple[int | None, ...]:
+    """Decode all frames once, strictly: times in ticks (or None), as shown; of a file they are remembered."""
+    return _index(source) if isinstance(source, ClipInMemory) else _remembered_index(source)
+
+
+def _index(source: StoredClip | ClipInMemory) -> tuple[int | None, ...]:
+    path, content = source.path, scan_source(source)
+    with source.open() as container:
         stream = strict_stream(container, content)
         pts: list[int | None] = []
         try:
@@ -68,3 +72,6 @@ def index_frames(path: Path, modified_ns: int) -> tuple[int | None, ...]:
     if not pts:
         raise VideoDecodeError(f"{path}: not one frame could be decoded; the file is damaged.")
     return tuple(pts)
+
+
+_remembered_index = lru_cache(maxsize=1024)(_index)

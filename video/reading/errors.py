@@ -13,6 +13,10 @@ class VideoDecodeError(FiboError):
     """A file holds no readable video; the message names the file, what is wrong and what to do."""
 
 
+class FrameTimeError(FiboError, ValueError):
+    """A stretch of a clip in seconds that is none; the message says why."""
+
+
 def reason(error: Exception) -> str:
     """What a library says is wrong, without its error numbers."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fibo_robot.video.reading.errors import FrameTimeError
+
 # Times of frames are rounded to ticks, and a time is computed in another way than theirs: a hair is added.
 _HAIR = 1e-6  # seconds
 
@@ -36,6 +38,22 @@ def frames_on_screen(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:
         times: seconds.
     """
     return (np.searchsorted(timestamps, times + _HAIR, side="right") - 1).clip(0)
+
+
+def frames_between(timestamps: np.ndarray, start: float, stop: float) -> np.ndarray:
+    """The numbers of the frames that appear at `start` or later and before `stop`; there may be none.
+
+    Args:
+        timestamps: `(N,)` seconds at which frames are shown, ascending.
+        start, stop: seconds.
+
+    Raises:
+        FrameTimeError: `stop` does not lie after `start`.
+    """
+    if not start < stop:
+        raise FrameTimeError(f"frames between {start:g} and {stop:g} s: the second must lie after the first.")
+    first, last = np.searchsorted(timestamps, np.array([start, stop]) - _HAIR)
+    return np.arange(first, last)
 
 
 def at_even_times(numbers: np.ndarray, timestamps: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ that data workers do not compete for cores.
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import BinaryIO
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -20,86 +20,79 @@ from fibo_robot.video.reading.decoding import decode, index_frames, strict_strea
 from fibo_robot.video.reading.errors import VideoDecodeError
 from fibo_robot.video.reading.frame_numbers import distinct_frames
 from fibo_robot.video.reading.interface import ClipReader
-from fibo_robot.video.reading.scan import VideoScan, open_container, require_stored, scan
+from fibo_robot.video.reading.libraries import (
+    Backend,
+    FrameLibrary,
+    LibraryError,
+    exact_library,
+    open_library,
+)
+from fibo_robot.video.reading.scan import VideoScan, scan_source
+from fibo_robot.video.reading.stored import find_source
 
-_DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9"}
-_DECORD_PIXEL_FORMATS = {"yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuvj422p", "yuvj444p"}
-_DECORD_MIN_SIDE = 64  # below, decord's rows are padded and its copy fails
 # Where a picture that is marked as no reference is needed by no other one (H.264: nal_ref_idc 0, ITU-T H.264
 # section 7.4.1). In HEVC the mark means only pictures of the same temporal sub-layer.
 _SKIPPABLE_CODECS = {"h264"}
-
-
-def decord_refusal(content: VideoScan) -> str | None:
-    """Why decord would not return exactly the frames that were asked for, or None where it does."""
-    if not content.containers & {"mp4", "matroska"}:
-        return f"container {'/'.join(sorted(content.containers))}"
-    if content.codec not in _DECORD_CODECS:
-        return f"codec {content.codec}"
-    if content.pixel_format not in _DECORD_PIXEL_FORMATS:
-        return f"pixel format {content.pixel_format}"
-    if min(content.width, content.height) < _DECORD_MIN_SIDE:
-        return f"size {content.width}x{content.height}"
-    if content.has_gaps:
-        return "missing, repeated or discarded timestamps"
-    if content.unsafe_keyframes:
-        return "keyframes that need earlier frames"
-    return None
 
 
 class VideoReader(ClipReader):
     """Frames of one video file by number; see :class:`fibo_robot.video.reading.interface.ClipReader`.
 
     Args:
-        path: a local file, or a video inside a tar file (`clips.tar/0001.mp4`); its content decides how it
-            is read, not its name.
+        video: the path of a local file, or of a video inside a tar file (`clips.tar/0001.mp4`); or the bytes
+            of a video; or a file opened in binary mode, which is read into memory from where it stands.
+            Content decides how it is read, not a name.
         verify: decode the whole file once, strictly, before the first read. Damage that a decoder
             would hide (smeared or grey areas) is then an error. It costs about as much as skimming the
             file; training turns it off and relies on `fibo data check`.
-        backend: `decord` or `av` serves all reads (tests and benchmarks); by default the faster one that is
-            exact for this file and these frames.
+        backend: `decord`, `torchcodec` or `av` serves all reads, exact or not, as long as it does not fail;
+            by default the fastest one that is exact for this file and these frames.
 
     Attributes:
         fps: average frames per second of the shown frames.
-        backend: `decord` where decord is exact for this file and serves its runs of frames, else `av`.
+        backend: what serves runs of frames, where it is exact for this file: `decord`, say; else `av`.
 
     Raises:
-        VideoDecodeError: the file holds no readable video, or is damaged or cut off.
+        VideoDecodeError: the file holds no readable video, or is damaged or cut off; or torchcodec, which was
+            asked for, finds no FFmpeg.
+        MissingExtraError: torchcodec was asked for and is not installed.
     """
 
     def __init__(
-        self, path: Path | str, *, verify: bool = True, backend: Literal["decord", "av"] | None = None
+        self,
+        video: Path | str | bytes | BinaryIO,
+        *,
+        verify: bool = True,
+        backend: Backend | None = None,
     ) -> None:
-        self.path = Path(path)
-        self._scan = scan(self.path)
-        self._stored = require_stored(self.path)
-        self.backend: str = backend or ("av" if decord_refusal(self._scan) else "decord")
+        self._source = find_source(video)
+        self.path = self._source.path
+        self._scan = scan_source(self._source)
+        self.backend: str = backend or exact_library(self._scan)
         self._forced = backend is not None
-        self._decord: Any = None
+        self._library: FrameLibrary | None = None
         self._pts: tuple[int | None, ...]
-        if self.backend == "decord" and verify:
-            self._open_decord()
+        if self.backend != "av" and (verify or self._forced):
+            self._open_library()
         if self.backend == "av" or verify:
-            self._pts = index_frames(self.path, self._stored.modified_ns)
-            if self._decord is not None and len(self._decord) != len(self._pts):
-                self.backend, self._decord = "av", None
+            self._pts = index_frames(self._source)
+            if self._library is not None and len(self._library) != len(self._pts):
+                self.backend, self._library = "av", None
         else:
-            # decord is exact only where every packet has its time, so none is left out here.
+            # Libraries are exact only where every packet has its time, so none is left out here.
             self._pts = tuple(sorted(pts for pts in self._scan.packet_pts if pts is not None))
         self.timestamps = _timestamps(self._pts, self._scan)
         span = self.timestamps[-1] - self.timestamps[0]
         self.fps = (len(self) - 1) / span if span > 0 else (self._scan.average_rate or 1.0)
 
-    def _open_decord(self) -> None:
-        import decord
-
+    def _open_library(self) -> None:
         try:
-            self._decord = decord.VideoReader(self._stored.url, num_threads=1)
-        except (decord.DECORDError, RuntimeError):
+            self._library = open_library(self.backend, self._source, self._scan)
+        except LibraryError:
             self.backend = "av"
             return
-        if len(self._decord) != len(self._scan.packet_pts):
-            self.backend, self._decord = "av", None
+        if len(self._library) != len(self._scan.packet_pts):
+            self.backend, self._library = "av", None
 
     def __len__(self) -> int:
         return len(self._pts)
@@ -111,26 +104,24 @@ class VideoReader(ClipReader):
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         distinct, inverse = distinct_frames(numbers, len(self), self.path)
-        frames = self._read_decord(distinct) if self._forced or _is_run(distinct) else None
+        frames = self._read_by_library(distinct) if self._forced or _is_run(distinct) else None
         if frames is None:
             frames = self._read_av(distinct)
         in_order = np.array_equal(inverse, np.arange(len(distinct)))
         return frames if in_order else frames[inverse]
 
-    def _read_decord(self, indices: np.ndarray) -> np.ndarray | None:
-        """Frames by decord; None where it does not serve this file."""
-        if self.backend == "decord" and self._decord is None:
-            self._open_decord()
-        if self._decord is None:
+    def _read_by_library(self, distinct: np.ndarray) -> np.ndarray | None:
+        """Frames by decord or torchcodec; None where it does not serve this file."""
+        if self.backend != "av" and self._library is None:
+            self._open_library()
+        if self._library is None:
             return None
-        import decord
-
         try:
-            return self._decord.get_batch(indices.tolist()).asnumpy()
-        except decord.DECORDError:
+            return self._library.frames(distinct.tolist())
+        except LibraryError:
             # PyAV decides: it either reads the same frames or says where the damage is.
             self._index()
-            self.backend, self._decord = "av", None
+            self.backend, self._library = "av", None
             return None
 
     def stream(self, numbers: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
@@ -156,7 +147,7 @@ class VideoReader(ClipReader):
 
     def _index(self) -> None:
         """Decode the whole file, strictly, to know which frames there are."""
-        pts = index_frames(self.path, self._stored.modified_ns)
+        pts = index_frames(self._source)
         if len(pts) != len(self):
             raise VideoDecodeError(
                 f"{self.path}: {len(pts)} of {len(self)} frames decode; the file is damaged."
@@ -177,7 +168,7 @@ class VideoReader(ClipReader):
             distinct: ascending.
             skip: leave out pictures between them that no other picture needs.
         """
-        with open_container(self.path) as container:
+        with self._source.open() as container:
             stream = strict_stream(container, self._scan)
             seekable = self._scan.seekable and None not in self._pts
             number_at = {pts: i for i, pts in enumerate(self._pts)} if seekable else {}

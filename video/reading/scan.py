@@ -18,7 +18,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from fibo_robot.video.reading.errors import VideoDecodeError, may_not_read, reason
-from fibo_robot.video.reading.stored import StoredClip, stored_clip
+from fibo_robot.video.reading.stored import ClipInMemory, StoredClip, require_stored
 
 # FFmpeg would also "open" pictures, subtitles, playlists and text; those are refused by this list.
 _VIDEO_CONTAINERS = {
@@ -69,60 +69,39 @@ class VideoScan:
         return bool(self.containers & _SEEKABLE_CONTAINERS) and not self.has_gaps and len(self.start_pts) > 0
 
 
-def open_container(path: Path | str) -> InputContainer:
-    """Open a local clip with PyAV; other protocols (playlists that fetch from a network) are off.
-
-    Raises:
-        VideoDecodeError: there is no such clip.
-        FFmpegError: it is no video.
-    """
-    stored = require_stored(Path(path))
-    return av.open(stored.url, options={"protocol_whitelist": stored.protocols}, metadata_errors="replace")
-
-
-def require_stored(path: Path) -> StoredClip:
-    """Where the bytes of a clip lie.
-
-    Raises:
-        VideoDecodeError: there is no such file, or it is a folder.
-    """
-    try:
-        stored = stored_clip(path)
-    except OSError as error:  # a folder on the way may not be entered
-        raise may_not_read(path, error) or VideoDecodeError(f"{path}: {reason(error)}.") from error
-    if stored is None:
-        raise VideoDecodeError(f"{path}: {'not a file' if path.exists() else 'no such file'}.")
-    return stored
-
-
 def scan(path: Path | str) -> VideoScan:
-    """Read the container of `path` (every packet, no decoding); repeated calls are answered from memory.
+    """What the file at `path` holds; see :func:`scan_source`."""
+    return scan_source(require_stored(Path(path)))
+
+
+def scan_source(source: StoredClip | ClipInMemory) -> VideoScan:
+    """Read a container (every packet, no decoding); what a file holds is remembered.
 
     Raises:
-        VideoDecodeError: the file is missing, empty, cut off, or holds no video.
+        VideoDecodeError: it is empty, cut off, or holds no video.
     """
-    path = Path(path)
-    stored = require_stored(path)
-    if stored.size == 0:
-        raise VideoDecodeError(f"{path}: the file is empty; fetch it again.")
-    return _scan(path, stored.size, stored.modified_ns)
+    if source.size == 0:
+        raise VideoDecodeError(f"{source.path}: the file is empty; fetch it again.")
+    return _scan(source) if isinstance(source, ClipInMemory) else _remembered_scan(source)
 
 
 def forget_scans() -> None:
     """Forget what files hold, so that the next scan reads them anew (for fair measurements)."""
-    _scan.cache_clear()
+    _remembered_scan.cache_clear()
 
 
-@lru_cache(maxsize=4096)
-def _scan(path: Path, size: int, modified_ns: int) -> VideoScan:
+def _scan(source: StoredClip | ClipInMemory) -> VideoScan:
     try:
-        with open_container(path) as container:
-            return _scan_open(path, container)
+        with source.open() as container:
+            return _scan_open(source.path, container)
     except (FFmpegError, ValueError) as error:
-        raise may_not_read(path, error) or VideoDecodeError(
-            f"{path}: no video could be read from it ({reason(error)}); the file is damaged, cut off or "
-            "not a video."
+        raise may_not_read(source.path, error) or VideoDecodeError(
+            f"{source.path}: no video could be read from it ({reason(error)}); the file is damaged, cut off "
+            "or not a video."
         ) from error
+
+
+_remembered_scan = lru_cache(maxsize=4096)(_scan)
 
 
 def _scan_open(path: Path, container: InputContainer) -> VideoScan:

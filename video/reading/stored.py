@@ -1,15 +1,20 @@
-"""Where the bytes of a clip lie: in a file of their own, or inside a tar file.
+"""Where the bytes of a clip lie: in a file of their own, inside a tar file, or in memory.
 
 A video in a tar file is named as if the tar file were a folder (`shards/train-000.tar/0001.mp4`). FFmpeg
 decodes it from there, so nothing is extracted and nothing but the clip is read.
 """
 
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from fibo_robot.video.reading.errors import VideoDecodeError
+import av
+from av.container import InputContainer
+
+from fibo_robot.video.reading.errors import VideoDecodeError, may_not_read, reason
 
 
 @dataclass(frozen=True)
@@ -17,12 +22,14 @@ class StoredClip:
     """The bytes of a clip: a whole file, or a part of a tar file.
 
     Attributes:
+        path: how the clip is named.
         file: the file that holds them.
         start, size: where they begin in it, and how many they are.
         modified_ns: when the file was changed last.
         whole: whether they are all of the file.
     """
 
+    path: Path
     file: Path
     start: int
     size: int
@@ -41,6 +48,76 @@ class StoredClip:
         """FFmpeg's protocols that opening it needs; all others stay off."""
         return "file" if self.whole else "subfile,file"
 
+    def open(self) -> InputContainer:
+        """Open it with PyAV; other protocols (playlists that fetch from a network) are off.
+
+        Raises:
+            FFmpegError: it is no video.
+        """
+        return av.open(self.url, options={"protocol_whitelist": self.protocols}, metadata_errors="replace")
+
+
+@dataclass(frozen=True)
+class ClipInMemory:
+    """The bytes of a clip that are in memory.
+
+    Attributes:
+        path: what messages call it; there is no such file.
+        content: the bytes.
+    """
+
+    path: Path
+    content: bytes = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        return len(self.content)
+
+    def open(self) -> InputContainer:
+        """As :meth:`StoredClip.open`; a playlist in memory can open no file."""
+        return av.open(
+            BytesIO(self.content), options={"protocol_whitelist": "none"}, metadata_errors="replace"
+        )
+
+
+def find_source(video: Path | str | bytes | BinaryIO) -> StoredClip | ClipInMemory:
+    """Where the bytes of a video lie, however it is given.
+
+    Args:
+        video: a path; the bytes of a video file; or an open file, of which the rest is read into memory.
+
+    Raises:
+        VideoDecodeError: there is no such file, it is a folder, or the open file gives no bytes.
+    """
+    if isinstance(video, str | Path):
+        return require_stored(Path(video))
+    if isinstance(video, bytes | bytearray | memoryview):
+        return ClipInMemory(Path("video in memory"), bytes(video))
+    name = getattr(video, "name", None)
+    path = Path(name) if isinstance(name, str) else Path("video in memory")
+    content = video.read()
+    if not isinstance(content, bytes):
+        raise VideoDecodeError(f"{path}: opened as text; open it in binary mode ('rb').")
+    if not content:
+        raise VideoDecodeError(f"{path}: the open file is at its end; go back with seek(0) before reading.")
+    return ClipInMemory(path, content)
+
+
+def require_stored(path: Path) -> StoredClip:
+    """Where the bytes of a clip lie.
+
+    Raises:
+        VideoDecodeError: there is no such file, or it is a folder.
+    """
+    try:
+        stored = stored_clip(path)
+    except OSError as error:  # a folder on the way may not be entered
+        raise may_not_read(path, error) or VideoDecodeError(f"{path}: {reason(error)}.") from error
+    if stored is None:
+        raise VideoDecodeError(f"{path}: {'not a file' if path.exists() else 'no such file'}.")
+    return stored
+
 
 def stored_clip(path: Path) -> StoredClip | None:
     """Where the bytes of a clip lie; None where there is no such file or member of a tar file.
@@ -50,11 +127,11 @@ def stored_clip(path: Path) -> StoredClip | None:
     """
     if path.is_file():
         status = path.stat()
-        return StoredClip(path, 0, status.st_size, status.st_mtime_ns, whole=True)
+        return StoredClip(path, path, 0, status.st_size, status.st_mtime_ns, whole=True)
     for tar in path.parents:
         if tar.suffix == ".tar" and tar.is_file():
             place = tar_members(tar).get(path.relative_to(tar).as_posix())
-            return place and StoredClip(tar, *place, tar.stat().st_mtime_ns, whole=False)
+            return place and StoredClip(path, tar, *place, tar.stat().st_mtime_ns, whole=False)
     return None
 
 

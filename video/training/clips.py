@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, overload
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from fibo_robot.video.training.sampling import Box, ClipSampling, Cropping
 
 @dataclass(frozen=True)
 class BrokenClip:
-    """A clip that could not be read, and why."""
+    """A clip that could not be read, by :attr:`LabelledClip.name`, and why."""
 
     path: Path
     reason: str
@@ -43,6 +43,9 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
     Items are asked for as `(index, draw)`; in training the frames and the crop follow from the seed and
     `draw` alone, so they are the same with any number of workers. In evaluation they are the middle ones.
 
+    `dataset[index]` works, too: in training it draws from torch's global generator, as torchvision's
+    transforms do, and a clip that cannot be read raises a VideoDecodeError.
+
     Args:
         clips: the clips.
         labels: names of the classes; a clip's label is its number in this list.
@@ -53,6 +56,8 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
         seed: of everything random.
         shuffle_frames: put the frames of each clip in random order: a control that can see what is in the
             pictures, but not in which order.
+        repeats: draws that share the frames of a clip, each with a crop of its own; in a batch, these frames
+            are decoded once.
         cache_side: decode every clip once and keep all its frames in memory, their shorter side this many
             pixels; None decodes at each use.
     """
@@ -61,13 +66,14 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
         self,
         clips: Sequence[LabelledClip],
         labels: Sequence[str],
-        sampling: ClipSampling,
-        cropping: Cropping,
-        image_size: int,
+        sampling: ClipSampling = ClipSampling(),  # noqa: B008  # they are frozen
+        cropping: Cropping = Cropping(),  # noqa: B008
+        image_size: int = 224,
         *,
-        training: bool,
+        training: bool = False,
         seed: int = 0,
         shuffle_frames: bool = False,
+        repeats: int = 1,
         cache_side: int | None = None,
     ) -> None:
         numbers = {name: number for number, name in enumerate(labels)}
@@ -75,19 +81,43 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
         self.targets = [numbers[clip.label] for clip in self.clips]
         self.sampling, self.cropping, self.image_size = sampling, cropping, image_size
         self.training, self.seed, self.shuffle_frames = training, seed, shuffle_frames
-        self.cache_side = cache_side
+        self.repeats, self.cache_side = repeats, cache_side
         self._cache: dict[int, Tensor | BrokenClip] = {}
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int] | BrokenClip:
-        index, draw = item
+    @overload
+    def __getitem__(self, item: int) -> tuple[Tensor, int]: ...
+
+    @overload
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int] | BrokenClip: ...
+
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int] | BrokenClip:
+        if isinstance(item, tuple):
+            return self._item(*item, {})
+        draw = int(torch.randint(2**62, ())) if self.training else 0
+        found = self._item(range(len(self))[item], draw, {})
+        if isinstance(found, BrokenClip):
+            raise VideoDecodeError(found.reason)
+        return found
+
+    def _item(
+        self, index: int, draw: int, decoded: dict[tuple[int, int], Tensor]
+    ) -> tuple[Tensor, int] | BrokenClip:
+        """One item; `decoded` keeps frames for further draws of them."""
         generator = np.random.default_rng(derived_seed(self.seed, draw if self.training else index))
         try:
-            frames = self._frames(index, generator)
+            if self.repeats == 1:
+                frames = self._frames(index, generator)
+            else:
+                shared = (index, draw // self.repeats)
+                if shared not in decoded:
+                    of_frames = np.random.default_rng(derived_seed(self.seed, *shared))
+                    decoded[shared] = self._frames(index, of_frames)
+                frames = decoded[shared]
         except VideoDecodeError as error:
-            return BrokenClip(self.clips[index].path, str(error))
+            return BrokenClip(self.clips[index].name, str(error))
         if self.shuffle_frames:
             frames = frames[torch.from_numpy(generator.permutation(len(frames)))]
         height, width = frames.shape[-2:]
@@ -107,11 +137,12 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
         Raises:
             VideoDecodeError: not one clip of all can be read, in training.
         """
-        found = [self[item] for item in items]
+        decoded: dict[tuple[int, int], Tensor] = {}
+        found = [self._item(*item, decoded) for item in items]
         if self.training and all(isinstance(item, BrokenClip) for item in found):
             index, draw = items[-1]
             for ahead in range(1, len(self)):
-                found.append(self[(index + ahead) % len(self), draw])
+                found.append(self._item((index + ahead) % len(self), draw, decoded))
                 if not isinstance(found[-1], BrokenClip):
                     return found
             reasons = [item.reason for item in found if isinstance(item, BrokenClip)]
@@ -124,7 +155,7 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
         A clip that cannot be read is remembered as broken, and left out when it is asked for.
         """
         if self.cache_side is not None:
-            self._cache[index] = _decode_whole(self.clips[index].path, self.cache_side)
+            self._cache[index] = _decode_whole(self.clips[index], self.cache_side)
 
     def _frames(self, index: int, generator: np.random.Generator) -> Tensor:
         """The sampled frames `(T, 3, H, W)`, uint8."""
@@ -132,7 +163,8 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
             frames = self._cached(index, self.cache_side)
             return frames[torch.from_numpy(self._choose(len(frames), generator))]
         # Files are checked once by `fibo data check`, not again at every use.
-        reader = open_clip(self.clips[index].path, verify=False)
+        clip = self.clips[index]
+        reader = open_clip(clip.path, verify=False, span=clip.span)
         return reader.clip(self._choose(len(reader), generator))
 
     def _choose(self, num_frames: int, generator: np.random.Generator) -> np.ndarray:
@@ -142,25 +174,25 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
 
     def _cached(self, index: int, side: int) -> Tensor:
         if index not in self._cache:
-            self._cache[index] = _decode_whole(self.clips[index].path, side)
+            self._cache[index] = _decode_whole(self.clips[index], side)
         entry = self._cache[index]
         if isinstance(entry, BrokenClip):
             raise VideoDecodeError(entry.reason)
         return entry
 
 
-def _decode_whole(path: Path, side: int) -> Tensor | BrokenClip:
+def _decode_whole(clip: LabelledClip, side: int) -> Tensor | BrokenClip:
     """All frames `(N, 3, H, W)`, uint8, at an even rate, the shorter side scaled to `side` pixels.
 
     Each is scaled as it is decoded: a long clip is never in memory at its full size.
     """
     try:
-        reader = open_clip(path)
+        reader = open_clip(clip.path, span=clip.span)
         numbers = reader.at_even_times(np.arange(len(reader)))
         distinct, inverse = np.unique(numbers, return_inverse=True)
         frames = [_scaled(picture, side) for picture in reader.stream(distinct)]
     except VideoDecodeError as error:
-        return BrokenClip(path, str(error))
+        return BrokenClip(clip.name, str(error))
     return torch.stack(frames)[torch.from_numpy(inverse)]
 
 

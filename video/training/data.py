@@ -40,6 +40,8 @@ class VideoData(pl.LightningDataModule):
         num_workers: processes that decode.
         cache_side: keep all frames in memory at this size (shorter side, pixels); None decodes at each use.
         shuffle_frames: the control that sees no order; see ClipDataset.
+        repeated_augmentation: how often each clip stands in its batch, cut and augmented anew each time but
+            decoded once (arXiv 1901.09335); `batch_size` must be a multiple.
         max_bad_fraction: share of unreadable clips above which the run stops with a list of them.
         seed: decides the order of clips, their frames and crops.
     """
@@ -59,6 +61,7 @@ class VideoData(pl.LightningDataModule):
         num_workers: int = 0,
         cache_side: int | None = None,
         shuffle_frames: bool = False,
+        repeated_augmentation: int = 1,
         max_bad_fraction: float = 0.01,
         seed: int = 0,
     ) -> None:
@@ -69,6 +72,7 @@ class VideoData(pl.LightningDataModule):
         self.train_split, self.valid_split = train_split, valid_split
         self.split_column, self.protocol = split_column, protocol
         self.num_workers, self.cache_side, self.shuffle_frames = num_workers, cache_side, shuffle_frames
+        self.repeated_augmentation = repeated_augmentation
         self.max_bad_fraction = max_bad_fraction
         self.table: ClipTable | None = None
         self.train: ClipDataset | None = None
@@ -97,6 +101,7 @@ class VideoData(pl.LightningDataModule):
             training=training,
             seed=self.seed,
             shuffle_frames=self.shuffle_frames,
+            repeats=self.repeated_augmentation if training else 1,
             cache_side=self.cache_side,
         )
 
@@ -113,7 +118,7 @@ class VideoData(pl.LightningDataModule):
     def meta(self) -> dict[str, Any]:
         """What the checkpoint records about the data."""
         assert self.table is not None and self.train is not None
-        names = "\n".join(f"{clip.path.name}\t{clip.label}\t{clip.split}" for clip in self.table.clips)
+        names = "\n".join(f"{clip.name.name}\t{clip.label}\t{clip.split}" for clip in self.table.clips)
         return {
             "sampling": self.sampling.to_dict(),
             "cropping": self.cropping.to_dict(),
@@ -130,7 +135,12 @@ class VideoData(pl.LightningDataModule):
     def train_dataloader(self) -> ClipLoader:
         assert self.train is not None and self.trainer is not None
         sampler = StepSampler.for_trainer(
-            self.trainer, len(self.train), self.batch_size, self.steps_per_epoch, self.seed
+            self.trainer,
+            len(self.train),
+            self.batch_size,
+            self.steps_per_epoch,
+            self.seed,
+            repeats=self.repeated_augmentation,
         )
         return self._loader(self.train, sampler)
 

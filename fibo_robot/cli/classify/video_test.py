@@ -33,6 +33,12 @@ def video_test(
     ] = None,
     views: Annotated[int, typer.Option("--views", min=1, help="Clips per video.")] = 1,
     crops: Annotated[int, typer.Option("--crops", min=1, help="Crops per clip.")] = 1,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Crops of clips that the model sees at a time.")
+    ] = 8,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that decode; 0 decodes in this one.")
+    ] = 2,
     sampling: SamplingOption = None,
     output: Annotated[Path | None, typer.Option("--output", help="Folder [CHECKPOINT/test].")] = None,
     device: DeviceOption = Device.AUTO,
@@ -56,7 +62,9 @@ def video_test(
             f"It knows {', '.join(classifier.labels[:10])}."
         )
     clips = table.test_part() if split is None else table.part(split)
-    result = evaluate_videos(classifier, clips, views=views, crops=crops)
+    result = evaluate_videos(
+        classifier, clips, views=views, crops=crops, batch_size=batch_size, workers=workers
+    )
     output = output or results_folder(checkpoint) / "test"
     try:
         output.mkdir(parents=True, exist_ok=True)

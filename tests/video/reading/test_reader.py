@@ -34,6 +34,14 @@ def test_odd_clip_gives_the_same_frames_from_both_readers(shared_data: Path, nam
 
 
 @pytest.mark.data
+def test_a_run_that_is_read_first_needs_what_the_first_packet_says(shared_data: Path) -> None:
+    # An old x264's 4:4:4 pictures: whoever seeks before he has seen its version decodes others.
+    path = shared_data / "video" / "odd" / "cockatoo.mp4"
+    reader = VideoReader(path, verify=False)
+    np.testing.assert_array_equal(reader.read([250, 251]), VideoReader(path, backend="av").read([250, 251]))
+
+
+@pytest.mark.data
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_clip_gives_one_clear_message(shared_data: Path, name: str) -> None:
     with pytest.raises(VideoDecodeError, match=BROKEN[name]) as raised:

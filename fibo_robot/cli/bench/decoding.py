@@ -1,0 +1,46 @@
+"""`fibo bench decoding`: decord, torchcodec and the reader of this package against PyAV."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fibo_robot.cli.bench.options import JsonFile, is_standard_output
+
+
+def decoding(
+    clips: Annotated[
+        Path | None, typer.Option(help="Folder of videos; without it, some are written.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Repetitions, interleaved.")] = 5,
+    json: JsonFile = None,
+) -> None:
+    """Random frames, spread frames, whole clips and first frames: every backend against plain PyAV."""
+    from fibo_robot.benchmarks.decoding import measure_decoding
+    from fibo_robot.benchmarks.harness import write_results
+
+    rows = measure_decoding(clips, rounds)
+    if not is_standard_output(json):
+        _print(rows)
+    if json is not None:
+        write_results(json, [row.to_dict() for row in rows])
+
+
+def _print(rows: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        *("frames", "library", "clips/s", "vs pyav", "quartiles", "clips that differ"),
+        title=f"{rows[0].clips} clips, each opened anew, one thread",
+    )
+    for row in rows:
+        table.add_row(
+            row.case,
+            row.library,
+            f"{row.clips_per_s:.1f}",
+            f"{row.speedup:.2f}x",
+            f"{row.spread[0]:.2f}-{row.spread[1]:.2f}",
+            str(row.clips_that_differ),
+        )
+    Console().print(table)

@@ -1,0 +1,56 @@
+"""The decoding benchmark times every backend on the same frames, and says which give others."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fibo_robot.benchmarks import decoding as benchmark
+from fibo_robot.benchmarks.harness import BenchmarkError
+from fibo_robot.benchmarks.video import write_clips
+from fibo_robot.cli.main import app
+
+LIBRARIES = {"pyav", "decord", "fibo", "fibo_av", "fibo_decord"}
+if find_spec("torchcodec"):
+    LIBRARIES |= {"torchcodec", "fibo_torchcodec"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips")
+    write_clips(path, count=2, length=20, size=(64, 96))
+    return path
+
+
+def test_command_writes_a_row_per_library_and_habit(folder: Path, tmp_path: Path) -> None:
+    results = tmp_path / "decoding.json"
+    arguments = ["bench", "decoding", "--clips", str(folder), "--rounds", "1", "--json", str(results)]
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code == 0, outcome.output
+    rows = json.loads(results.read_text())["rows"]
+    assert {(row["case"], row["library"]) for row in rows} == {
+        (case, library) for case in ("random", "uniform", "whole", "first") for library in LIBRARIES
+    }
+    assert {row["frames"] for row in rows if row["case"] == "whole"} == {40}
+    assert {row["frames"] for row in rows if row["case"] == "first"} == {2}
+    assert all(row["clips_that_differ"] == 0 and row["clips"] == 2 for row in rows)
+    assert all(row["speedup"] == 1 for row in rows if row["library"] == "pyav")
+
+
+def test_a_library_with_other_frames_is_found_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = benchmark.decord_frames
+    monkeypatch.setattr(
+        benchmark, "decord_frames", lambda path, numbers: plain(path, np.maximum(numbers - 1, 0))
+    )
+    rows = benchmark.measure_decoding(folder, rounds=1)
+    differing = {row.library for row in rows if row.clips_that_differ and row.case != "first"}
+    assert differing == {"decord"}
+
+
+def test_a_folder_of_clips_that_are_not_read_exactly_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(BenchmarkError, match="no videos that decord and torchcodec read exactly"):
+        benchmark.measure_decoding(tmp_path)
