@@ -12,7 +12,7 @@ minus `masked`, and every key is given `masked` times the gradient of all querie
 import triton
 import triton.language as tl
 
-from fibo_robot.attention.backends.triton_rows import (
+from fibo_robot.attention.backends.triton_kernels import (
     LOG2_E,
     dot_rows,
     head_of,
@@ -100,7 +100,11 @@ def backward_keys_kernel(
     tiles = tl.cdiv(tokens - prefix, BLOCK)
     tile, bh = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
     batch, head = bh // heads, bh % heads
-    q_head, grad_head, out_head = head_of(q, batch, head), head_of(grad, batch, head), head_of(out, batch, head)
+    q_head, grad_head, out_head = (
+        head_of(q, batch, head),
+        head_of(grad, batch, head),
+        head_of(out, batch, head),
+    )
     lse, delta, masked = lse + bh * tokens, delta + bh * tokens, masked + bh * tokens
     rows = prefix + tile * BLOCK + tl.arange(0, BLOCK)
     inside = rows < tokens

@@ -7,7 +7,6 @@ for nothing, so a CUDA graph can hold it, after a first call outside (triton_tun
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 from typing import Any
@@ -24,7 +23,7 @@ SPLITS = 32  # tiles whose parts of a prefix token are added at once
 # The first is used where nothing can be timed. Registers decide: with 8 warps, a tile of 128 rows of 64 in
 # float32 takes 32 of a thread's, and there are at most 255.
 LAUNCHES: dict[int, tuple[Launch, ...]] = {
-    64: (Launch(128, 8, 1), Launch(128, 8, 2), Launch(64, 4, 1), Launch(64, 4, 3)),
+    64: (Launch(128, 8, 1), Launch(128, 8, 2), Launch(64, 4, 1), Launch(64, 8, 2)),
     128: (Launch(64, 8, 1), Launch(64, 8, 2), Launch(128, 8, 1), Launch(32, 4, 2)),
     256: (Launch(32, 8, 1), Launch(32, 8, 2), Launch(64, 8, 1), Launch(16, 4, 2)),
 }
@@ -80,7 +79,9 @@ def backward(
 
         def of_queries(tiles: int) -> tuple[Any, ...]:
             parts = (problem.parts(tiles, problem.head_dim) for _ in range(2))
-            masked_grad = lse.new_empty(q.shape[0] * q.shape[1], tiles, problem.head_dim) if zero_logit else lse
+            masked_grad = (
+                lse.new_empty(q.shape[0] * q.shape[1], tiles, problem.head_dim) if zero_logit else lse
+            )
             return *tensors, *problem.diagonals, into_q, delta, masked, *parts, masked_grad
 
         tiles_of_queries, (*_, part_k, part_v, masked_grad) = problem.walk(
@@ -103,13 +104,19 @@ class _Problem:
     """What all kernels of a call are told."""
 
     def __init__(
-        self, q: Tensor, offsets: Sequence[int], starts: Sequence[int], prefix: int, zero_logit: bool, scale: float
+        self,
+        q: Tensor,
+        offsets: Sequence[int],
+        starts: Sequence[int],
+        prefix: int,
+        zero_logit: bool,
+        scale: float,
     ) -> None:
         self.batch, self.heads, self.tokens, self.head_dim = q.shape
         self.device, self.dtype = q.device, q.dtype
         self.prefix, self.zero_logit, self.scale = prefix, zero_logit, scale
         self.diagonals = _diagonals(tuple(offsets), tuple(starts), q.device)
-        self.block_d = max(16, 1 << (self.head_dim - 1).bit_length())
+        self.block_d = _power_of_two(self.head_dim)
 
     def walk(self, kernel: Any, arguments: Callable[[int], tuple[Any, ...]]) -> tuple[int, tuple[Any, ...]]:
         """Launch a kernel with a program per tile and head.
@@ -124,12 +131,13 @@ class _Problem:
         patches = self.tokens - self.prefix
 
         def run(launch: Launch) -> tuple[int, tuple[Any, ...]]:
-            tiles = ceil(patches / launch.block)
+            block = min(launch.block, _power_of_two(patches))
+            tiles = ceil(patches / block)
             given = arguments(tiles)
             if tiles:
                 kernel[(tiles * self.batch * self.heads,)](
                     *given, self.heads, self.tokens, self.prefix, self.scale,
-                    ZERO_LOGIT=self.zero_logit, D=self.head_dim, BLOCK_D=self.block_d, BLOCK=launch.block,
+                    ZERO_LOGIT=self.zero_logit, D=self.head_dim, BLOCK_D=self.block_d, BLOCK=block,
                     STAGES=launch.num_stages, num_warps=launch.num_warps,
                 )  # fmt: skip
             return tiles, given
@@ -156,8 +164,13 @@ class _Problem:
         return torch.empty(shape, dtype=torch.float32, device=self.device)
 
 
+def _power_of_two(size: int) -> int:
+    """The smallest from 16 on that is no smaller."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
 def _strided(tensor: Tensor) -> tuple[Tensor, int, int, int]:
-    """A tensor as the kernels take it (triton_rows.py); copied only where its columns are apart."""
+    """A tensor as the kernels take it (triton_kernels.py); copied only where its columns are apart."""
     if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
         tensor = tensor.contiguous()
     batch, heads, tokens, _ = tensor.stride()
