@@ -147,7 +147,7 @@ class _Problem:
             return run(launches[0])
         # Lengths within a factor of two are one kind of shape, and so are numbers of heads in the batch.
         sizes = patches.bit_length(), (self.batch * self.heads).bit_length(), self.prefix > 0
-        key = (kernel, self.device, self.dtype, self.head_dim, self.zero_logit, *sizes)
+        key = (kernel.__name__, self.device, self.dtype, self.head_dim, self.zero_logit, *sizes)
         return run(choose_launch(key, launches, run))
 
     def gather(self, kernel: Any, given: tuple[Any, ...], *tiles: int) -> None:
