@@ -17,16 +17,26 @@ DENSE, FLEX, BRANCH = "sdpa", "flex_attention", "castling_with_branch"
 
 
 def build_modules(
-    ops: Sequence[str], tokens: int, device: str, dtype: torch.dtype, training: bool
+    ops: Sequence[str],
+    tokens: int,
+    device: str,
+    dtype: torch.dtype,
+    training: bool,
+    num_heads: int = NUM_HEADS,
 ) -> dict[str, AttentionModule]:
-    """By name; Castling with its branch only where training is timed."""
+    """By name, with heads of 64; Castling with its branch only where training is timed."""
     names = {DENSE: "softmax", **{name: name for name in ops}}
     if training and "castling" in ops:
         names[BRANCH] = "castling"
     modules = {}
     for name, attention in names.items():
         module = create_attention(
-            attention, WIDTH, NUM_HEADS, layer_index=0, num_prefix_tokens=1, grid=token_grid(tokens)
+            attention,
+            num_heads * HEAD_DIM,
+            num_heads,
+            layer_index=0,
+            num_prefix_tokens=1,
+            grid=token_grid(tokens),
         )
         modules[name] = module.to(device, dtype).train(name == BRANCH)
     return modules
@@ -43,10 +53,11 @@ def cases_alone(
     """Calls of the cores on the views that a module makes of its projection."""
     functions: dict[str, Callable[..., Tensor]] = {name: module.core for name, module in modules.items()}
     functions[DENSE] = F.scaled_dot_product_attention
+    heads = modules[DENSE].num_heads
     if device == "cuda":
-        functions[FLEX] = _flex_attention(tokens, head_offsets(tokens - 1, NUM_HEADS))
-    qkv = _random(batch, tokens, 3, NUM_HEADS, HEAD_DIM, device=device, dtype=dtype).requires_grad_(backward)
-    upstream = _random(batch, tokens, NUM_HEADS, HEAD_DIM, device=device, dtype=dtype).transpose(1, 2)
+        functions[FLEX] = flex_attention(tokens, head_offsets(tokens - 1, heads), device)
+    qkv = _random(batch, tokens, 3, heads, HEAD_DIM, device=device, dtype=dtype).requires_grad_(backward)
+    upstream = _random(batch, tokens, heads, HEAD_DIM, device=device, dtype=dtype).transpose(1, 2)
 
     def on_views(function: Callable[..., Tensor]) -> Tensor:
         return function(*qkv.permute(2, 0, 3, 1, 4).unbind(0))
@@ -63,8 +74,9 @@ def cases_whole(
     backward: bool,
 ) -> dict[str, Callable[[], object]]:
     """Calls of the modules, projections included."""
-    x = _random(batch, tokens, WIDTH, device=device, dtype=dtype).requires_grad_(backward)
-    upstream = _random(batch, tokens, WIDTH, device=device, dtype=dtype)
+    width = modules[DENSE].num_heads * HEAD_DIM
+    x = _random(batch, tokens, width, device=device, dtype=dtype).requires_grad_(backward)
+    upstream = _random(batch, tokens, width, device=device, dtype=dtype)
     return {
         name: _call(partial(module, x), (x, *module.parameters()), upstream, backward)
         for name, module in modules.items()
@@ -95,17 +107,23 @@ def token_grid(tokens: int) -> tuple[int, int, int]:
     return (1, 1, tokens - 1) if rest else (frames, 14, 14)
 
 
-def _flex_attention(tokens: int, offsets: list[list[int]]) -> Callable[..., Tensor]:
-    """FlexAttention with Fibottention's mask: what a block-sparse kernel makes of it."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+def flex_attention(tokens: int, offsets: Sequence[Sequence[int]], device: str) -> Callable[..., Tensor]:
+    """FlexAttention with Fibottention's mask and one prefix token: what a block-sparse kernel makes of it.
 
-    on = torch.zeros(NUM_HEADS, tokens, dtype=torch.bool, device="cuda")
+    On CUDA it is compiled, for this length alone: after a handful of lengths PyTorch would compile no more.
+    """
+    from torch.nn.attention import flex_attention as flex
+
+    on = torch.zeros(len(offsets), tokens, dtype=torch.bool, device=device)
     for head, head_set in enumerate(offsets):
-        on[head, head_set] = True
+        on[head, list(head_set)] = True
 
     def mask(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query == 0) | (key == 0) | on[head, (query - key).abs()]
 
-    blocks = create_block_mask(mask, None, NUM_HEADS, tokens, tokens, device="cuda")
-    compiled: Any = torch.compile(flex_attention)
-    return lambda q, k, v: compiled(q, k, v, block_mask=blocks)
+    blocks = flex.create_block_mask(mask, None, len(offsets), tokens, tokens, device=device)
+    attend: Any = flex.flex_attention
+    if device == "cuda":
+        torch.compiler.reset()
+        attend = torch.compile(attend, dynamic=False)
+    return lambda q, k, v: attend(q, k, v, block_mask=blocks)

@@ -39,6 +39,17 @@ def sparse_attention(
     return out
 
 
+def empty_tokens_first(like: Tensor) -> Tensor:
+    """An empty `(B, heads, N, head_dim)` that lies in memory as `(B, N, heads, head_dim)`."""
+    batch, heads, tokens, head_dim = like.shape
+    return like.new_empty((batch, tokens, heads, head_dim)).transpose(1, 2)
+
+
+def _empty_result(like: Tensor) -> Tensor:
+    """As the device's kernel lays out what it returns."""
+    return empty_tokens_first(like) if like.device.type == "cuda" else like.new_empty(like.shape)
+
+
 def without_autocast(kernel: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """A kernel, its first argument a tensor, in whose matrix products autocast changes no precision.
 
@@ -102,7 +113,7 @@ def _(
     zero_logit: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    return _empty_result(q), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
 
 
 @torch.library.custom_op("fibo_robot::diagonal_attention_backward", mutates_args=(), device_types="cpu")
@@ -163,7 +174,7 @@ def _(
     zero_logit: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    return _empty_result(q), _empty_result(k), _empty_result(v)
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:

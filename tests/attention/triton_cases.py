@@ -4,101 +4,56 @@ Run by test_triton.py in a process of its own, because TRITON_INTERPRET must be 
 """
 
 import json
+import math
 import sys
-from dataclasses import dataclass
-from typing import cast
+from itertools import product
+from typing import Any
 
 import torch
 
 from fibo_robot.attention import diagonal_attention, operator
-from fibo_robot.attention.diagonal import MaskMode
+from fibo_robot.attention.diagonal import Backend
 from fibo_robot.attention.reference import reference_attention
-from fibo_robot.attention.wythoff import OffsetRule, head_offsets
-
-TOLERANCES = {"float32": 1e-6, "bfloat16": 1e-2}
+from fibo_robot.benchmarks.gpu.correctness import CASES, MODES, errors
 
 
-@dataclass(frozen=True)
-class Case:
-    """One comparison; `logit` is added to all logits among patches."""
-
-    heads: int
-    patches: int
-    prefix: int
-    head_dim: int
-    rule: OffsetRule
-    mask_mode: MaskMode
-    dtype: str = "float32"
-    autocast: bool = False
-    logit: float = 0.0
-
-    @property
-    def name(self) -> str:
-        words = [str(getattr(self, field)) for field in self.__dataclass_fields__]
-        return "-".join(words)
-
-    @property
-    def tolerance(self) -> float:
-        # With two keys, the gradient of the softmax is a small difference of large terms; large logits are
-        # rounded by 6e-8 times their size.
-        few = 10 if self.patches + self.prefix == 2 else 1
-        return few * max(1.0, abs(self.logit)) * TOLERANCES[self.dtype]
+def stand_in_for_the_cpu() -> None:
+    """Let Triton's kernels, which the interpreter runs, be the CPU's."""
+    operator.diagonal_attention_forward.register_kernel("cpu")(operator.forward_on_cuda)
+    operator.diagonal_attention_backward.register_kernel("cpu")(operator.backward_on_cuda)
 
 
-# Tiles (of 32) that do not divide, more than two of them, head_dim that is no power of two, one head,
-# registers, queries without keys, one patch.
-SHAPES: list[tuple[int, int, int, int, OffsetRule]] = [
-    (2, 35, 1, 16, "paper"),
-    (1, 33, 0, 20, "modified"),
-    (1, 16, 3, 32, "robot_release"),
-    (3, 9, 0, 16, "paper"),
-    (1, 1, 1, 16, "paper"),
-    (2, 150, 1, 16, "paper"),
-    (1, 131, 5, 8, "modified"),
-]
-MODES = cast(tuple[MaskMode, ...], ("drop", "zero_logit"))
-CASES = [
-    *(Case(*shape, mode, dtype) for shape in SHAPES for mode in MODES for dtype in TOLERANCES),
-    *(Case(2, 70, 1, 16, "paper", mode, "float32", autocast=True) for mode in MODES),
-    *(Case(1, patches, 1, 16, "modified", "zero_logit", logit=-20.0) for patches in (2, 40)),
-]
+def reached_by_nan(device: str, backend: Backend) -> dict[str, tuple[list[int], list[int]]]:
+    """Queries that a NaN in one token's q, k or v reaches, by the kernel and by the reference."""
+    reached = {}
+    for prefix, mode, name in product((0, 1), MODES, "qkv"):
+        inputs = {key: torch.randn(1, 1, 11, 8, device=device) for key in "qkv"}
+        inputs[name][:, :, 5] = math.nan
+        options: dict[str, Any] = {"num_prefix_tokens": prefix, "mask_mode": mode, "offsets": [[1, 3]]}
+        outs = (
+            diagonal_attention(**inputs, backend=backend, **options),
+            reference_attention(**inputs, **options),
+        )
+        rows = (out[0, 0].isnan().any(dim=-1).nonzero().flatten().tolist() for out in outs)
+        reached[f"{name}, {prefix} prefix tokens, {mode}"] = tuple(rows)
+    return reached
 
 
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((actual.double() - expected).norm() / expected.norm().clamp_min(1e-12))
-
-
-def errors(case: Case, device: str) -> dict[str, float]:
-    """Relative errors of the output and of the three gradients."""
-    torch.manual_seed(0)
-    dtype = getattr(torch, case.dtype)
-    shape = (1, case.heads, case.patches + case.prefix, case.head_dim)
-    q, k, v = torch.randn(3, *shape, device=device)
-    if case.logit:
-        q[..., 0], k[..., 0] = 1, case.logit * case.head_dim**0.5
-    q, k, v = inputs = [tensor.to(dtype).requires_grad_() for tensor in (q, k, v)]
-    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    offsets = head_offsets(case.patches, case.heads, case.rule)
-    prefix, mode = case.prefix, case.mask_mode
-    # In the interpreter, Triton's kernels stand in for the CPU's.
-    backend = "triton" if device == "cuda" else "numba"
-    with torch.autocast(device, torch.bfloat16, enabled=case.autocast):
-        out = diagonal_attention(q, k, v, offsets, num_prefix_tokens=prefix, mask_mode=mode, backend=backend)
-    expected = reference_attention(
-        exact[0], exact[1], exact[2], offsets, num_prefix_tokens=prefix, mask_mode=mode
-    )
-    upstream = torch.randn(shape, device=device).to(dtype)
-    grads = torch.autograd.grad(out, inputs, upstream)
-    expected_grads = torch.autograd.grad(expected, exact, upstream.double())
-    pairs = zip(("out", "q", "k", "v"), (out, *grads), (expected, *expected_grads), strict=True)
-    return {name: relative_error(actual.detach(), wanted.detach()) for name, actual, wanted in pairs}
+def strides(device: str, backend: Backend) -> list[tuple[int, ...]]:
+    """Of the output and the three gradients, `(2, 3, 20, 8)`."""
+    q, k, v = inputs = [torch.randn(2, 3, 20, 8, device=device, requires_grad=True) for _ in range(3)]
+    out = diagonal_attention(q, k, v, [[1], [], []], backend=backend)
+    return [tensor.stride() for tensor in (out, *torch.autograd.grad(out.square().sum(), inputs))]
 
 
 def main(device: str) -> None:
+    backend: Backend = "triton"
     if device == "cpu":
-        operator.diagonal_attention_forward.register_kernel("cpu")(operator.forward_on_cuda)
-        operator.diagonal_attention_backward.register_kernel("cpu")(operator.backward_on_cuda)
-    json.dump({case.name: errors(case, device) for case in CASES}, sys.stdout)
+        backend = "numba"
+        stand_in_for_the_cpu()
+    found = {case.name: errors(case, device, backend) for case in CASES}
+    beside = {"nan": reached_by_nan(device, backend), "strides": strides(device, backend)}
+    json.dump({"errors": found, **beside}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,32 @@
 """Diagonal attention on CUDA: Triton kernels that walk the diagonals. Not yet measured on a GPU.
 
-Correct in Triton's interpreter (TRITON_INTERPRET=1), where it also accepts CPU tensors. The kernels
-(triton_kernels.py) handle the pairs among patches; prefix queries, of which there are one to five, attend to
-everything and are computed by matrix products here.
+Correct in Triton's interpreter (TRITON_INTERPRET=1), where it also accepts CPU tensors. The kernels read q, k
+and v where they lie, so the views that a module makes of one projection are not copied, and write results as
+`(B, N, heads, D)`, which is how the next projection reads them. A call copies nothing to the device and waits
+for nothing, so a CUDA graph can hold it, after a first call outside (triton_tuning.py times launches then).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fibo_robot.attention.backends import triton_kernels
+from fibo_robot.attention.backends import triton_backward, triton_kernels
+from fibo_robot.attention.backends.triton_tuning import Launch, choose_launch
+from fibo_robot.attention.operator import empty_tokens_first
 
-forward_kernel: Any = triton_kernels.forward_kernel  # Triton's types know no grid and no Python constants
-backward_kernel: Any = triton_kernels.backward_kernel
+SPLITS = 32  # tiles whose parts of a prefix token are added at once
 
-BLOCK = 32  # tokens per program: the backward pass keeps seven such tiles in registers
+# The first is used where nothing can be timed. With 128 rows of 64 and 16 warps a tile takes 16 registers of a
+# thread in float32, and no kernel more than 128 registers on an H100, so 16 warps run on a multiprocessor.
+LAUNCHES: dict[int, tuple[Launch, ...]] = {
+    64: (Launch(128, 16, 1), Launch(64, 8, 1), Launch(64, 8, 2), Launch(128, 8, 1)),
+    128: (Launch(64, 16, 1), Launch(32, 8, 1), Launch(32, 8, 2), Launch(64, 8, 1)),
+    256: (Launch(32, 16, 1), Launch(16, 8, 1), Launch(16, 8, 2), Launch(32, 8, 1)),
+}
 
 
 def forward(
@@ -31,24 +39,20 @@ def forward(
     zero_logit: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Attention and log-sum-exp; arguments and results as in `numba_cpu.forward`."""
-    batch, heads, tokens, head_dim = q.shape
-    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    out = torch.empty_like(q)
-    lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
-    total_v = v.sum(dim=-2, dtype=torch.float32) if zero_logit else out
-    diagonals = _diagonals(tuple(offsets), tuple(starts), q.device)
-    patches = tokens - num_prefix_tokens
-    if patches:
-        forward_kernel[(_blocks(patches), batch * heads)](
-            q, k, v, total_v, *diagonals, out, lse,
-            heads, tokens, num_prefix_tokens, scale,
-            ZERO_LOGIT=zero_logit, D=head_dim, BLOCK_D=_power_of_two(head_dim), BLOCK=BLOCK,
-        )  # fmt: skip
-    prefix = slice(num_prefix_tokens)
-    logits = (q[:, :, prefix].float() @ k.float().transpose(-2, -1)) * scale
-    out[:, :, prefix] = (logits.softmax(dim=-1) @ v.float()).to(out.dtype)
-    lse[:, :, prefix] = logits.logsumexp(dim=-1)
+    """Attention, a view of `(B, N, heads, D)`, and log-sum-exp; as `numba_cpu.forward` otherwise."""
+    problem = _Problem(q, offsets, starts, num_prefix_tokens, zero_logit, scale)
+    with torch.cuda.device_of(q):
+        out = empty_tokens_first(q)
+        lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
+        total_v = v.sum(dim=-2, dtype=torch.float32) if zero_logit else lse
+        tensors = tuple(map(_strided, (q, k, v, out)))
+
+        def arguments(tiles: int) -> tuple[Any, ...]:
+            parts = (problem.parts(tiles, 1), problem.parts(tiles, 1), problem.parts(tiles, problem.head_dim))
+            return *tensors, total_v, *problem.diagonals, lse, *parts
+
+        tiles, given = problem.walk(triton_kernels.forward_kernel, arguments)
+        problem.gather(triton_kernels.forward_prefix_kernel, (*tensors, lse, *given[-3:]), tiles)
     return out, lse
 
 
@@ -65,47 +69,112 @@ def backward(
     zero_logit: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v; arguments and results as in `numba_cpu.backward`."""
-    batch, heads, tokens, head_dim = q.shape
-    given = q.dtype
-    grad, q, k, v = (tensor.contiguous() for tensor in (grad, q, k, v))
-    delta = (grad.float() * out.float()).sum(dim=-1)
-    diagonals = _diagonals(tuple(offsets), tuple(starts), q.device)
-    masked = torch.zeros_like(lse)
-    if zero_logit:
-        blind = _has_masked_keys(tuple(offsets), tuple(starts), tokens, num_prefix_tokens, q.device)
-        masked = torch.where(blind, (-lse).exp(), 0)
-    grad_q, grad_k, grad_v = (torch.zeros(q.shape, dtype=torch.float32, device=q.device) for _ in range(3))
-    pairs = torch.zeros(2, batch, heads, num_prefix_tokens, tokens, device=q.device)
-    if tokens > num_prefix_tokens:
-        backward_kernel[(_blocks(tokens - num_prefix_tokens), batch * heads)](
-            q, k, v, grad, lse, delta, masked, *diagonals, grad_q, grad_k, grad_v,
-            pairs[0], pairs[1], heads, tokens, num_prefix_tokens, scale,
-            ZERO_LOGIT=zero_logit, D=head_dim, BLOCK_D=_power_of_two(head_dim), BLOCK=BLOCK,
-        )  # fmt: skip
-    q, k, v, grad = q.float(), k.float(), v.float(), grad.float()
-    if zero_logit:
-        grad_v += masked[:, :, None] @ grad
-    if num_prefix_tokens:
-        prefix = slice(num_prefix_tokens)
-        # What patch queries send to prefix keys; the kernel left zeros at the prefix queries' own places.
-        grad_v[:, :, prefix] += pairs[0] @ grad
-        grad_k[:, :, prefix] += pairs[1] @ q
-        # What prefix queries send to all keys.
-        weights = ((q[:, :, prefix] @ k.transpose(-2, -1)) * scale - lse[:, :, prefix, None]).exp()
-        d_logits = weights * (grad[:, :, prefix] @ v.transpose(-2, -1) - delta[:, :, prefix, None]) * scale
-        grad_q[:, :, prefix] = d_logits @ k
-        grad_k += d_logits.transpose(-2, -1) @ q[:, :, prefix]
-        grad_v += weights.transpose(-2, -1) @ grad[:, :, prefix]
-    return grad_q.to(given), grad_k.to(given), grad_v.to(given)
+    """Gradients of q, k and v, views of `(B, N, heads, D)`; arguments as in `numba_cpu.backward`."""
+    problem = _Problem(q, offsets, starts, num_prefix_tokens, zero_logit, scale)
+    with torch.cuda.device_of(q):
+        grads = tuple(empty_tokens_first(q) for _ in range(3))
+        into_q, into_k, into_v = map(_strided, grads)
+        delta, masked = torch.empty_like(lse), torch.empty_like(lse) if zero_logit else lse
+        tensors = (*map(_strided, (q, k, v, out, grad)), lse)
+
+        def of_queries(tiles: int) -> tuple[Any, ...]:
+            parts = (problem.parts(tiles, problem.head_dim) for _ in range(2))
+            masked_grad = (
+                lse.new_empty(q.shape[0] * q.shape[1], tiles, problem.head_dim) if zero_logit else lse
+            )
+            return *tensors, *problem.diagonals, into_q, delta, masked, *parts, masked_grad
+
+        tiles_of_queries, (*_, part_k, part_v, masked_grad) = problem.walk(
+            triton_backward.backward_queries_kernel, of_queries
+        )
+        if zero_logit:
+            masked_grad = masked_grad.sum(dim=1)
+
+        def of_keys(tiles: int) -> tuple[Any, ...]:
+            rest = into_k, into_v, problem.parts(tiles, problem.head_dim)
+            return *tensors, delta, masked, masked_grad, *problem.diagonals, *rest
+
+        tiles_of_keys, (*_, part_q) = problem.walk(triton_backward.backward_keys_kernel, of_keys)
+        given = (*tensors, into_q, into_k, into_v, part_q, part_k, part_v)
+        problem.gather(triton_backward.backward_prefix_kernel, given, tiles_of_queries, tiles_of_keys)
+    return grads
 
 
-def _blocks(patches: int) -> int:
-    return -(-patches // BLOCK)
+class _Problem:
+    """What all kernels of a call are told."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        offsets: Sequence[int],
+        starts: Sequence[int],
+        prefix: int,
+        zero_logit: bool,
+        scale: float,
+    ) -> None:
+        self.batch, self.heads, self.tokens, self.head_dim = q.shape
+        self.device, self.dtype = q.device, q.dtype
+        self.prefix, self.zero_logit, self.scale = prefix, zero_logit, scale
+        self.diagonals = _diagonals(tuple(offsets), tuple(starts), q.device)
+        self.block_d = _power_of_two(self.head_dim)
+
+    def walk(self, kernel: Any, arguments: Callable[[int], tuple[Any, ...]]) -> tuple[int, tuple[Any, ...]]:
+        """Launch a kernel with a program per tile and head.
+
+        Args:
+            kernel: of triton_kernels.py or triton_backward.py; Triton's types know no grid.
+            arguments: its arguments up to the sizes, for a number of tiles.
+
+        Returns:
+            The number of tiles and the arguments.
+        """
+        patches = self.tokens - self.prefix
+
+        def run(launch: Launch) -> tuple[int, tuple[Any, ...]]:
+            block = min(launch.block, _power_of_two(patches))
+            tiles = ceil(patches / block)
+            given = arguments(tiles)
+            if tiles:
+                kernel[(tiles * self.batch * self.heads,)](
+                    *given, self.heads, self.tokens, self.prefix, self.scale,
+                    ZERO_LOGIT=self.zero_logit, D=self.head_dim, BLOCK_D=self.block_d, BLOCK=block,
+                    STAGES=launch.num_stages, num_warps=launch.num_warps,
+                )  # fmt: skip
+            return tiles, given
+
+        launches = LAUNCHES[max(64, self.block_d)]
+        if self.device.type != "cuda" or patches == 0:
+            return run(launches[0])
+        # Lengths within a factor of two are one kind of shape, and so are numbers of heads in the batch.
+        sizes = patches.bit_length(), (self.batch * self.heads).bit_length(), self.prefix > 0
+        key = (kernel.__name__, self.device, self.dtype, self.head_dim, self.zero_logit, *sizes)
+        return run(choose_launch(key, launches, run))
+
+    def gather(self, kernel: Any, given: tuple[Any, ...], *tiles: int) -> None:
+        """Launch a kernel with a program per prefix token and head."""
+        if self.prefix:
+            kernel[(self.prefix * self.batch * self.heads,)](
+                *given, self.heads, self.tokens, self.prefix, *tiles, self.scale,
+                D=self.head_dim, BLOCK_D=self.block_d, SPLITS=SPLITS,
+            )  # fmt: skip
+
+    def parts(self, tiles: int, width: int) -> Tensor:
+        """`(BH, prefix, tiles, width)` for what tiles say about prefix tokens."""
+        shape = self.batch * self.heads, max(self.prefix, 1), max(tiles, 1), width
+        return torch.empty(shape, dtype=torch.float32, device=self.device)
 
 
-def _power_of_two(head_dim: int) -> int:
-    return max(16, 1 << (head_dim - 1).bit_length())
+def _power_of_two(size: int) -> int:
+    """The smallest from 16 on that is no smaller."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def _strided(tensor: Tensor) -> tuple[Tensor, int, int, int]:
+    """A tensor as the kernels take it (triton_kernels.py); copied only where its columns are apart."""
+    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+        tensor = tensor.contiguous()
+    batch, heads, tokens, _ = tensor.stride()
+    return tensor, batch, heads, tokens
 
 
 @lru_cache(maxsize=256)
@@ -116,18 +185,3 @@ def _diagonals(
     # Triton takes no empty tensor: a head set may be empty, the list need not be.
     flat = torch.tensor(offsets or (0,), dtype=torch.int32, device=device)
     return flat, torch.tensor(starts, dtype=torch.int32, device=device)
-
-
-@lru_cache(maxsize=64)
-def _has_masked_keys(
-    offsets: tuple[int, ...], starts: tuple[int, ...], tokens: int, prefix: int, device: torch.device
-) -> Tensor:
-    """`(heads, N)`: which queries have a token that they do not see; prefix queries have none."""
-    at = torch.arange(tokens)
-    rows = []
-    for start, end in pairwise(starts):
-        seen = torch.full((tokens,), prefix)
-        for offset in offsets[start:end]:
-            seen += (at - offset >= prefix).long() + ((offset > 0) & (at + offset < tokens)).long()
-        rows.append((seen < tokens) & (at >= prefix))
-    return torch.stack(rows).to(device)

@@ -6,6 +6,7 @@ from fibo_robot.cli.bench.attention import attention
 from fibo_robot.cli.bench.castling import castling
 from fibo_robot.cli.bench.data import data
 from fibo_robot.cli.bench.decoding import decoding
+from fibo_robot.cli.bench.gpu import gpu
 from fibo_robot.cli.bench.pictures import pictures
 from fibo_robot.cli.bench.policy import policy
 from fibo_robot.cli.bench.rollout import rollout
@@ -14,7 +15,7 @@ from fibo_robot.cli.bench.study import study
 from fibo_robot.cli.bench.video import video
 
 bench = typer.Typer(help="Measure speed: ratios within one process, with their spread.", no_args_is_help=True)
-for _command in (attention, castling, data, decoding, pictures, policy, rollout, startup, study, video):
+for _command in (attention, castling, data, decoding, gpu, pictures, policy, rollout, startup, study, video):
     bench.command()(_command)
 
 

@@ -1,0 +1,93 @@
+"""The batched simulator on this device, beside worker processes, where MuJoCo Warp is installed."""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fibo_robot.interfaces import ShapeMeta
+
+if TYPE_CHECKING:
+    from fibo_robot.envs.rollouts.batched.worlds import MakeWorlds
+    from fibo_robot.interfaces import Task
+
+STEPS = 40  # two seconds of an episode
+
+
+@dataclass(frozen=True)
+class SimulatorCase:
+    """So many worlds of a task, observed through its cameras (drawn by Warp) or by its state alone."""
+
+    task: str
+    worlds: int
+    pictures: bool
+
+    @property
+    def name(self) -> str:
+        """Unique among the cases."""
+        return f"{self.task} x {self.worlds}, {'pictures' if self.pictures else 'state'}"
+
+
+class RandomPolicy:
+    """Actions drawn anew at every step: a policy that costs nothing and touches what it should not."""
+
+    def __init__(self, shape_meta: ShapeMeta, device: str) -> None:
+        self.shape_meta, self.device = shape_meta, torch.device(device)
+        self._generator = torch.Generator(device).manual_seed(0)
+        self._low = torch.tensor(shape_meta.action.low, device=device)
+        self._high = torch.tensor(shape_meta.action.high, device=device)
+
+    def reset(self, episodes: Sequence[int]) -> None:
+        """Nothing is kept of an episode."""
+
+    def act(self, obs: Mapping[str, Tensor], episodes: Sequence[int]) -> Tensor:
+        """One action per row of the observations, uniform within the task's bounds."""
+        rows = len(next(iter(obs.values())))
+        shape = rows, self.shape_meta.n_action_steps, len(self._low)
+        drawn = torch.rand(shape, device=self.device, generator=self._generator)
+        return self._low + (self._high - self._low) * drawn
+
+    def forget(self, episodes: Sequence[int]) -> None:
+        """Nothing was kept."""
+
+
+def why_not() -> str | None:
+    """What is missing for this part; None where nothing is."""
+    missing = [name for name in ("mujoco_warp", "robosuite") if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed: pip install 'fibo-robot[warp]'." if missing else None
+
+
+def measure(
+    case: SimulatorCase,
+    device: str,
+    rounds: int = 2,
+    task: "Task | None" = None,
+    make: "MakeWorlds | None" = None,
+) -> list[dict[str, Any]]:
+    """Rows of one case: one worker process with one world, and the worlds on the device.
+
+    Args:
+        case: what to simulate.
+        device: where.
+        rounds: timed repetitions.
+        task: in place of the one that the case names.
+        make: builds other worlds than MuJoCo Warp's.
+    """
+    from fibo_robot.benchmarks import rollout_worlds
+
+    if task is None:
+        from fibo_robot.envs.tasks import get_task
+
+        task = get_task(case.task, renderer="warp") if case.pictures else get_task(case.task, cameras=())
+    policy = RandomPolicy(task.shape_meta(), device)
+    rows = rollout_worlds.measure(policy, task, (case.worlds,), device, (1,), STEPS, rounds, make)  # pyright: ignore[reportArgumentType]: measured with a shorter horizon
+    one, many = (next(row for row in rows if row.case == engine) for engine in ("processes", "worlds"))
+    found = []
+    for row in (one, many):
+        about = row.to_dict()
+        ratio = row.env_steps_per_s / one.env_steps_per_s
+        found.append({**asdict(case), "engine": about.pop("case"), **about, "speedup_vs_one_process": ratio})
+    return found

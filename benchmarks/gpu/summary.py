@@ -1,0 +1,41 @@
+"""What `fibo bench gpu` prints last: a line per case, and what did not work."""
+
+from collections.abc import Iterator, Sequence
+
+from fibo_robot.benchmarks.gpu.plan import PartResult
+
+
+def lines(results: Sequence[PartResult]) -> Iterator[str]:
+    """Ratios with their quartiles, failed comparisons, and what is missing."""
+    for part in results:
+        yield f"{part.name}: {len({row['case'] for row in part.rows})} cases"
+        if part.name == "correctness":
+            wrong = [row for row in part.rows if not row["passed"]]
+            yield from (
+                f"  WRONG {row['case']}: {row['errors']}, at most {row['tolerance']:g}" for row in wrong
+            )
+        for row in part.rows:
+            if "speedup_vs_best_dense" in row:
+                low, high = row["spread"]
+                yield (
+                    f"  {row['case']}: {row['op']} {row['milliseconds']:.3f} ms, "
+                    f"{row['speedup_vs_best_dense']:.2f}x ({low:.2f}-{high:.2f}) of {row['best_dense']}"
+                    + (
+                        f", {row['speedup_vs_flex']:.2f}x of FlexAttention"
+                        if "speedup_vs_flex" in row
+                        else ""
+                    )
+                )
+            elif "env_steps_per_s" in row:
+                worlds = "1 process" if row["engine"] == "processes" else f"{row['worlds']} worlds"
+                yield f"  {worlds}: {row['env_steps_per_s']:.0f} steps/s"
+        if part.failed:
+            yield f"  failed: {'; '.join(part.failed)}"
+        if part.missing:
+            yield f"  no time for: {'; '.join(part.missing)} (run again to go on)"
+
+
+def verdict(results: Sequence[PartResult]) -> int:
+    """The exit status: 1 where a kernel is wrong or a case failed, else 0."""
+    wrong = any(not row["passed"] for part in results for row in part.rows if "passed" in row)
+    return int(wrong or any(part.failed for part in results))
