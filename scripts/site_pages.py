@@ -1,7 +1,7 @@
 """What mkdocs.yml cannot say: pages of the site that stand elsewhere in the repository, and their links.
 
-A hook of mkdocs (`hooks:` in mkdocs.yml). README.md, CONTRIBUTING.md and CHANGELOG.md stand where people look for
-them in a repository, and links between them and docs/ are written for there; here they lead to the pages.
+A hook of mkdocs (`hooks:` in mkdocs.yml). README.md, CONTRIBUTING.md and CHANGELOG.md stand where people look
+for them in a repository, and links between them and docs/ are written for there; here they lead to the pages.
 """
 
 import posixpath
