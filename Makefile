@@ -6,13 +6,14 @@ VENV := .venv
 TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help setup quickstart test test-oldest dist lint types format clean
+.PHONY: help setup quickstart test test-oldest docs dist lint types format clean
 
 help:
 	@echo "make setup       create $(VENV) and install fibo_robot with its tests (quick when nothing changed)"
 	@echo "make quickstart  setup, then record demonstrations, train, roll out, classify and write a report"
 	@echo "make test        setup, then all tests          (PYTEST_ARGS=... is passed on)"
 	@echo "make test-oldest the same in .venv-oldest, with the oldest supported versions"
+	@echo "make docs        setup, then the documentation as a site in site/; a broken link is an error"
 	@echo "make dist        setup, then wheels for other environments in dist/"
 	@echo "make lint        setup, then ruff's checks and types (make types)     make format: apply ruff's"
 	@echo "make clean       remove the environments and build leftovers"
@@ -38,6 +39,11 @@ test-oldest:
 	$(MAKE) test VENV=.venv-oldest OVERRIDES=constraints-oldest.txt \
 	  PYTHON="$${PYTHON:-python3.12 python3.11 python3}"
 
+# The variable silences Material's notice about MkDocs 2. The search wants a server, the pages do not.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
+	@echo "site/index.html, or with its search: $(VENV)/bin/python -m http.server -d site"
+
 # Wheels for other environments: ours, and beside it what stands in for packages that pip would have to compile.
 dist: setup
 	rm -rf dist
@@ -60,4 +66,4 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-oldest build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest build dist site *.egg-info

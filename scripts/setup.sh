@@ -108,5 +108,5 @@ fi
 
 say "installing fibo_robot and what it depends on into $venv (a few minutes the first time)"
 "$venv/bin/pip" install --quiet --use-pep517 --constraint "$constraints" \
-    "$venv"/stand-ins/*.whl --editable '.[test,sim,warp,pusht,parquet,ray,transformers]'
+    "$venv"/stand-ins/*.whl --editable '.[test,sim,warp,pusht,parquet,ray,transformers,slurm,docs]'
 say "done; \`$venv/bin/fibo doctor\` checks the simulator, rendering and video decoding on this machine"

@@ -63,6 +63,8 @@ CAPABILITIES = {
         ),
         Capability("lerobot", "LeRobot", _installed("lerobot"), "an environment of its own: docs/lerobot.md"),
         Capability("parquet", "pyarrow", _installed("pyarrow"), "pip install 'fibo-robot[parquet]'"),
+        Capability("slurm", "submitit", _installed("submitit"), "pip install 'fibo-robot[slurm]'"),
+        Capability("docs", "MkDocs", _installed("mkdocstrings"), "pip install 'fibo-robot[docs]'"),
         Capability("triton", "Triton", _installed("triton"), "it comes with torch for Linux"),
         Capability("matplotlib", "matplotlib", _installed("matplotlib"), "pip install matplotlib"),
         Capability("hypothesis", "hypothesis", _installed("hypothesis"), "pip install hypothesis"),
