@@ -4,6 +4,7 @@
 `create_attention` builds one placed module by name.
 """
 
+import fibo_robot.lean_timm  # noqa: F401  # before anything else imports timm
 from fibo_robot.attention.cores import CastlingOptions, FibottentionOptions, Grid
 from fibo_robot.attention.diagonal import choose_backend, diagonal_attention, force_backend
 from fibo_robot.attention.errors import AttentionError

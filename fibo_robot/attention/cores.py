@@ -25,6 +25,7 @@ from fibo_robot.attention.angular import (
 )
 from fibo_robot.attention.angular_training import directions
 from fibo_robot.attention.checks import require_choice
+from fibo_robot.attention.compiling import constant_result
 from fibo_robot.attention.controls import RULES, ControlRule, rule_offsets
 from fibo_robot.attention.diagonal import MASK_MODES, MaskMode, diagonal_attention
 from fibo_robot.attention.errors import AttentionError
@@ -195,7 +196,7 @@ class DiagonalCore(AttentionCore):
         )
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def _constant_offsets(
     num_patches: int, num_heads: int, layer_index: int, rule: OffsetRule | ControlRule, num_prefix_tokens: int
 ) -> tuple[tuple[int, ...], ...]:

@@ -1,5 +1,6 @@
 """Visual encoders: images or clips in, tokens and a pooled vector out, with any of our attentions inside."""
 
+import fibo_robot.lean_timm  # noqa: F401  # before anything else imports timm
 from fibo_robot.encoders.image import PRESETS, EncoderOutput, ImageEncoder, create_encoder
 from fibo_robot.encoders.normalise import EncoderError
 from fibo_robot.encoders.video import VideoEncoder, create_video_encoder

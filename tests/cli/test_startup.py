@@ -13,7 +13,7 @@ from fibo_robot.video.classifier import VideoClassifier
 from tests.cli.test_wrong_videos import write_clip
 from tests.video.command_line import ENCODER, LABELS
 
-# Runs `fibo` with the given arguments and prints last which packages it has imported.
+# Runs `fibo` with the given arguments and prints last which packages it has imported, and PyTorch's compiler.
 FIBO = """
 import json, sys
 from fibo_robot.cli.main import main
@@ -21,11 +21,12 @@ try:
     main()
 except SystemExit as stopped:
     assert not stopped.code, stopped.code
-print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+COMPILER = {"torch._dynamo", "torch._inductor"}
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules} | COMPILER & sys.modules.keys())))
 """
 TRAINERS = {"lightning", "torchmetrics", "transformers", "diffusers", "tensorboard", "matplotlib"}
 SIMULATORS = {"robosuite", "mujoco", "robomimic", "gymnasium", "h5py"}
-COMPILERS = {"numba"}
+COMPILERS = {"numba", "triton", "torch._dynamo", "torch._inductor", "sympy"}
 
 
 def imported_by(*arguments: str) -> set[str]:

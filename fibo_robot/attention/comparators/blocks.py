@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fibo_robot.attention.checks import require_count
+from fibo_robot.attention.compiling import constant_result
 from fibo_robot.attention.cores import AttentionCore
 from fibo_robot.attention.errors import AttentionError
 from fibo_robot.attention.modules import AttentionModule
@@ -197,7 +198,7 @@ def block_attention(
     return torch.cat([everywhere, local], dim=2)
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def _random_blocks(num_blocks: int, num_heads: int, count: int, layer_index: int) -> Tensor:
     """As :func:`_draw_blocks`, a constant of the compiled graph; Python's random module is not traced."""
     return _draw_blocks(num_blocks, num_heads, count, layer_index)

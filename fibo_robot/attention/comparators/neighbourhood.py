@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention.backends.sdpa import Mask, masked_attention
+from fibo_robot.attention.compiling import constant_result
 from fibo_robot.attention.controls import closest_count
 from fibo_robot.attention.cores import AttentionCore, Grid
 from fibo_robot.attention.errors import AttentionError
@@ -71,7 +72,7 @@ def head_displacements(grid: Grid, num_heads: int, layer: int) -> list[list[tupl
     return heads
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def _constant_mask(grid: Grid, num_heads: int, layer: int, num_prefix_tokens: int) -> Tensor:
     """As :func:`_build_mask`, a constant of the compiled graph; Python's random module is not traced."""
     return _build_mask(grid, num_heads, layer, num_prefix_tokens)
