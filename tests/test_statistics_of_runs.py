@@ -81,8 +81,8 @@ def test_an_average_over_runs_on_seeds_of_their_own_covers_the_expected_rate(run
 def checkpoints_of_one_training(generator, truth, wandering, likeness, scene_effect, checkpoints, seeds):
     """Outcomes `(simulations, checkpoints, seeds)`, and each checkpoint's own rate over all scenes.
 
-    Checkpoints wander around the rate `truth` by `wandering` in the units of a latent score; `likeness` is the
-    correlation of neighbours.
+    Checkpoints wander around the rate `truth` by `wandering` in the units of a latent score; neighbours are
+    correlated by `likeness`.
     """
     drift = np.zeros((SIMULATIONS, checkpoints, 1))
     drift[:, 0] = generator.normal(0, 1, (SIMULATIONS, 1))
