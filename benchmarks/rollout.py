@@ -86,7 +86,7 @@ def measure(
     seconds: dict[tuple[str, int, int], list[float]] = {}
     sessions: dict[tuple[str, int, int], list[Session]] = {}
     cases: dict[str, Callable[[], None]] = {}
-    serial = _SerialEnv(task, policy)
+    serial = SerialEnv(task, policy)
     for chunk, chunked in policies.items():
         key = (BASELINE, 1, chunk)
         seconds[key], sessions[key] = [], []
@@ -116,9 +116,7 @@ def _row(
     return RolloutRow(*key, 1 / float(np.median(ours)), ratio, spread, **split)
 
 
-def _time_serial(
-    env: "_SerialEnv", policy: "Policy", episodes: int, steps: int, seconds: list[float]
-) -> None:
+def _time_serial(env: "SerialEnv", policy: "Policy", episodes: int, steps: int, seconds: list[float]) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     begin = time.perf_counter()
@@ -194,7 +192,7 @@ class _ChunkedPolicy(RolloutPolicy):
 _RobomimicEnv: Any = EnvBase  # robomimic's types say properties where it calls methods
 
 
-class _SerialEnv(_RobomimicEnv):
+class SerialEnv(_RobomimicEnv):
     """Our environment behind robomimic's interface; every step is observed, as robomimic's own does."""
 
     def __init__(self, task: "Task", policy: "Policy") -> None:
@@ -210,6 +208,10 @@ class _SerialEnv(_RobomimicEnv):
 
     def is_success(self) -> dict[str, bool]:
         return {"task": self._env.success}
+
+    def state(self) -> np.ndarray:
+        """The simulator's flat state at present."""
+        return self._env.get_state()
 
     def close(self) -> None:
         self._env.close()

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fibo_robot.statistics import average_over_runs, difference_over_runs, wilson_interval
+from fibo_robot.statistics import (
+    average_over_checkpoints,
+    average_over_runs,
+    difference_over_runs,
+    wilson_interval,
+)
 
 NOMINAL = (0.93, 0.97)
 SIMULATIONS = 2000
@@ -71,6 +76,57 @@ def test_an_average_over_runs_on_seeds_of_their_own_covers_the_expected_rate(run
     tables = generator.random((SIMULATIONS, runs, 50)) < rates
     covered = [truth in average_over_runs(separate(table)).interval for table in tables]
     assert NOMINAL[0] < np.mean(covered) < NOMINAL[1]
+
+
+def checkpoints_of_one_training(generator, truth, wandering, likeness, scene_effect, checkpoints, seeds):
+    """Outcomes `(simulations, checkpoints, seeds)`, and each checkpoint's own rate over all scenes.
+
+    Checkpoints wander around the rate `truth` by `wandering` in the units of a latent score; neighbours are
+    correlated by `likeness`.
+    """
+    drift = np.zeros((SIMULATIONS, checkpoints, 1))
+    drift[:, 0] = generator.normal(0, 1, (SIMULATIONS, 1))
+    for now in range(1, checkpoints):
+        fresh = generator.normal(0, 1, (SIMULATIONS, 1))
+        drift[:, now] = likeness * drift[:, now - 1] + math.sqrt(1 - likeness**2) * fresh
+    spread = math.sqrt(1 + scene_effect**2)
+    score = stats.norm.ppf(truth) * spread + wandering * drift
+    scenes = generator.normal(0, scene_effect, (SIMULATIONS, 1, seeds))
+    chance = generator.normal(0, 1, (SIMULATIONS, checkpoints, seeds))
+    return score + scenes + chance > 0, stats.norm.cdf(score / spread)[..., 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("checkpoints", "seeds", "truth", "wandering", "scene_effect"),
+    [(3, 100, 0.7, 0.0, 0.7), (3, 100, 0.7, 0.4, 2.0), (3, 50, 0.93, 0.4, 0.7), (5, 100, 0.93, 0.15, 2.0)],
+)
+def test_an_average_over_checkpoints_covers_their_own_rate_on_all_scenes(
+    checkpoints, seeds, truth, wandering, scene_effect
+):
+    generator = np.random.default_rng(9)
+    tables, rates = checkpoints_of_one_training(
+        generator, truth, wandering, 0.9, scene_effect, checkpoints, seeds
+    )
+    own = rates.mean(1)
+    covered = [
+        float(rate) in average_over_checkpoints(shared(table)).interval for rate, table in zip(own, tables)
+    ]
+    assert NOMINAL[0] < np.mean(covered) < NOMINAL[1]
+    # Episodes of different checkpoints on one seed taken for independent: too sure of itself, most of all
+    # where the scene decides.
+    pooled = [float(r) in wilson_interval(int(t.sum()), t.size) for r, t in zip(own, tables)]
+    assert np.mean(pooled) < 0.93
+
+
+@pytest.mark.slow
+def test_the_spread_of_neighbouring_checkpoints_tells_nothing_of_another_moment():
+    """Why checkpoints are not averaged as training runs are: they resemble each other, runs do not."""
+    tables, _ = checkpoints_of_one_training(np.random.default_rng(10), 0.7, 0.4, 0.9, 0.7, 3, 100)
+    # The rate expected of another moment; a wandering of 0.4 widens the latent score.
+    moment = stats.norm.cdf(stats.norm.ppf(0.7) * math.sqrt(1.49 / (1.49 + 0.4**2)))
+    as_runs = [float(moment) in average_over_runs(shared(table)).interval for table in tables]
+    assert np.mean(as_runs) < 0.8
 
 
 @pytest.mark.slow
@@ -153,6 +209,30 @@ def test_pooling_the_episodes_of_three_training_runs_would_be_overconfident():
     assert (average.run_std, average.seed_std) == (pytest.approx(0.36), 0.0)
     assert average.interval.low < pooled.low
     assert average.interval.high > pooled.high
+
+
+def test_an_average_over_checkpoints_is_the_mean_outcome_of_each_seed():
+    """Textbook's standard error of a mean over seeds, whatever the checkpoints of one seed share."""
+    generator = np.random.default_rng(11)
+    table = generator.random((3, 40)) < generator.random(40)
+    found = average_over_checkpoints(shared(table))
+    by_seed = table.mean(0)
+    rate, error = by_seed.mean(), stats.sem(by_seed)
+    assert found.rate == pytest.approx(rate)
+    size = rate * (1 - rate) / error**2 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 39)) ** 2
+    assert found.interval == pytest.approx(wilson_interval(rate * size, size))
+
+
+def test_checkpoints_that_repeat_each_other_are_one_and_those_that_never_fail_are_honest():
+    same = [[True] * 15 + [False] * 5] * 3
+    once = average_over_checkpoints(shared(same[:2])).interval
+    assert average_over_checkpoints(shared(same)).interval == pytest.approx(once)
+    assert once.low < wilson_interval(15, 20).low
+    assert average_over_checkpoints(shared([[True] * 20] * 3)).interval == wilson_interval(20, 20)
+    with pytest.raises(ValueError, match="at least two checkpoints"):
+        average_over_checkpoints(shared(same[:1]))
+    one_seed = average_over_checkpoints([run([True]), run([False])])
+    assert one_seed.interval == wilson_interval(0.5, 1)
 
 
 def test_runs_that_agree_by_chance_are_no_surer_than_independent_episodes():

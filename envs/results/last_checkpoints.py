@@ -6,8 +6,7 @@ from pathlib import Path
 
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.files import write_json
-from fibo_robot.statistics import format_interval, format_rate
-from fibo_robot.statistics.training_runs import RunAverage, average_over_runs
+from fibo_robot.statistics import CheckpointAverage, average_over_checkpoints, format_interval, format_rate
 
 LAST_FILE = "last.json"
 
@@ -18,13 +17,13 @@ class LastCheckpoints:
 
     Attributes:
         rates: success rate of each, by its name, in the order of training.
-        average: their mean, with an interval for another moment of this training and other seeds. What
-            another training run would give is not in it.
+        average: their mean, with an interval for these checkpoints on other seeds. What another training run
+            would give is not in it.
         episodes: of each.
     """
 
     rates: Mapping[str, float]
-    average: RunAverage
+    average: CheckpointAverage
     episodes: int
 
     @classmethod
@@ -39,15 +38,16 @@ class LastCheckpoints:
             for evaluation in evaluations.values()
         ]
         rates = {name: evaluation.success_rate for name, evaluation in evaluations.items()}
-        return cls(rates, average_over_runs(outcomes), max(map(len, outcomes)))
+        return cls(rates, average_over_checkpoints(outcomes), max(map(len, outcomes)))
 
     def to_text(self) -> str:
-        """Two sentences: the mean, and that the best of them is no result."""
+        """Three sentences: the mean, what its interval is for, and that the best of them is no result."""
         low, high = self.average.interval
         best = max(self.rates, key=lambda name: self.rates[name])
         return (
             f"mean of the last {len(self.rates)} checkpoints: {format_rate(self.average.rate)} "
             f"({format_interval(low, high)}), {self.episodes} episodes each.\n"
+            "The interval is for these checkpoints on other seeds; another training run may lie outside it.\n"
             f"The best of them, {best} with {format_rate(self.rates[best])}, is chosen on these test seeds: "
             "report the mean."
         )

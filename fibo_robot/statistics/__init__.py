@@ -17,18 +17,22 @@ from fibo_robot.statistics.intervals import (
 from fibo_robot.statistics.paired import PairedCounts, mcnemar_exact, newcombe_interval
 from fibo_robot.statistics.sample_size import episodes_to_resolve, mcnemar_power
 from fibo_robot.statistics.training_runs import (
+    CheckpointAverage,
     RunAverage,
     RunDifference,
+    average_over_checkpoints,
     average_over_runs,
     difference_over_runs,
 )
 
 __all__ = [
     "CONFIDENCE",
+    "CheckpointAverage",
     "Interval",
     "PairedCounts",
     "RunAverage",
     "RunDifference",
+    "average_over_checkpoints",
     "average_over_runs",
     "difference_over_runs",
     "episodes_to_resolve",

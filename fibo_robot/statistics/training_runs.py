@@ -44,6 +44,14 @@ class RunAverage:
 
 
 @dataclass(frozen=True)
+class CheckpointAverage:
+    """The mean success rate of given checkpoints, and an interval for the same checkpoints on other seeds."""
+
+    rate: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
 class RunDifference:
     """The difference of two methods' mean rates, A minus B.
 
@@ -92,6 +100,43 @@ def average_over_runs(runs: Sequence[Mapping[int, bool]], confidence: float = CO
         size = float(len(seeds))
     interval = wilson_interval(rate * size, size, confidence)
     return RunAverage(rate, interval, math.sqrt(run_variance), math.sqrt(shared))
+
+
+def average_over_checkpoints(
+    checkpoints: Sequence[Mapping[int, bool]], confidence: float = CONFIDENCE
+) -> CheckpointAverage:
+    """Mean success rate of several checkpoints of one training run on common seeds.
+
+    The checkpoints are what is judged, no sample of anything: neighbours of one training resemble each other,
+    so their spread tells neither how far another moment of it nor how far another training would be off. Only
+    seeds are drawn. All outcomes of one seed are one observation, as a cluster in a survey, and the interval
+    is Wilson's at the effective number of episodes that their variance implies (Korn & Graubard 1998).
+
+    Args:
+        checkpoints: outcomes by seed, one mapping each; a seed may be missing where an episode did not count.
+
+    Raises:
+        ValueError: fewer than two checkpoints, or one without episodes.
+    """
+    if len(checkpoints) < 2 or not all(checkpoints):
+        raise ValueError("averaging needs at least two checkpoints, each with at least one episode")
+    seeds = sorted(set().union(*checkpoints))
+    rates = [float(np.mean(list(outcomes.values()))) for outcomes in checkpoints]
+    rate = float(np.mean(rates))
+    if not 0 < rate < 1 or len(seeds) == 1:
+        return CheckpointAverage(rate, wilson_interval(rate * len(seeds), len(seeds), confidence))
+    # What each seed adds to the mean rate's deviation; where all have every seed, its mean outcome's share.
+    shares = [
+        sum((o[seed] - r) / len(o) for o, r in zip(checkpoints, rates) if seed in o) / len(checkpoints)
+        for seed in seeds
+    ]
+    variance = len(seeds) / (len(seeds) - 1) * float(np.square(shares).sum())
+    size = float(sum(map(len, checkpoints)))
+    if variance > 0:
+        z = float(special.ndtri(0.5 + confidence / 2))
+        t = _student(confidence, [(variance, len(seeds) - 1)])
+        size = min(size, rate * (1 - rate) / variance * (z / t) ** 2)
+    return CheckpointAverage(rate, wilson_interval(rate * size, size, confidence))
 
 
 def difference_over_runs(

@@ -39,7 +39,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, n_action_steps: int) -> dict[tuple
 
     monkeypatch.setattr(benchmark, "_time_serial", serial)
     monkeypatch.setattr(benchmark, "_time_ours", ours)
-    monkeypatch.setattr(benchmark, "_SerialEnv", Closes)
+    monkeypatch.setattr(benchmark, "SerialEnv", Closes)
     policy = cast(Policy, ToyPolicy(ToyTask().shape_meta(n_action_steps=n_action_steps)))
     rows = benchmark.measure(policy, cast(Any, ToyTask()), workers=(1, 2))
     return {(row.case, row.workers, row.n_action_steps): row for row in rows}

@@ -16,7 +16,7 @@ from robomimic.algo import algo_factory
 from robomimic.config import config_factory
 from robomimic.utils import file_utils, obs_utils, train_utils
 
-from fibo_robot.benchmarks.rollout import _SerialEnv
+from fibo_robot.benchmarks.rollout import SerialEnv
 from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.tasks import Task, get_task
 from fibo_robot.policies.adapters.robomimic import register_backbone
@@ -29,8 +29,10 @@ KEYS = ["robot0_eef_pos", "object"]
 SHAPES = {"robot0_eef_pos": [3], "object": [10]}
 
 
-def save(path: Path, *, rnn: bool = False, env_meta: dict[str, Any] | None = None) -> Path:
-    """An untrained checkpoint, saved by robomimic's own function; a mixture, so that it draws."""
+def save(
+    path: Path, *, rnn: bool = False, mixture: bool = True, env_meta: dict[str, Any] | None = None
+) -> Path:
+    """An untrained checkpoint, saved by robomimic's own function; a mixture draws."""
     register_backbone()
     torch.manual_seed(3)
     config = config_factory("bc")
@@ -38,7 +40,7 @@ def save(path: Path, *, rnn: bool = False, env_meta: dict[str, Any] | None = Non
         config.observation.modalities.obs.low_dim = KEYS
         config.observation.modalities.obs.rgb = []
         config.algo.actor_layer_dims = [16]
-        config.algo.gmm.enabled = True
+        config.algo.gmm.enabled = mixture
         config.algo.rnn.enabled = rnn
         config.algo.rnn.hidden_dim = 8
         config.algo.rnn.horizon = 3
@@ -52,7 +54,7 @@ def save(path: Path, *, rnn: bool = False, env_meta: dict[str, Any] | None = Non
 def robomimics_actions(path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, dict]:
     """The actions of one episode in robomimic's own loop, and what it says of it."""
     policy, _ = file_utils.policy_from_checkpoint(ckpt_path=str(path), device=torch.device("cpu"))
-    env = _SerialEnv(TASK, load_robomimic_policy(path))
+    env = SerialEnv(TASK, load_robomimic_policy(path))
     env.seed = seed
     taken: list[np.ndarray] = []
     step = env.step
