@@ -179,7 +179,10 @@ _LIBRARIES: dict[str, Callable[[StoredClip | ClipInMemory, VideoScan], FrameLibr
 
 def exact_library(content: VideoScan) -> Backend:
     """What serves runs of frames of a file: the first of :data:`ORDER` that is exact for it, else PyAV."""
-    return next((name for name in ORDER if _REFUSALS[name](content) is None), "av")
+    for name in ORDER:
+        if _REFUSALS[name](content) is None:
+            return name
+    return "av"
 
 
 def open_library(name: str, source: StoredClip | ClipInMemory, content: VideoScan) -> FrameLibrary:

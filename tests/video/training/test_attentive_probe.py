@@ -14,7 +14,7 @@ from fibo_robot.encoders.video import VideoMode
 from fibo_robot.training.module import parameter_groups
 from fibo_robot.training.run import train_from_overrides
 from fibo_robot.video import load_classifier
-from fibo_robot.video.attentive_probe import AttentiveProbe, ProbeError
+from fibo_robot.video.attentive_probe import AttentiveProbe, ProbeError, QueryBlock
 
 TINY = [
     "experiment=attentive_probe",
@@ -85,7 +85,8 @@ def test_the_encoder_gets_no_gradient_and_stays_in_evaluation_mode() -> None:
         grouped = {id(value) for group in groups for value in group["params"]}
         assert grouped == {id(value) for value in model.parameters() if value.requires_grad}
     undecayed = [group for group in parameter_groups(model, 0.1) if group["weight_decay"] == 0]
-    assert any(value is model.probe[-1].query for group in undecayed for value in group["params"])
+    query = model.get_parameter("probe.3.query")
+    assert any(value is query for group in undecayed for value in group["params"])
 
 
 def test_the_probe_has_the_blocks_of_the_protocol() -> None:
@@ -94,7 +95,7 @@ def test_the_probe_has_the_blocks_of_the_protocol() -> None:
     block = 12 * width**2 + 13 * width
     counted = [sum(value.numel() for value in part.parameters()) for part in model.probe]
     assert counted == [block, block, block, block + width]
-    assert probe(depth=1).probe[0].query.shape == (1, 1, width)
+    assert probe(depth=1).get_parameter("probe.0.query").shape == (1, 1, width)
 
 
 @pytest.mark.parametrize("mode", ["frames", "joint"])
@@ -112,6 +113,7 @@ def test_the_order_of_frames_reaches_the_scores(mode: VideoMode) -> None:
 
 def test_the_query_block_is_attention_by_hand() -> None:
     block = probe().probe[-1].eval()
+    assert isinstance(block, QueryBlock)
     tokens = torch.randn(3, 7, 128)
     keys = block.norm1(tokens)
     weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
