@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -118,9 +119,8 @@ def _libraries() -> dict[str, Decode]:
 
 
 def _torchcodec_frames(path: Path, numbers: np.ndarray) -> np.ndarray:
-    from torchcodec.decoders import VideoDecoder
-
-    decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu")
+    decoders = import_module("torchcodec.decoders")
+    decoder = decoders.VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu")
     return decoder.get_frames_at(numbers.tolist()).data.numpy()
 
 

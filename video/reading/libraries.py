@@ -4,6 +4,7 @@ PyAV, which reads everything, is in :mod:`fibo_robot.video.reading.decoding`: on
 """
 
 import importlib
+from collections.abc import Callable
 from functools import cache
 from io import BytesIO
 from types import ModuleType
@@ -166,16 +167,25 @@ def _torchcodec_decoders() -> ModuleType:
     return importlib.import_module("torchcodec.decoders")
 
 
-_REFUSALS = {"decord": decord_refusal, "torchcodec": torchcodec_refusal}
-_LIBRARIES = {"decord": DecordFrames, "torchcodec": TorchcodecFrames}
+_REFUSALS: dict[Backend, Callable[[VideoScan], str | None]] = {
+    "decord": decord_refusal,
+    "torchcodec": torchcodec_refusal,
+}
+_LIBRARIES: dict[str, Callable[[StoredClip | ClipInMemory, VideoScan], FrameLibrary]] = {
+    "decord": DecordFrames,
+    "torchcodec": TorchcodecFrames,
+}
 
 
 def exact_library(content: VideoScan) -> Backend:
     """What serves runs of frames of a file: the first of :data:`ORDER` that is exact for it, else PyAV."""
-    return next((name for name in ORDER if _REFUSALS[name](content) is None), "av")
+    for name in ORDER:
+        if _REFUSALS[name](content) is None:
+            return name
+    return "av"
 
 
-def open_library(name: Backend, source: StoredClip | ClipInMemory, content: VideoScan) -> FrameLibrary:
+def open_library(name: str, source: StoredClip | ClipInMemory, content: VideoScan) -> FrameLibrary:
     """Open a file with decord or torchcodec.
 
     Raises:

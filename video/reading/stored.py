@@ -54,7 +54,9 @@ class StoredClip:
         Raises:
             FFmpegError: it is no video.
         """
-        return av.open(self.url, options={"protocol_whitelist": self.protocols}, metadata_errors="replace")
+        return av.open(
+            self.url, mode="r", options={"protocol_whitelist": self.protocols}, metadata_errors="replace"
+        )
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class ClipInMemory:
     def open(self) -> InputContainer:
         """As :meth:`StoredClip.open`; a playlist in memory can open no file."""
         return av.open(
-            BytesIO(self.content), options={"protocol_whitelist": "none"}, metadata_errors="replace"
+            BytesIO(self.content), mode="r", options={"protocol_whitelist": "none"}, metadata_errors="replace"
         )
 
 
