@@ -74,6 +74,7 @@ def backward(
     with torch.cuda.device_of(q):
         grads = tuple(empty_tokens_first(q) for _ in range(3))
         into_q, into_k, into_v = map(_strided, grads)
+        lse = lse.contiguous()
         delta, masked = torch.empty_like(lse), torch.empty_like(lse) if zero_logit else lse
         tensors = (*map(_strided, (q, k, v, out, grad)), lse)
 
