@@ -2,10 +2,11 @@
 
 A part has a share of the time and writes its own JSON file after every case, whole or not at all. A part
 that is through early leaves its time to those after it, and what is left at the end goes to cases that had to
-wait. Run again into the same folder on the same kind of device, all that is missing is measured, cases that
-failed included.
+wait. Run again into the same folder with the same kernels on the same kind of device, all that is missing is
+measured, cases that failed included.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from fibo_robot.attention import backends
 from fibo_robot.attention.diagonal import Backend
 from fibo_robot.benchmarks.gpu import correctness, simulator, speed, training
 from fibo_robot.benchmarks.gpu.correctness import Case
@@ -50,7 +52,7 @@ class Sizes:
 
 # One class token and 14 x 14 patches times 16, 8, 4, 64 and 1; about 12544 tokens a batch.
 FULL = Sizes(
-    checks=(*correctness.CASES, *correctness.LARGE),
+    checks=(*correctness.LARGE, *correctness.CASES),
     castling_checks=((197, "float32"), (1000, "float32"), (197, "bfloat16")),
     lengths=((3137, 4), (1569, 8), (785, 16), (12545, 1), (197, 64)),
     heads=12,
@@ -116,7 +118,8 @@ def run(
         say: gets a line about every case.
 
     Raises:
-        BenchmarkError: there is no such device, or the folder holds results of another kind of it.
+        BenchmarkError: there is no such device, or the folder holds results of another kind of it or of other
+            kernels.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise BenchmarkError("fibo bench gpu needs an NVIDIA GPU, and PyTorch finds no CUDA device here.")
@@ -138,7 +141,8 @@ class _Ledger:
     def __init__(self, part: Part, path: Path, settings: dict[str, Any]) -> None:
         self._part, self._path, self._settings = part, path, settings
         stored = read_results(path, settings)
-        self._rows = [row for row in stored if "failed" not in row and "left_out_part" not in row]
+        wrong = {row["case"] for row in stored if "failed" in row or not row.get("passed", True)}
+        self._rows = [row for row in stored if row["case"] not in wrong and "left_out_part" not in row]
         self._failures: Rows = []
         if part.why_empty is not None:
             self._failures.append({"case": part.name, "left_out_part": part.why_empty})
@@ -223,4 +227,6 @@ def _settings(device: str, sizes: Sizes) -> dict[str, Any]:
     """What results must have in common to stand in one file."""
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     timed = {"rounds": asdict(sizes.rounds), "step_rounds": asdict(sizes.step_rounds)}
-    return {"device": name, "torch": torch.__version__, "heads": sizes.heads, **timed}
+    sources = sorted(Path(backends.__path__[0]).glob("triton_*.py"))
+    kernels = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    return {"device": name, "torch": torch.__version__, "kernels": kernels, "heads": sizes.heads, **timed}

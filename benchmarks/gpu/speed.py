@@ -79,19 +79,19 @@ def measure(case: SpeedCase, device: str, kernel: Backend, rounds: Rounds) -> li
     modules = build_modules(OURS, case.tokens, device, dtype, backward, case.heads)
     build = cases_alone if case.scope == "alone" else cases_whole
     calls = build(modules, case.tokens, device, dtype, case.batch, backward)
-    dense = calls.pop(DENSE)
-    calls |= {name: partial(_through, backend, dense) for name, backend in FUSED.items()}
+    # As PyTorch chooses, without the price of a choice by hand; and each fused backend, should another win.
+    calls |= {name: partial(_through, backend, calls[DENSE]) for name, backend in FUSED.items()}
     with force_backend(kernel):
         calls, left_out = usable(calls)
         times = interleave(calls, rounds.count, device=device, least_seconds=rounds.seconds)
         memory = {name: peak_memory_mb(call, device) for name, call in calls.items()}
     offsets = head_offsets(case.tokens - 1, case.heads)
     pairs = sum(count_pairs(row, case.tokens - 1) for row in offsets) / case.heads + 2 * case.tokens - 1
-    keys = {name: float(case.tokens) for name in FUSED}
+    keys = {name: float(case.tokens) for name in (DENSE, *FUSED)}
     keys |= {"fibottention": pairs / case.tokens, FLEX: pairs / case.tokens}
     rows = [
         {**row, "peak_memory_mb": memory[row["op"]], "keys_per_query": keys.get(row["op"])}
-        for row in compare(times, FUSED)
+        for row in compare(times, (DENSE, *FUSED))
     ]
     return [{**asdict(case), **row} for row in rows + [{"left_out": left_out}] * bool(left_out)]
 
@@ -112,9 +112,7 @@ def usable(
     return runs, fails
 
 
-def compare(
-    times: Mapping[str, Sequence[float]], baselines: Mapping[str, object] | Sequence[str]
-) -> list[dict[str, Any]]:
+def compare(times: Mapping[str, Sequence[float]], baselines: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of what was timed: milliseconds, and the ratio to the fastest of the baselines within each round.
 
     Args:

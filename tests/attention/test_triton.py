@@ -56,23 +56,22 @@ def test_kernels_equal_the_reference_on_the_gpu(case: Case, on_the_gpu: dict[str
 
 @pytest.mark.triton
 def test_nan_reaches_what_it_reaches_in_the_reference(interpreted: dict[str, Any]):
+    assert len(interpreted["nan"]) == 12
     for what, (reached, expected) in interpreted["nan"].items():
-        assert reached == expected, what
-    assert max(map(len, interpreted["nan"].values())) and len(interpreted["nan"]) == 12
+        assert reached == expected and 1 <= len(reached) <= 11, what
 
 
 @pytest.mark.triton
 def test_results_lie_as_the_next_projection_reads_them(interpreted: dict[str, Any]):
     """And as the operator says to what is traced: torch.compile would refuse other strides."""
+    settings = ([1], [0, 1, 1, 1], 1, False, 1.0)
     with FakeTensorMode():
-        q = torch.empty(2, 3, 20, 8, device="cuda")
-        traced, lse = torch.ops.fibo_robot.diagonal_attention(q, q, q, [1], [0, 1, 1, 1], 1, False, 1.0)
-        grads = torch.ops.fibo_robot.diagonal_attention_backward(
-            q, q, q, q, traced, lse, [1], [0, 1, 1, 1], 1, False, 1.0
-        )
-    for tensor in (traced, *grads):
-        assert tensor.transpose(1, 2).is_contiguous()
-    assert interpreted["strides"] == [list(tensor.stride()) for tensor in (traced, *grads)]
+        q = torch.empty(2, 3, 20, 8, device="cuda", dtype=torch.bfloat16)
+        out, lse = torch.ops.fibo_robot.diagonal_attention(q, q, q, *settings)
+        grads = torch.ops.fibo_robot.diagonal_attention_backward(q, q, q, q, out, lse, *settings)
+    traced = [[list(tensor.stride()), str(tensor.dtype)] for tensor in (out, *grads)]
+    assert interpreted["layouts"] == traced
+    assert out.transpose(1, 2).is_contiguous() and {dtype for _, dtype in traced} == {"torch.bfloat16"}
 
 
 def test_cpu_tensors_are_refused_by_name():

@@ -39,11 +39,16 @@ def reached_by_nan(device: str, backend: Backend) -> dict[str, tuple[list[int], 
     return reached
 
 
-def strides(device: str, backend: Backend) -> list[tuple[int, ...]]:
-    """Of the output and the three gradients, `(2, 3, 20, 8)`."""
-    q, k, v = inputs = [torch.randn(2, 3, 20, 8, device=device, requires_grad=True) for _ in range(3)]
-    out = diagonal_attention(q, k, v, [[1], [], []], backend=backend)
-    return [tensor.stride() for tensor in (out, *torch.autograd.grad(out.square().sum(), inputs))]
+def layouts(device: str) -> list[tuple[list[int], str]]:
+    """Strides and types of the output and the three gradients, in bfloat16, as the operators return them.
+
+    Autograd would convert a gradient of another type without a word.
+    """
+    q = torch.randn(2, 3, 20, 8, device=device).bfloat16()
+    settings = ([1], [0, 1, 1, 1], 1, False, 1.0)
+    out, lse = torch.ops.fibo_robot.diagonal_attention(q, q, q, *settings)
+    grads = torch.ops.fibo_robot.diagonal_attention_backward(q, q, q, q, out, lse, *settings)
+    return [(list(tensor.stride()), str(tensor.dtype)) for tensor in (out, *grads)]
 
 
 def main(device: str) -> None:
@@ -52,7 +57,7 @@ def main(device: str) -> None:
         backend = "numba"
         stand_in_for_the_cpu()
     found = {case.name: errors(case, device, backend) for case in CASES}
-    beside = {"nan": reached_by_nan(device, backend), "strides": strides(device, backend)}
+    beside = {"nan": reached_by_nan(device, backend), "layouts": layouts(device)}
     json.dump({"errors": found, **beside}, sys.stdout)
 
 

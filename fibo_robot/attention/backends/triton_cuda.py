@@ -20,8 +20,8 @@ from fibo_robot.attention.operator import empty_tokens_first
 
 SPLITS = 32  # tiles whose parts of a prefix token are added at once
 
-# The first is used where nothing can be timed. With 128 rows of 64 and 16 warps a tile takes 16 registers of a
-# thread in float32, and no kernel more than 128 registers on an H100, so 16 warps run on a multiprocessor.
+# The first is used where nothing can be timed. With 128 rows of 64 and 16 warps, a tile in float32 takes 16
+# registers of a thread, and no kernel more than 128 of them on an H100.
 LAUNCHES: dict[int, tuple[Launch, ...]] = {
     64: (Launch(128, 16, 1), Launch(64, 8, 1), Launch(64, 8, 2), Launch(128, 8, 1)),
     128: (Launch(64, 16, 1), Launch(32, 8, 1), Launch(32, 8, 2), Launch(64, 8, 1)),
@@ -74,6 +74,7 @@ def backward(
     with torch.cuda.device_of(q):
         grads = tuple(empty_tokens_first(q) for _ in range(3))
         into_q, into_k, into_v = map(_strided, grads)
+        lse = lse.contiguous()
         delta, masked = torch.empty_like(lse), torch.empty_like(lse) if zero_logit else lse
         tensors = (*map(_strided, (q, k, v, out, grad)), lse)
 
