@@ -32,6 +32,8 @@ class BehaviourCloningModule(ModelModule[ChunkPolicy]):
         WindowError: the policy trains on another window.
     """
 
+    entrances = ("loss",)
+
     def __init__(
         self,
         policy: Callable[..., ChunkPolicy],

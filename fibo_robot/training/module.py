@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import lightning.pytorch as pl
 import timm.optim
@@ -13,6 +13,7 @@ from torch import nn
 
 from fibo_robot.errors import FiboError, did_you_mean
 from fibo_robot.training.sampler import derived_seed
+from fibo_robot.training.sharding import shard
 
 timm_optim: Any = timm.optim  # its public names stand in no __all__, so type checkers take them for private
 PIECEWISE_CONSTANT = "piecewise_constant"
@@ -80,8 +81,11 @@ class ModelModule(pl.LightningModule, Generic[Model]):
     """Base of all training modules.
 
     `self.model` is what the checkpoint directory keeps; anything else a subclass holds is for training.
-    Subclasses write `training_step` and, if they validate, `validation_step`.
+    Subclasses write `training_step` and, if they validate, `validation_step`. Methods of the model that these
+    call, beside the model itself, they name in `entrances`, so that sharded weights are gathered for them.
     """
+
+    entrances: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: Model, optimizer: OptimizerConfig, seed: int = 0) -> None:
         super().__init__()
@@ -97,6 +101,11 @@ class ModelModule(pl.LightningModule, Generic[Model]):
     def step_generator(self) -> torch.Generator:
         """A generator on the model's device that depends on seed, epoch, batch and rank alone."""
         return torch.Generator(device=self.device).manual_seed(self._batch_seed)
+
+    def configure_model(self) -> None:
+        """Share out the weights, under the strategy that does."""
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"], self.entrances)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._batch_seed = derived_seed(self.seed, self.trainer.current_epoch, batch_idx, self.global_rank)

@@ -29,6 +29,7 @@ from fibo_robot.training.checkpoint import TRAINER
 from fibo_robot.training.config import ConfigError, compose_config, options_of
 from fibo_robot.training.module import ModelModule
 from fibo_robot.training.resume import epochs_done, refuse_other_config, refuse_other_data
+from fibo_robot.training.sharding import FSDP2
 
 WANDB_LOGGER = "lightning.pytorch.loggers.WandbLogger"
 
@@ -120,6 +121,11 @@ def _trainer(
         options.pop(key) for key in ("checkpoint_every_n_epochs", "keep_last", "ema_decay", "castling_end")
     )
     rollouts = config.get("rollouts")
+    if options["strategy"] == FSDP2 and (decay is not None or rollouts is not None):
+        raise ConfigError(
+            f"With trainer.strategy={FSDP2} no process holds a whole model while it trains: set "
+            "trainer.ema_decay=null and rollouts=null, or use trainer.strategy=ddp."
+        )
     # First, so that the history and the checkpoint of an epoch know what it did.
     callbacks: list[pl.Callback] = [] if rollouts is None else [build(rollouts, run_dir=run_dir)]
     callbacks += [History(run_dir), CheckpointDirectory(run_dir, resolved, meta, every, keep_last)]
@@ -166,3 +172,5 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*The number of training batches.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    # A model that is averaged is not sharded: `_trainer` refuses both together.
+    warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")

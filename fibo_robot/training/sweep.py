@@ -15,12 +15,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from fibo_robot.extras import require
 from fibo_robot.files import write_json
 from fibo_robot.training.checkpoint import HISTORY
 from fibo_robot.training.config import ConfigError, explain, offer_plugins
 from fibo_robot.training.run import train
 
 FOLDER, SWEEP = "hydra.sweep.dir", "sweep.json"
+LAUNCHER = "hydra/launcher"
 
 
 def sweep(overrides: Sequence[str]) -> Path:
@@ -33,6 +35,7 @@ def sweep(overrides: Sequence[str]) -> Path:
 
     Raises:
         ConfigError: the overrides name something unknown, or give a run directory.
+        MissingExtraError: the launcher is one of submitit's, which is not installed.
         FiboError: what the first combination that failed raised, after all have run.
     """
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
@@ -42,6 +45,8 @@ def sweep(overrides: Sequence[str]) -> Path:
         )
     folder = given.get(FOLDER) or datetime.now().strftime("multirun/%Y-%m-%d/%H-%M-%S")
     named = [] if FOLDER in given else [f"{FOLDER}={folder}"]
+    if given.get(LAUNCHER, "").startswith("submitit"):
+        require("submitit", extra="slurm", purpose=f"{LAUNCHER}={given[LAUNCHER]}")
 
     offer_plugins(overrides)
 

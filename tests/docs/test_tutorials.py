@@ -19,8 +19,8 @@ def follow(page: str, tmp_path: Path) -> Path:
     folder, scripts = tmp_path / "work", tmp_path / "scripts"
     folder.mkdir()
     scripts.mkdir()
-    # `fibo` and `python` are this environment's, and so is the package, also where it is not installed. What a script
-    # imports beside it comes from the folder that it is run in.
+    # `fibo` and `python` are this environment's, and the package is this checkout's. What a script imports
+    # beside it comes from the folder that it is run in.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     script = shell_script((TUTORIALS / page).read_text(encoding="utf-8"), scripts)
     done = subprocess.run(

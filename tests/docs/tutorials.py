@@ -1,7 +1,8 @@
 """A tutorial as a script: the code blocks of a Markdown page, in their order.
 
-A block with a title is a file that the reader writes; `sh` blocks are typed into one shell, which goes on from block to
-block; `python` blocks are scripts that this shell runs. Blocks of other languages are shown, not run.
+A block with a title is a file that the reader writes; `sh` blocks are typed into one shell, which goes on
+from block to block; `python` blocks are scripts that this shell runs. Blocks of other languages are shown,
+not run.
 """
 
 import re
@@ -26,7 +27,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def shell_script(page: str, folder: Path) -> str:
-    """What a reader types, as one bash script that stops at the first failure; scripts are laid into `folder`."""
+    """What a reader types, as one bash script that stops at a failure; scripts are laid into `folder`."""
     lines = ["set -eo pipefail"]
     for number, block in enumerate(blocks(page)):
         if block.title is not None:

@@ -1,6 +1,7 @@
 """A sweep runs every combination, says where, and its errors are sentences."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,28 @@ def test_wrong_overrides_are_said_as_without_a_sweep(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         sweep(demonstrations, override)
+
+
+def test_without_submitit_its_launchers_name_the_extra(
+    demonstrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(FiboError, match=r"pip install 'fibo-robot\[slurm\]'"):
+        sweep(demonstrations, "seed=3,4", "hydra/launcher=submitit_slurm")
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_runs_of_a_sweep_are_jobs_of_submitit(demonstrations: Path, tmp_path: Path) -> None:
+    """Submitit's local executor: jobs are pickled, queued and collected as SLURM's are, in processes here."""
+    here = sweep(demonstrations, "seed=3,4", f"hydra.sweep.dir={tmp_path}/here")
+    jobs = sweep(
+        demonstrations,
+        "seed=3,4",
+        f"hydra.sweep.dir={tmp_path}/jobs",
+        "hydra/launcher=submitit_local",
+        "hydra.launcher.timeout_min=5",
+    )
+    loss = [[row["train/loss"] for row in json.loads((f / "sweep.json").read_text())] for f in (here, jobs)]
+    assert len(loss[0]) == 2 and loss[0] == loss[1]
+    assert len(list((jobs / ".submitit").rglob("*_result.pkl"))) == 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fibo_robot.training.config import ConfigError
 from fibo_robot.training.run import train_from_overrides
 
 # Plain gradient descent: an adaptive optimiser divides rounding errors of small gradients by their size.
@@ -56,26 +58,48 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def one(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process trains with the doubled batch."""
+    run_dir = tmp_path_factory.mktemp("one") / "run"
+    return train_from_overrides(
+        [*TINY, f"data.root={clips}", f"run_dir={run_dir}", "data.batch_size=4", "logger=none"]
+    )
+
+
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains_with_the_doubled_batch(clips: Path, tmp_path: Path) -> None:
-    one = train_from_overrides(
-        [*TINY, f"data.root={clips}", f"run_dir={tmp_path / 'one'}", "data.batch_size=4", "logger=none"]
-    )
+@pytest.mark.parametrize(("strategy", "nodes"), [("auto", 1), ("fsdp2", 2)])
+def test_two_processes_train_what_one_trains_with_the_doubled_batch(
+    strategy: str, nodes: int, one: Path, clips: Path, tmp_path: Path
+) -> None:
+    if nodes == 1:
+        meet = ["--standalone", "--nproc-per-node=2"]
+    else:  # as on two machines, which are both this one
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            place = f"localhost:{free.getsockname()[1]}"
+        meet = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={place}"]
     # Each process is given a folder of its own, so that whatever the second one wrote would be found.
-    launched = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("-m", "fibo_robot.cli", "train", *TINY, f"data.root={clips}", "data.batch_size=2"),
-            *("trainer.devices=2", f"run_dir={tmp_path}/rank_${{oc.env:RANK}}"),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert launched.returncode == 0, launched.stderr[-3000:]
-    assert launched.stdout.count("starting") == launched.stdout.count("epoch 1/1") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "rank_0"]
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", *meet),
+        *("-m", "fibo_robot.cli", "train", *TINY, f"data.root={clips}", "data.batch_size=2"),
+        *(f"trainer.devices={2 // nodes}", f"trainer.num_nodes={nodes}", f"trainer.strategy={strategy}"),
+        f"run_dir={tmp_path}/rank_${{oc.env:RANK}}",
+    ]
+    launched = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(nodes)
+    ]
+    printed, errors = zip(*(process.communicate(timeout=400) for process in launched))
+    assert all(process.returncode == 0 for process in launched), "\n".join(errors)[-3000:]
+    assert "".join(printed).count("starting") == "".join(printed).count("epoch 1/1") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rank_0"]
 
     two = tmp_path / "rank_0"
     expected, found = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
@@ -84,3 +108,11 @@ def test_two_processes_train_what_one_trains_with_the_doubled_batch(clips: Path,
     before, after = (json.loads((run / "history.json").read_text()) for run in (one, two))
     for name in ("train/loss", "valid/loss", "valid/accuracy", "valid/accuracy_class_mean"):
         assert after[0][name] == pytest.approx(before[0][name], abs=1e-5), name
+
+
+@pytest.mark.parametrize("given", ["trainer.ema_decay=0.99", "rollouts=held_out"])
+def test_sharded_training_refuses_what_needs_a_whole_model(given: str, clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ema_decay=null and rollouts=null"):
+        train_from_overrides(
+            [*TINY, f"data.root={clips}", f"run_dir={tmp_path / 'run'}", "trainer.strategy=fsdp2", given]
+        )
