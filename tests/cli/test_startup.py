@@ -17,22 +17,24 @@ from tests.video.command_line import ENCODER, LABELS
 FIBO = """
 import json, sys
 from fibo_robot.cli.main import main
+status = 0
 try:
     main()
 except SystemExit as stopped:
-    assert not stopped.code, stopped.code
+    status = stopped.code
 COMPILER = {"torch._dynamo", "torch._inductor"}
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules} | COMPILER & sys.modules.keys())))
+sys.exit(status)
 """
 TRAINERS = {"lightning", "torchmetrics", "transformers", "diffusers", "tensorboard", "matplotlib"}
 SIMULATORS = {"robosuite", "mujoco", "robomimic", "gymnasium", "h5py"}
 COMPILERS = {"numba", "triton", "torch._dynamo", "torch._inductor", "sympy"}
 
 
-def imported_by(*arguments: str) -> set[str]:
-    """The packages that a `fibo` command has imported when it ends."""
+def imported_by(*arguments: str, status: int = 0) -> set[str]:
+    """The packages that a `fibo` command has imported when it ends, with that status."""
     done = subprocess.run([sys.executable, "-c", FIBO, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -51,6 +53,11 @@ def classifier(tmp_path: Path) -> Path:
 
 def test_help_imports_nothing_heavy() -> None:
     assert imported_by("--help").isdisjoint({"torch", "numpy", "rich", *TRAINERS, *SIMULATORS, *COMPILERS})
+
+
+def test_a_mistake_in_a_config_is_told_before_the_trainer_is_imported() -> None:
+    imported = imported_by("train", "experiment=no_such_thing", status=1)
+    assert "hydra" in imported and imported.isdisjoint({"torch", *TRAINERS, *SIMULATORS, *COMPILERS})
 
 
 def test_classifying_a_clip_imports_neither_trainer_nor_simulator(classifier: Path, tmp_path: Path) -> None:
