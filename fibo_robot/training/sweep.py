@@ -72,8 +72,11 @@ def _compare(folder: Path) -> None:
     """Show and keep the last metrics of every run below a sweep's folder; those that failed have none."""
     rows = []
     for history in sorted(folder.glob(f"**/{HISTORY}")):
+        chosen = history.parent / ".hydra" / "overrides.yaml"
+        if not chosen.exists():  # a run from elsewhere
+            continue
         metrics = json.loads(history.read_text(encoding="utf-8"))[-1]
-        overrides = yaml.safe_load((history.parent / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+        overrides = yaml.safe_load(chosen.read_text(encoding="utf-8"))
         rows.append({"run": str(history.parent.relative_to(folder)), "overrides": overrides, **metrics})
     if not rows:
         return

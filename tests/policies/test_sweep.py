@@ -39,6 +39,14 @@ def test_every_combination_has_a_run_in_the_folder_that_is_returned(
     assert [load_checkpoint(folder / run).config["seed"] for run in ("0", "1")] == [3, 4]
 
 
+def test_a_run_from_elsewhere_in_the_folder_is_left_out(demonstrations: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "alone").mkdir(parents=True)
+    (folder / "alone" / "history.json").write_text('[{"train/loss": 1.0}]')
+    sweep(demonstrations, "seed=5", f"hydra.sweep.dir={folder}")
+    assert [row["run"] for row in json.loads((folder / "sweep.json").read_text())] == ["0"]
+
+
 def test_a_folder_may_be_given(demonstrations: Path, tmp_path: Path) -> None:
     folder = sweep(
         demonstrations, "seed=5", f"hydra.sweep.dir={tmp_path}/mine", "hydra.sweep.subdir=s${seed}"

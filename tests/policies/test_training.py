@@ -77,6 +77,16 @@ def test_the_loaded_policy_acts(finished):
     assert policy.normalizer.fitted
 
 
+def test_mixed_precision_trains_nearly_the_same_weights_and_saves_them_whole(
+    demonstrations, finished, tmp_path
+):
+    run = train_from_overrides([*overrides(demonstrations, tmp_path / "run"), "trainer.precision=bf16-mixed"])
+    assert losses(run) != losses(finished)
+    assert losses(run) == pytest.approx(losses(finished), rel=0.02)
+    ours, theirs = (load_checkpoint(folder).state_dict for folder in (run, finished))
+    assert all(value.dtype == theirs[key].dtype for key, value in ours.items())
+
+
 def test_a_checkpoint_without_the_normalisers_statistics_does_not_load(finished, tmp_path):
     from safetensors.torch import load_file, save_file
 

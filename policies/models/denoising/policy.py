@@ -1,7 +1,7 @@
 """Policies whose chunks come out of an objective, a network and a sampler.
 
 Regression is the objective Regression and the sampler OneStep, two-step regression TwoStepRegression and
-TwoSteps, flow matching FlowMatching and Euler, Diffusion Policy NoisePrediction and DDIM; on any network.
+TwoSteps, flow matching FlowMatching and Euler, Diffusion Policy Diffusion and DDIM; on any network.
 """
 
 from collections.abc import Callable, Mapping

@@ -13,8 +13,8 @@ from fibo_robot.plugins import register
 from fibo_robot.policies.models.base import PolicyError
 from fibo_robot.policies.models.denoising.network import ChunkNetwork
 from fibo_robot.policies.models.denoising.objectives import (
+    Diffusion,
     FlowMatching,
-    NoisePrediction,
     Objective,
     Regression,
     TwoStepRegression,
@@ -87,19 +87,19 @@ class Euler(Sampler):
 
 @register
 class DDIM(Sampler):
-    """Takes predicted noise out again in fewer steps than it was learnt for, by diffusers' DDIM scheduler.
+    """Takes noise out again in fewer steps than it was learnt for, by diffusers' DDIM scheduler.
 
     Song et al., "Denoising diffusion implicit models" (arXiv 2010.02502), with eta 0. Steps end at the
     noisiest (`trailing`): with the scheduler's default spacing the first would take noise that is not there.
 
     Args:
-        objective: NoisePrediction; says the noise schedule.
+        objective: Diffusion; says the noise schedule, and what the network predicts.
         steps: passes through the network.
     """
 
     def __init__(self, objective: Objective, steps: int = 16) -> None:
-        _check(self, objective, NoisePrediction)
-        assert isinstance(objective, NoisePrediction)
+        _check(self, objective, Diffusion)
+        assert isinstance(objective, Diffusion)
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         if _positive(steps) > objective.train_steps:
@@ -108,6 +108,7 @@ class DDIM(Sampler):
         self.scheduler: Any = DDIMScheduler(
             num_train_timesteps=objective.train_steps,
             beta_schedule=objective.schedule,
+            prediction_type=objective.prediction_type,
             timestep_spacing="trailing",
         )
         self.scheduler.set_timesteps(steps)

@@ -14,8 +14,9 @@ from fibo_robot.policies.models.base import PolicyError
 from fibo_robot.policies.models.denoising.mlp import ChunkMlp
 from fibo_robot.policies.models.denoising.network import ChunkNetwork
 from fibo_robot.policies.models.denoising.objectives import (
+    Diffusion,
     FlowMatching,
-    NoisePrediction,
+    PredictionType,
     Regression,
     TwoStepRegression,
 )
@@ -82,7 +83,7 @@ def optimal_velocity() -> Known:
 def test_ddim_with_the_optimal_network_of_a_gaussian_draws_from_it() -> None:
     noise = torch.linspace(-2, 2, 9).view(9, 1, 1)
     network = optimal_noise(1000)
-    chunks = DDIM(NoisePrediction(1000), steps=1000).sample(network, noise, SEEN)
+    chunks = DDIM(Diffusion(1000), steps=1000).sample(network, noise, SEEN)
     assert len(network.calls) == 1000
     # The flow of the probabilities is a straight stretch: standard normal noise becomes the chunks' Gaussian.
     torch.testing.assert_close(chunks, MEAN + SPREAD * noise, atol=0.01, rtol=0)
@@ -91,7 +92,7 @@ def test_ddim_with_the_optimal_network_of_a_gaussian_draws_from_it() -> None:
 def test_ddim_takes_the_steps_of_its_papers_equation_from_the_noisiest_on() -> None:
     noise = torch.tensor([0.7, -1.2]).view(2, 1, 1)
     network = optimal_noise(100)
-    chunks = DDIM(NoisePrediction(100), steps=5).sample(network, noise, SEEN)
+    chunks = DDIM(Diffusion(100), steps=5).sample(network, noise, SEEN)
     visited = [round(100 * float(times[0])) for _, times in network.calls]
     assert visited == [99, 79, 59, 39, 19]
     expected = noise.double().numpy()
@@ -128,8 +129,43 @@ def test_a_network_that_knows_the_noise_has_no_loss() -> None:
         bar = alpha_bars(times, 50)
         return (noisy - bar.sqrt() * chunks) / (1 - bar).sqrt()
 
-    assert NoisePrediction(50).loss(Known(formula), chunks, valid, SEEN) < 1e-6
-    assert NoisePrediction(50).loss(Known(lambda noisy, _: noisy), chunks, valid, SEEN) > 1e-2
+    assert Diffusion(50).loss(Known(formula), chunks, valid, SEEN) < 1e-6
+    assert Diffusion(50).loss(Known(lambda noisy, _: noisy), chunks, valid, SEEN) > 1e-2
+
+
+def test_what_a_diffusion_predicts_changes_the_question_and_not_the_chunk() -> None:
+    """From E[noise | noisy chunk]: E[chunk | noisy chunk] and the velocity of arXiv 2202.00512: the same."""
+    noise, steps = torch.linspace(-2, 2, 9).view(9, 1, 1), 100
+    epsilon = optimal_noise(steps)
+
+    def chunk(noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        bar = alpha_bars(times, steps)
+        return (noisy - (1 - bar).sqrt() * epsilon.formula(noisy, times)) / bar.sqrt()
+
+    def velocity(noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        bar = alpha_bars(times, steps)
+        return bar.sqrt() * epsilon.formula(noisy, times) - (1 - bar).sqrt() * chunk(noisy, times)
+
+    expected = DDIM(Diffusion(steps), steps=20).sample(epsilon, noise, SEEN)
+    answers: dict[PredictionType, Known] = {"sample": Known(chunk), "v_prediction": Known(velocity)}
+    for prediction_type, network in answers.items():
+        objective = Diffusion(steps, prediction_type=prediction_type)
+        found = DDIM(objective, steps=20).sample(network, noise, SEEN)
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+def test_a_network_that_knows_the_chunk_or_the_velocity_has_no_loss(prediction_type: PredictionType) -> None:
+    chunks, valid = torch.rand(64, 4, 2) - 0.5, torch.ones(64, 4, dtype=torch.bool)
+
+    def known(noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        bar = alpha_bars(times, 50)
+        noise = (noisy - bar.sqrt() * chunks) / (1 - bar).sqrt()
+        return chunks if prediction_type == "sample" else bar.sqrt() * noise - (1 - bar).sqrt() * chunks
+
+    objective = Diffusion(50, prediction_type=prediction_type)
+    assert objective.loss(Known(known), chunks, valid, SEEN) < 1e-6
+    assert objective.loss(Known(lambda noisy, _: torch.zeros_like(noisy)), chunks, valid, SEEN) > 1e-2
 
 
 def test_flows_target_is_the_way_from_noise_to_chunk() -> None:
@@ -206,7 +242,7 @@ def test_a_horizon_that_cannot_be_halved_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("sampler", "objective"),
-    [(DDIM, FlowMatching), (Euler, Regression), (TwoSteps, FlowMatching), (OneStep, NoisePrediction)],
+    [(DDIM, FlowMatching), (Euler, Regression), (TwoSteps, FlowMatching), (OneStep, Diffusion)],
 )
 def test_a_sampler_refuses_an_objective_it_does_not_understand(sampler: Any, objective: Any) -> None:
     with pytest.raises(PolicyError, match=rf"{sampler.__name__} .*not {objective.__name__}"):
@@ -217,8 +253,10 @@ def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(PolicyError, match="between 0 and 1"):
         TwoStepRegression(1.0)
     with pytest.raises(PolicyError, match="at most train_steps, 10"):
-        DDIM(NoisePrediction(10), steps=11)
+        DDIM(Diffusion(10), steps=11)
     with pytest.raises(PolicyError, match="at least 1"):
         Euler(FlowMatching(), steps=0)
+    with pytest.raises(PolicyError, match="one of epsilon, sample, v_prediction, not 'noise'"):
+        Diffusion(prediction_type=cast(Any, "noise"))
     with pytest.raises(PolicyError, match="no 'cosine'"):
-        NoisePrediction(schedule=cast(Any, "cosine"))
+        Diffusion(schedule=cast(Any, "cosine"))

@@ -62,6 +62,26 @@ def test_every_parameter_learns(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_mixed_precision_changes_the_loss_by_rounding_alone(name: str) -> None:
+    """As `trainer.precision=bf16-mixed` runs it; bfloat16 keeps three digits."""
+    policy = with_pictures(name).train()
+    horizon = policy.shape_meta.action_horizon
+    obs, actions = observations(policy, 4), torch.rand(4, horizon, 7)
+    valid = torch.ones(4, horizon, dtype=torch.bool)
+
+    def loss(mixed: bool) -> torch.Tensor:
+        torch.manual_seed(2)  # of crops, dropout and noise
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            return policy.loss(obs, actions, valid)
+
+    mixed = loss(True)
+    mixed.backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in policy.parameters())
+    assert mixed.dtype == torch.float32 and not torch.equal(mixed, loss(False))
+    torch.testing.assert_close(mixed, loss(False), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_steps_past_a_demonstrations_end_carry_no_loss(name: str) -> None:
     policy = create(name)
     policy.training = True  # for observations' window; dropout stays off
