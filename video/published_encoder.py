@@ -26,7 +26,7 @@ class PublishedEncoder(nn.Module):
         model: transformers' model without a head.
         frames: T, frames per clip.
         image_size: S, pixels of the square frames.
-        black, white: what its preprocessing makes of these pixels, `(3, 1, 1)`; others lie between in proportion.
+        black, white: what its preprocessing makes of these pixels, `(3, 1, 1)`; others lie between.
 
     Attributes:
         embed_dim: D, the width of tokens.
