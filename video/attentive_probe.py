@@ -6,7 +6,7 @@ linear layer. The encoder is never trained, and never in training mode.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers.mlp import Mlp
@@ -18,6 +18,7 @@ from fibo_robot.encoders.space_time import sinusoidal_positions
 from fibo_robot.errors import FiboError
 from fibo_robot.plugins import register
 from fibo_robot.video.classifier import VideoClassifier
+from fibo_robot.video.published_encoder import PublishedEncoder
 
 
 class ProbeError(FiboError, ValueError):
@@ -60,7 +61,8 @@ class AttentiveProbe(VideoClassifier):
     say when they were seen. For it, fixed sinusoidal positions in space and time are added to them.
 
     Args:
-        encoder: makes the video encoder when called; its weights should be pretrained ones.
+        encoder: makes the video encoder when called, ours or one of transformers; its weights should be
+            pretrained ones.
         labels: names of the classes, in the order of the scores.
         dropout: on what the query has gathered.
         depth: blocks, the last one with the query.
@@ -76,14 +78,15 @@ class AttentiveProbe(VideoClassifier):
 
     def __init__(
         self,
-        encoder: Callable[[], VideoEncoder],
+        encoder: Callable[[], VideoEncoder | PublishedEncoder],
         labels: Sequence[str],
         dropout: float = 0.0,
         depth: int = 4,
         num_heads: int | None = None,
         mlp_ratio: float = 4.0,
     ) -> None:
-        super().__init__(encoder, labels, dropout)
+        # What is used of an encoder besides its being a module, both kinds have.
+        super().__init__(cast("Callable[[], VideoEncoder]", encoder), labels, dropout)
         dim = self.encoder.embed_dim
         heads = num_heads or max(1, dim // 64)
         if depth < 1 or dim % heads:
@@ -94,10 +97,9 @@ class AttentiveProbe(VideoClassifier):
         self.encoder.requires_grad_(False).eval()
         blocks = [Block(dim, heads, mlp_ratio, qkv_bias=True) for _ in range(depth - 1)]
         self.probe = nn.Sequential(*blocks, QueryBlock(dim, heads, mlp_ratio))
-        positions = sinusoidal_positions(self.encoder.grid, dim).flatten(1, 2)
-        self.register_buffer(
-            "positions", positions if self.encoder.mode == "frames" else None, persistent=False
-        )
+        blind = isinstance(self.encoder, VideoEncoder) and self.encoder.mode == "frames"
+        positions = sinusoidal_positions(self.encoder.grid, dim).flatten(1, 2) if blind else None
+        self.register_buffer("positions", positions, persistent=False)
 
     def train(self, mode: bool = True) -> "AttentiveProbe":
         """Training mode for the probe; the encoder stays in evaluation mode."""

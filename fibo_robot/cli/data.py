@@ -66,9 +66,9 @@ def check(
     """Read every clip once, strictly: frames, fps, size and codec, or the reason why it cannot be read.
 
     An interrupted check continues: rows that stand in the output already are not read again. Exit status: 0
-    if every clip can be read, 3 if some cannot.
+    if every clip can be read, 3 if some cannot, or begin behind the end of their video.
     """
-    from fibo_robot.video.datasets.check import check_clips, find_clips
+    from fibo_robot.video.datasets.check import check_clips, find_clips, outside_their_video
 
     files, description = find_clips(data, protocol)
     typer.echo(f"{len(files)} clips from {description}")
@@ -76,13 +76,16 @@ def check(
     broken = [row for row in rows if row.problem]
     for row in broken:
         typer.echo(f"fibo: {row.problem}", err=True)
+    outside = outside_their_video(data, protocol, rows)
+    for problem in outside:
+        typer.echo(f"fibo: {problem}", err=True)
     frames = sorted(row.frames for row in rows if not row.problem)
     if frames:
         typer.echo(
             f"{len(frames)} readable, {frames[0]} to {frames[-1]} frames (median {frames[len(frames) // 2]})"
         )
     typer.echo(f"{len(broken)} unreadable; table: {output}")
-    if broken:
+    if broken or outside:
         raise typer.Exit(3)
 
 

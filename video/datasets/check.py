@@ -68,6 +68,20 @@ def find_clips(data: Path, protocol: str | None = None) -> tuple[list[Path], str
     return list(dict.fromkeys([*(clip.path for clip in table.clips), *table.left_out])), table.description
 
 
+def outside_their_video(data: Path, protocol: str | None, rows: Sequence[CheckedClip]) -> list[str]:
+    """A sentence for each clip, given in seconds, that begins behind the end of its video."""
+    ends = {row.path: row.frames / row.fps for row in rows if row.fps}
+    try:
+        clips = read_clips(data, protocol=protocol).clips
+    except (NoClipsFoundError, UnreadableDataError):
+        return []
+    return [
+        f"{clip.name}: begins behind the end of its video, which lasts {ends[str(clip.path)]:.2f} s."
+        for clip in clips
+        if clip.span is not None and clip.span.start >= ends.get(str(clip.path), float("inf"))
+    ]
+
+
 def check_clip(path: Path, frame_rate: float = DEFAULT_FRAME_RATE) -> CheckedClip:
     """Decode one clip as a whole; `frame_rate` is that of folders of pictures."""
     size = 0

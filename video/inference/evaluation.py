@@ -45,7 +45,7 @@ class VideoTest:
 
     Attributes:
         labels: names of the classes.
-        paths: the videos that could be read.
+        paths: the videos that could be read, by :attr:`LabelledClip.name`.
         targets: `(N,)` class numbers.
         scores: `(N, views * crops, classes)` scores before the softmax.
         failures: path and reason of each video that could not be read; they count in no rate.

@@ -2,7 +2,8 @@
 
 :class:`VideoReader` uses decord where decord is frame-exact, and PyAV for what decord cannot open (GIF, AVI,
 AV1, MPEG-4, open GOPs, 10-bit, pictures smaller than 64 pixels …) and for frames that lie apart: there it
-skips the pictures that nobody asked for and no other picture needs, which decord cannot. Frames are numbered
+skips the pictures that nobody asked for and no other picture needs, which decord cannot. torchcodec stands in
+decord's place where it is asked for (:mod:`fibo_robot.video.reading.libraries`). Frames are numbered
 in the order in which they are shown, rotation flags are applied, and each reader decodes on one thread, so
 that data workers do not compete for cores.
 """

@@ -128,8 +128,8 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
         )
         return crop_and_resize(frames, box, self.image_size), self.targets[index]
 
-    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[tuple[Tensor, int] | BrokenClip]:
-        """A whole batch, as data loaders ask for it.
+    def __getitems__(self, items: Sequence[int | tuple[int, int]]) -> list[tuple[Tensor, int] | BrokenClip]:
+        """A whole batch, as data loaders ask for it: by indices alone, or as `(index, draw)`.
 
         A step of training needs a clip: where not one of the batch can be read, the next one that can stands
         in for them. In evaluation each clip counts once, so nothing does.
@@ -138,9 +138,10 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
             VideoDecodeError: not one clip of all can be read, in training.
         """
         decoded: dict[tuple[int, int], Tensor] = {}
-        found = [self._item(*item, decoded) for item in items]
-        if self.training and all(isinstance(item, BrokenClip) for item in found):
-            index, draw = items[-1]
+        found = [self._item(*item, decoded) if isinstance(item, tuple) else self[item] for item in items]
+        last = items[-1]
+        if self.training and isinstance(last, tuple) and all(isinstance(item, BrokenClip) for item in found):
+            index, draw = last
             for ahead in range(1, len(self)):
                 found.append(self._item((index + ahead) % len(self), draw, decoded))
                 if not isinstance(found[-1], BrokenClip):

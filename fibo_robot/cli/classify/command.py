@@ -144,9 +144,10 @@ def _check_stream(inputs: Sequence[str], overlay: Path | None) -> None:
 
 
 def _check_overlay(classifier: "ClipClassifier") -> None:
+    from fibo_robot.encoders import VideoEncoder
     from fibo_robot.video.classifier import VideoClassifier
 
-    if not isinstance(classifier, VideoClassifier):
+    if not (isinstance(classifier, VideoClassifier) and isinstance(classifier.encoder, VideoEncoder)):
         raise FiboError("--overlay shows the attention of encoders of ours; this classifier has another.")
 
 

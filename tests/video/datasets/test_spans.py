@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
+from typer.testing import CliRunner
 
+from fibo_robot.cli.main import app
 from fibo_robot.video.datasets.recognise import read_clips
 from fibo_robot.video.datasets.table import ClipTableError, LabelledClip
 from fibo_robot.video.decode import VideoDecodeError
@@ -62,6 +65,14 @@ def test_a_stretch_ends_with_its_video_and_must_begin_in_it(folder: Path) -> Non
         open_clip(path, span=Span(4, 9))
 
 
+def test_a_check_names_stretches_that_begin_too_late(folder: Path, tmp_path: Path) -> None:
+    write(folder, "long.mp4,wave,3.9,5\nlong.mp4,sit,4,5\nlong.mp4,all,,\n")
+    done = CliRunner().invoke(app, ["data", "check", str(folder), "--output", str(tmp_path / "checked.csv")])
+    assert done.exit_code == 3, done.output
+    assert "long.mp4#t=4,5: begins behind the end of its video, which lasts 4.00 s" in done.output
+    assert "#t=3.9" not in done.output and "0 unreadable" in done.output
+
+
 @pytest.mark.parametrize("cache_side", [None, 64])
 def test_training_sees_the_stretch_alone(folder: Path, cache_side: int | None) -> None:
     path = folder / "long.mp4"
@@ -85,6 +96,8 @@ def test_a_data_set_is_asked_like_a_list(folder: Path) -> None:
         data[2]
     with pytest.raises(VideoDecodeError, match="9 and 10 s"):
         data[1]
+    batch, labels = next(iter(DataLoader(data, batch_size=2, sampler=[0, 0])))
+    assert torch.equal(batch, torch.stack([clip, clip])) and labels.tolist() == [1, 1]
 
 
 def test_a_training_set_asked_like_a_list_follows_torchs_seed(folder: Path) -> None:
