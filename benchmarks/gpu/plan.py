@@ -186,12 +186,12 @@ def _parts(device: Literal["cuda", "cpu"], sizes: Sizes) -> list[Part]:
     why_not = simulator.why_not() if sizes.worlds else "No worlds were asked for."
     worlds = () if why_not else sizes.worlds
     return [
-        Part("correctness", 0.25, checks),
-        Part("attention", 0.55, _speed_cases("alone", device, kernel, sizes)),
-        Part("modules", 0.7, _speed_cases("module", device, kernel, sizes)),
+        Part("correctness", 0.3, checks),
+        Part("attention", 0.6, _speed_cases("alone", device, kernel, sizes)),
+        Part("modules", 0.73, _speed_cases("module", device, kernel, sizes)),
         Part(
             "training",
-            0.88 if worlds else 1.0,
+            0.9 if worlds else 1.0,
             [
                 (case.name, partial(training.measure, case, device, kernel, sizes.step_rounds))
                 for case in sizes.training
