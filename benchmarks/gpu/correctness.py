@@ -178,7 +178,7 @@ def castling_errors(device: str, tokens: int, dtype: str) -> dict[str, float]:
     found = compare(
         (out, *torch.autograd.grad(out, (q, k, v), upstream)), _exact(defined, [q, k, v], upstream)
     )
-    exact = linear_angular(*(tensor.detach().double() for tensor in (q, k, v)))
+    exact = linear_angular(q.detach().double(), k.detach().double(), v.detach().double())
     with torch.no_grad():
         inference = castling_inference(q, k, v, "own")
     return {**found, "inference": _relative(inference, exact / exact.norm(dim=-1, keepdim=True))}

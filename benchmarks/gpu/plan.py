@@ -35,7 +35,7 @@ class Sizes:
     Attributes:
         checks: comparisons of diagonal attention; `castling_checks`: tokens and dtypes of Castling's.
         lengths: tokens and batch of attentions, the most telling first; heads of 64.
-        heads: of these.
+        dtypes: keys of `speed.DTYPES`, and `heads` of attentions and modules.
         training, worlds: cases of training steps and of the simulator.
         rounds: of a case of attention; `step_rounds` of training steps.
     """
@@ -43,6 +43,7 @@ class Sizes:
     checks: tuple[Case, ...]
     castling_checks: tuple[tuple[int, str], ...]
     lengths: tuple[tuple[int, int], ...]
+    dtypes: tuple[str, ...]
     heads: int
     training: tuple[TrainingCase, ...]
     worlds: tuple[SimulatorCase, ...]
@@ -55,6 +56,7 @@ FULL = Sizes(
     checks=(*correctness.LARGE, *correctness.CASES),
     castling_checks=((197, "float32"), (1000, "float32"), (197, "bfloat16")),
     lengths=((3137, 4), (1569, 8), (785, 16), (12545, 1), (197, 64)),
+    dtypes=("bfloat16", "float32"),
     heads=12,
     training=(
         TrainingCase("joint", "vit_base_patch16_224", 224, 16, 16, 2),
@@ -186,12 +188,12 @@ def _parts(device: Literal["cuda", "cpu"], sizes: Sizes) -> list[Part]:
     why_not = simulator.why_not() if sizes.worlds else "No worlds were asked for."
     worlds = () if why_not else sizes.worlds
     return [
-        Part("correctness", 0.25, checks),
-        Part("attention", 0.55, _speed_cases("alone", device, kernel, sizes)),
-        Part("modules", 0.7, _speed_cases("module", device, kernel, sizes)),
+        Part("correctness", 0.3, checks),
+        Part("attention", 0.6, _speed_cases("alone", device, kernel, sizes)),
+        Part("modules", 0.73, _speed_cases("module", device, kernel, sizes)),
         Part(
             "training",
-            0.88 if worlds else 1.0,
+            0.9 if worlds else 1.0,
             [
                 (case.name, partial(training.measure, case, device, kernel, sizes.step_rounds))
                 for case in sizes.training
@@ -216,7 +218,7 @@ def _speed_cases(
     directions: tuple[Direction, ...] = ("forward", "forward_backward")
     cases: Iterable[SpeedCase] = (
         SpeedCase(scope, tokens, batch, sizes.heads, dtype, direction)
-        for dtype in ("bfloat16", "float32")
+        for dtype in sizes.dtypes
         for tokens, batch in sizes.lengths
         for direction in directions
     )

@@ -12,7 +12,7 @@ from fibo_robot.interfaces import ShapeMeta
 
 if TYPE_CHECKING:
     from fibo_robot.envs.rollouts.batched.worlds import MakeWorlds
-    from fibo_robot.interfaces import Task
+    from fibo_robot.envs.tasks import Task
 
 STEPS = 40  # two seconds of an episode
 
@@ -83,7 +83,7 @@ def measure(
 
         task = get_task(case.task, renderer="warp") if case.pictures else get_task(case.task, cameras=())
     policy = RandomPolicy(task.shape_meta(), device)
-    rows = rollout_worlds.measure(policy, task, (case.worlds,), device, (1,), STEPS, rounds, make)  # pyright: ignore[reportArgumentType]: measured with a shorter horizon
+    rows = rollout_worlds.measure(policy, task, (case.worlds,), device, (1,), STEPS, rounds, make)
     one, many = (next(row for row in rows if row.case == engine) for engine in ("processes", "worlds"))
     found = []
     for row in (one, many):

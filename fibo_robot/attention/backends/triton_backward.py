@@ -14,6 +14,7 @@ import triton.language as tl
 
 from fibo_robot.attention.backends.triton_kernels import (
     LOG2_E,
+    dot,
     dot_rows,
     head_of,
     load_row,
@@ -61,7 +62,7 @@ def backward_queries_kernel(
         store_row(partial_v, D, place, tl.sum(weights[:, None] * own_grad, axis=0), D, BLOCK_D)
     seen = tl.zeros([BLOCK], tl.int32) + prefix
     start, end = tl.load(starts + head), tl.load(starts + head + 1)
-    for index in tl.range(start, end, num_stages=STAGES):
+    for index in tl.range(start, end, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         offset = tl.load(offsets + index)
         before, behind = rows - offset, rows + offset
         sees_before = inside & (before >= prefix)
@@ -116,7 +117,7 @@ def backward_keys_kernel(
     for token in range(prefix):
         queries = load_row(q_head, q[3], token, D, BLOCK_D)
         grads = load_row(grad_head, grad[3], token, D, BLOCK_D)
-        their_delta = tl.sum(grads * load_row(out_head, out[3], token, D, BLOCK_D), axis=0)
+        their_delta = dot(grads, load_row(out_head, out[3], token, D, BLOCK_D))
         their_lse = tl.load(lse + token) * LOG2_E
         logits = dot_rows(own_k, queries[None, :]) * factor
         weights = tl.where(inside, tl.exp2(logits - their_lse), 0.0)
@@ -126,7 +127,7 @@ def backward_keys_kernel(
         place = (bh * prefix + token) * tiles + tile
         store_row(partial_q, D, place, tl.sum(d_logits[:, None] * own_k, axis=0), D, BLOCK_D)
     start, end = tl.load(starts + head), tl.load(starts + head + 1)
-    for index in tl.range(start, end, num_stages=STAGES):
+    for index in tl.range(start, end, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         offset = tl.load(offsets + index)
         for side in tl.static_range(2):  # pyright: ignore[reportGeneralTypeIssues]: Triton unrolls it
             others = rows + (2 * side - 1) * offset
@@ -166,7 +167,7 @@ def backward_prefix_kernel(
     own_k = load_row(k_head, k[3], token, D, BLOCK_D)
     own_v = load_row(v_head, v[3], token, D, BLOCK_D)
     own_grad = load_row(grad_head, grad[3], token, D, BLOCK_D)
-    own_delta = tl.sum(own_grad * load_row(out_head, out[3], token, D, BLOCK_D), axis=0)
+    own_delta = dot(own_grad, load_row(out_head, out[3], token, D, BLOCK_D))
     own_lse = tl.load(lse + bh * tokens + token) * LOG2_E
     factor = scale * LOG2_E
     place = bh * prefix + token
@@ -175,15 +176,15 @@ def backward_prefix_kernel(
     sum_v = sum_of_rows(partial_v, place * tiles_of_queries, tiles_of_queries, D, BLOCK_D, SPLITS)
     for other in range(prefix):
         other_k = load_row(k_head, k[3], other, D, BLOCK_D)
-        weight = tl.exp2(tl.sum(own_q * other_k, axis=0) * factor - own_lse)
-        given = tl.sum(own_grad * load_row(v_head, v[3], other, D, BLOCK_D), axis=0)
+        weight = tl.exp2(dot(own_q, other_k) * factor - own_lse)
+        given = dot(own_grad, load_row(v_head, v[3], other, D, BLOCK_D))
         sum_q += weight * (given - own_delta) * other_k
         other_q = load_row(q_head, q[3], other, D, BLOCK_D)
         other_grad = load_row(grad_head, grad[3], other, D, BLOCK_D)
-        other_delta = tl.sum(other_grad * load_row(out_head, out[3], other, D, BLOCK_D), axis=0)
+        other_delta = dot(other_grad, load_row(out_head, out[3], other, D, BLOCK_D))
         other_lse = tl.load(lse + bh * tokens + other) * LOG2_E
-        weight = tl.exp2(tl.sum(other_q * own_k, axis=0) * factor - other_lse)
-        sum_k += weight * (tl.sum(other_grad * own_v, axis=0) - other_delta) * other_q
+        weight = tl.exp2(dot(other_q, own_k) * factor - other_lse)
+        sum_k += weight * (dot(other_grad, own_v) - other_delta) * other_q
         sum_v += weight * other_grad
     store_row(head_of(grad_q, batch, head), grad_q[3], token, sum_q * scale, D, BLOCK_D)
     store_row(head_of(grad_k, batch, head), grad_k[3], token, sum_k * scale, D, BLOCK_D)

@@ -72,8 +72,8 @@ def backward(
     """Gradients of q, k and v, views of `(B, N, heads, D)`; arguments as in `numba_cpu.backward`."""
     problem = _Problem(q, offsets, starts, num_prefix_tokens, zero_logit, scale)
     with torch.cuda.device_of(q):
-        grads = tuple(empty_tokens_first(q) for _ in range(3))
-        into_q, into_k, into_v = map(_strided, grads)
+        grad_q, grad_k, grad_v = (empty_tokens_first(q) for _ in range(3))
+        into_q, into_k, into_v = map(_strided, (grad_q, grad_k, grad_v))
         lse = lse.contiguous()
         delta, masked = torch.empty_like(lse), torch.empty_like(lse) if zero_logit else lse
         tensors = (*map(_strided, (q, k, v, out, grad)), lse)
@@ -98,7 +98,7 @@ def backward(
         tiles_of_keys, (*_, part_q) = problem.walk(triton_backward.backward_keys_kernel, of_keys)
         given = (*tensors, into_q, into_k, into_v, part_q, part_k, part_v)
         problem.gather(triton_backward.backward_prefix_kernel, given, tiles_of_queries, tiles_of_keys)
-    return grads
+    return grad_q, grad_k, grad_v
 
 
 class _Problem:

@@ -62,9 +62,15 @@ def store_row(base, stride, row, values, D: tl.constexpr, BLOCK_D: tl.constexpr)
 
 
 @triton.jit
-def dot_rows(one, other):
+def dot_rows(one, other) -> tl.tensor:
     """Products of two tiles row by row, or of a tile with one row, in float32."""
-    return tl.sum(one.to(tl.float32) * other.to(tl.float32), axis=1)
+    return tl.sum(one.to(tl.float32) * other.to(tl.float32), axis=1)  # pyright: ignore[reportReturnType]
+
+
+@triton.jit
+def dot(one, other) -> tl.tensor:
+    """The product of two rows in float32."""
+    return tl.sum(one * other, axis=0)  # pyright: ignore[reportReturnType]
 
 
 @triton.jit
@@ -132,7 +138,7 @@ def forward_kernel(
             if ZERO_LOGIT:
                 seen_v += values
     start, end = tl.load(starts + head), tl.load(starts + head + 1)
-    for index in tl.range(start, end, num_stages=STAGES):
+    for index in tl.range(start, end, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         offset = tl.load(offsets + index)
         before, behind = rows - offset, rows + offset
         sees_before = inside & (before >= prefix)
@@ -188,7 +194,7 @@ def forward_prefix_kernel(
     m_i, l_i = float("-inf"), 0.0
     acc = tl.zeros([BLOCK_D], tl.float32)
     for key in range(prefix):
-        logit = tl.sum(query * load_row(k_head, k[3], key, D, BLOCK_D), axis=0) * factor
+        logit = dot(query, load_row(k_head, k[3], key, D, BLOCK_D)) * factor
         larger = tl.maximum(m_i, logit)
         rescale, weight = tl.exp2(m_i - _finite(larger)), tl.exp2(logit - _finite(larger))
         l_i = l_i * rescale + weight
