@@ -29,7 +29,8 @@ def castling_inference(q: Tensor, k: Tensor, v: Tensor, const_term: ConstantTerm
     run(_scale_values, _rows(k), _rows(v), _rows(scaled), NORM_EPSILON, constant_width, workers=workers)
     out = q @ (k.transpose(-2, -1) @ scaled)
     arrays = [_rows(q), _rows(v), _rows(constant)]
-    shape = (q.shape[2], taps.detach().contiguous().numpy(), TILE)
+    # A copy: numpy pins the memory that it shares, and sharded training frees a parameter's between two uses.
+    shape = (q.shape[2], taps.detach().clone(memory_format=torch.contiguous_format).numpy(), TILE)
     run(_finish, *arrays, *shape, _rows(out), own, NORM_EPSILON, constant_width, workers=workers)
     return out
 
