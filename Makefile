@@ -29,10 +29,12 @@ quickstart: setup
 	$(VENV)/bin/fibo quickstart
 
 # One thread per test process: two processes with a thread pool each on two cores only wait for each other.
+# The longest files first (tests/conftest.py), in that order: pytest-xdist would put those with most tests first.
 test: setup
 	@bash scripts/test_needs.sh
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 \
-	$(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile --durations=20 $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder \
+	  --durations=20 $(PYTEST_ARGS)
 
 # The other end of the supported versions: Python 3.12 where there is one, and constraints-oldest.txt.
 test-oldest:

@@ -43,11 +43,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{capability.mark}: needs {capability.name}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who uses a fixture needs what it needs."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Who uses a fixture needs what it needs; where several processes share the tests, long files come first.
+
+    So none of them is still running when all the others have ended.
+    """
     for item in items:
         for fixture in FIXTURES.keys() & getattr(item, "fixturenames", ()):
             item.add_marker(FIXTURES[fixture])
+    if hasattr(config, "workerinput"):  # one of pytest-xdist's processes
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])  # stable: a file's tests stay together, in their order
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

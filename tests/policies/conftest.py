@@ -16,7 +16,7 @@ LENGTHS = (12, 9, 15, 7)
 def demonstrations(tmp_path_factory) -> Path:
     """Four demonstrations of the task Lift; values tell demonstration and time step apart."""
     path = tmp_path_factory.mktemp("demonstrations") / "demos.hdf5"
-    task = get_task("lift", renderer="osmesa", horizon=60)
+    task = get_task("lift", renderer="osmesa", horizon=12)
     generator = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         data = file.create_group("data")

@@ -12,6 +12,7 @@ from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
 from fibo_robot.envs.demonstrations.record import Recording, record_demonstrations
 from fibo_robot.envs.simulation.rendering import SHADING_VERSION
 from fibo_robot.envs.tasks import get_task
+from tests.envs.demonstrations.opened import keep_last
 
 pytestmark = [pytest.mark.sim, pytest.mark.warp, pytest.mark.slow]
 
@@ -21,6 +22,7 @@ def test_converting_with_warp_goes_on_where_it_stopped_and_says_with_which_shadi
 ) -> None:
     raw, target = tmp_path / "raw.hdf5", tmp_path / "warp.hdf5"
     record_demonstrations(get_task("lift", cameras=()), raw, Recording(episodes=2, seed=40, noise=0.1))
+    keep_last(raw, 8)
     command = ["demos", "convert", str(raw), "--output", str(target), "--renderer", "warp"]
     command += ["--image-size", "16", "--workers", "1"]
     write_part, written = convert.write_part, []
