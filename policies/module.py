@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -11,6 +13,9 @@ from fibo_robot.interfaces import ShapeMeta, Window
 from fibo_robot.policies.data.dataset import Batch
 from fibo_robot.policies.models.base import ChunkPolicy
 from fibo_robot.training.module import ModelModule, OptimizerConfig
+
+# Samples of each camera that TensorBoard is shown.
+_SHOWN = 8
 
 
 class WindowError(FiboError):
@@ -57,6 +62,8 @@ class BehaviourCloningModule(ModelModule[ChunkPolicy]):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.model.loss(batch["obs"], batch["actions"], batch["valid"])
+        if self.global_step == 0 and batch_idx == 0:
+            self._show_pictures(batch["obs"])
         # Every step and process counts alike, as in the gradient.
         self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
@@ -68,3 +75,13 @@ class BehaviourCloningModule(ModelModule[ChunkPolicy]):
     def on_validation_epoch_end(self) -> None:
         self.log("valid/loss", self.valid_loss.compute())
         self.valid_loss.reset()
+
+    @torch.no_grad()
+    def _show_pictures(self, obs: Mapping[str, Tensor]) -> None:
+        """Give TensorBoard some samples' latest picture of each camera, as the encoder is shown it."""
+        boards = [logger.experiment for logger in self.loggers if isinstance(logger, TensorBoardLogger)]
+        for key in self.model.shape_meta.keys("rgb") if boards else []:
+            with torch.random.fork_rng():  # training draws what it would draw without a logger
+                shown = self.model.observation.augmented(obs[key][:_SHOWN])[:, -1]
+            for board in boards:
+                board.add_images(f"seen/{key}", shown, self.global_step)

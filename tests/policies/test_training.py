@@ -1,5 +1,6 @@
 """Training a policy as a user does, from overrides: results, resuming, loading."""
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fibo_robot.errors import FiboError
 from fibo_robot.policies import load_policy
@@ -85,6 +88,20 @@ def test_mixed_precision_trains_nearly_the_same_weights_and_saves_them_whole(
     assert losses(run) == pytest.approx(losses(finished), rel=0.02)
     ours, theirs = (load_checkpoint(folder).state_dict for folder in (run, finished))
     assert all(value.dtype == theirs[key].dtype for key, value in ours.items())
+
+
+def test_tensorboard_shows_what_the_policy_sees_and_training_does_not_feel_it(
+    demonstrations, finished, tmp_path
+):
+    """`finished` has TensorBoard too: its pictures. The run without has the same weights."""
+    events = EventAccumulator(str(finished / "tensorboard"), {"images": 0})
+    events.Reload()
+    (seen,) = events.Images("seen/robot0_eye_in_hand_image")
+    with Image.open(io.BytesIO(seen.encoded_image_string)) as shown:
+        assert shown.width >= 72 and shown.height >= 72 and (shown.width * shown.height) % (72 * 72) == 0
+    quiet = train_from_overrides([*overrides(demonstrations, tmp_path / "run"), "logger=none"])
+    ours, theirs = (load_checkpoint(folder).state_dict for folder in (quiet, finished))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours | theirs)
 
 
 def test_a_checkpoint_without_the_normalisers_statistics_does_not_load(finished, tmp_path):

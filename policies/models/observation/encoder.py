@@ -133,9 +133,13 @@ class ObservationEncoder(nn.Module):
 
         Tokens of a picture alone have its prefix tokens first; of a clip there are the patches only.
         """
-        images = self.jitter(self.crop(images))
+        images = self.augmented(images)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return _see(self.encoder(key), images)
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """A camera's pictures `(B, T, 3, H, W)` as its encoder is shown them: cropped and coloured."""
+        return self.jitter(self.crop(images))
 
     def low_dim_vectors(self, obs: Mapping[str, Tensor]) -> Tensor:
         """Low-dimensional observations `(B, T, D)` each, to `(B, T, low_dim_features)`."""
