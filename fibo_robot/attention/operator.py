@@ -102,7 +102,15 @@ def _(
     zero_logit: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    return result_like(q), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+
+
+def result_like(q: Tensor) -> Tensor:
+    """A result's strides: `(B, N, heads, head_dim)` in memory on a CPU, else `(B, heads, N, head_dim)`."""
+    if q.device.type != "cpu":
+        return q.new_empty(q.shape)
+    batch, heads, tokens, head_dim = q.shape
+    return q.new_empty(batch, tokens, heads, head_dim).transpose(1, 2)
 
 
 @torch.library.custom_op("fibo_robot::diagonal_attention_backward", mutates_args=(), device_types="cpu")
@@ -163,7 +171,7 @@ def _(
     zero_logit: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    return result_like(q), result_like(k), result_like(v)
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
