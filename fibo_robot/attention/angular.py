@@ -5,7 +5,6 @@ The angle between q and k gives the similarity 1 - θ/π = 1/2 + cos(θ)/π + hi
 of the similarity is 0.182, at |cos θ| = 1. The branch adds the strongest softmax weights back while training.
 """
 
-from collections.abc import Iterator
 from math import ceil
 from typing import Any, Literal, cast, get_args
 
@@ -13,14 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fibo_robot.attention.operator import without_autocast
+from fibo_robot.attention.operator import result_like, without_autocast
 
 ConstantTerm = Literal["own", "sum", "mean"]
 CONSTANT_TERMS: tuple[str, ...] = get_args(ConstantTerm)
 
 NORM_EPSILON = 1e-6  # a zero token stays zero; the released code divides 0 by 0
 QUERY_ROWS = 128  # queries of the branch whose weights are alive at once
-CACHED_WEIGHTS = 2**18  # of them on a CPU: a megabyte in float32
 SAMPLED_QUERIES, SAMPLED_EXAMPLES = 32, 4  # of each head, from which its threshold is found
 
 
@@ -89,7 +87,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
 
 @_castling_inference.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
-    return torch.empty_like(v, memory_format=torch.contiguous_format)
+    return result_like(v)
 
 
 def strongest_softmax(
@@ -100,20 +98,22 @@ def strongest_softmax(
     M is a constant for the gradient, and the kept weights are not renormalised. The threshold is relative to
     uniform attention, because the released 0.02 is 4 times uniform at 196 tokens but below uniform at 49.
     Weights are computed for a block of query rows at a time, in the backward pass too, so no more than
-    `(B, heads, QUERY_ROWS, N)` of them are alive at once, and on a CPU no more than fit its cache.
+    `(B, heads, QUERY_ROWS, N)` of them are alive at once, and on a CPU (backends/numba_branch.py) no more
+    than fit its cache.
 
     Args:
         q, k, v: `(B, heads, N, head_dim)`; q and k as projected, not normalised.
         threshold: c, in multiples of the uniform weight 1/N; one number, or `(heads,)` of them in float32
             from :func:`threshold_of_mass`.
-        scale: factor on q·k.
+        scale: factor on q·k, above 0.
 
     Returns:
         The branch `(B, heads, N, head_dim)`, and the share of softmax mass that the mask passed, a scalar.
     """
     heads, num_tokens = k.shape[1:3]
     given = torch.as_tensor(threshold, dtype=torch.float32, device=q.device)
-    branch, passed = torch.ops.fibo_robot.strongest_softmax(q, k, v, given.expand(heads) / num_tokens, scale)
+    cutoffs = given.expand(heads) / num_tokens
+    branch, passed, _ = torch.ops.fibo_robot.strongest_softmax(q, k, v, cutoffs, scale)
     return branch, passed.detach()
 
 
@@ -136,13 +136,19 @@ def threshold_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor
     batch, _, num_tokens, _ = q.shape
     of_batch = _evenly(batch, SAMPLED_EXAMPLES, q.device)
     of_tokens = _evenly(num_tokens, SAMPLED_QUERIES // len(of_batch), q.device)
-    queries, keys = q[of_batch][:, :, of_tokens].float(), k[of_batch].float()
-    weights = _softmax(queries * scale, keys)
-    ordered = weights.transpose(0, 1).flatten(1).sort(dim=1, descending=True).values
-    shares = ordered.cumsum(dim=1) / ordered.sum(dim=1, keepdim=True)
-    last = (shares < mass).sum(dim=1, keepdim=True).clamp_max(ordered.shape[1] - 1)
+    queries, keys = q[of_batch][:, :, of_tokens], k if len(of_batch) == batch else k[of_batch]
+    if q.device.type == "cpu":
+        from fibo_robot.attention.backends import numba_branch  # numba: slow to import
+
+        last = numba_branch.threshold_of_mass(queries, keys, mass, scale)
+    else:
+        weights = (scale * queries.float() @ keys.float().transpose(-2, -1)).softmax(dim=-1)
+        ordered = weights.transpose(0, 1).flatten(1).sort(dim=1, descending=True).values
+        shares = ordered.cumsum(dim=1) / ordered.sum(dim=1, keepdim=True)
+        index = (shares < mass).sum(dim=1, keepdim=True).clamp_max(ordered.shape[1] - 1)
+        last = ordered.gather(1, index).squeeze(1)
     # Below the last weight that is kept by more than rounding, so that those equal to it pass as well.
-    return ordered.gather(1, last).squeeze(1) * (1 - 1e-6) * num_tokens
+    return last * (1 - 1e-6) * num_tokens
 
 
 def _evenly(size: int, count: int, device: torch.device) -> Tensor:
@@ -151,114 +157,99 @@ def _evenly(size: int, count: int, device: torch.device) -> Tensor:
     return torch.arange(count, device=device) * size // count
 
 
-Place = tuple[slice, slice, slice]
-
-
-def _blocks(q: Tensor, cutoffs: Tensor) -> Iterator[tuple[Place, Place, float | Tensor]]:
-    """Which weights of `q (heads, B, N, head_dim)` are computed together.
-
-    Yields:
-        The place of a block's queries, that of its keys, and its cutoff.
-    """
-    batch, num_tokens = q.shape[1:3]
-    rows = ceil(num_tokens / ceil(num_tokens / QUERY_ROWS))  # blocks of one size
-    parts = [slice(row, row + rows) for row in range(0, num_tokens, rows)]
-    whole = slice(None)
-    if q.device.type != "cpu":
-        # A GPU is kept busy by a large block, and would have to wait for a cutoff that is a number.
-        for part in parts:
-            yield (whole, whole, part), (whole, whole, whole), cutoffs.view(-1, 1, 1, 1)
-        return
-    # On a CPU, what is done to a weight after its product is fast while the block stays in its cache.
-    together = max(1, CACHED_WEIGHTS // (rows * num_tokens))
-    for head, cutoff in enumerate(cutoffs.tolist()):
-        for first in range(0, batch, together):
-            place = slice(head, head + 1), slice(first, first + together)
-            for part in parts:
-                yield (*place, part), (*place, whole), cutoff
-
-
-def _by_head(*tensors: Tensor) -> list[Tensor]:
-    """`(B, heads, …)` as contiguous `(heads, B, …)`: products of far-apart rows are slower than this copy."""
-    return [tensor.transpose(0, 1).contiguous() for tensor in tensors]
-
-
-def _softmax(q: Tensor, k: Tensor) -> Tensor:
-    """Weights in float32 at least: half precision cannot tell nearly uniform ones apart."""
-    logits = q @ k.transpose(-2, -1)
-    return logits.softmax(dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))
-
-
-def _where_above(weights: Tensor, cutoff: float | Tensor, values: Tensor) -> Tensor:
-    """The values whose weights are above the cutoff, and 0 in place of the others."""
-    if isinstance(cutoff, Tensor):
-        return values.masked_fill(weights <= cutoff, 0)
-    return torch.ops.aten.threshold_backward(values, weights, cutoff)  # in one pass
-
-
-@torch.library.custom_op("fibo_robot::strongest_softmax", mutates_args=())
-@without_autocast
-def _strongest_softmax(
+def _branch_anywhere(
     q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    out = torch.empty_like(v, memory_format=torch.contiguous_format)
-    passed = torch.zeros((), dtype=torch.float32, device=q.device)
-    by_head = out.transpose(0, 1)
-    q, k, v = _by_head(q * scale, k, v)
-    for queries, keys, cutoff in _blocks(q, cutoffs):
-        weights = _softmax(q[queries], k[keys])
-        kept = _where_above(weights, cutoff, weights)
-        passed += kept.sum(dtype=torch.float32)
-        by_head[queries] = kept.to(v.dtype) @ v[keys]
-    return out, passed / q.shape[:-1].numel()
+) -> tuple[Tensor, Tensor, Tensor]:
+    out, passed, lse = torch.empty_like(v, memory_format=torch.contiguous_format), [], []
+    for rows in _query_rows(q):
+        logits = _logits(q[:, :, rows], k, scale)
+        lse.append(logits.logsumexp(dim=-1))
+        weights = (logits - lse[-1][..., None]).exp()
+        kept = weights.masked_fill(weights <= cutoffs[:, None, None], 0)
+        passed.append(kept.sum(dtype=torch.float32))
+        out[:, :, rows] = kept.to(v.dtype) @ v
+    return out, torch.stack(passed).sum() / q.shape[:-1].numel(), torch.cat(lse, dim=-1)
+
+
+_strongest_softmax = torch.library.custom_op(
+    "fibo_robot::strongest_softmax", without_autocast(_branch_anywhere), mutates_args=()
+)
+
+
+@_strongest_softmax.register_kernel("cpu")
+@without_autocast
+def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    from fibo_robot.attention.backends import numba_branch
+
+    out, passed, lse = numba_branch.strongest_softmax(q, k, v, cutoffs, scale)
+    return out, passed.mean(dtype=torch.float32), lse
 
 
 @_strongest_softmax.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(v, memory_format=torch.contiguous_format), q.new_empty((), dtype=torch.float32)
+def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    lse = q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    return result_like(v), q.new_empty((), dtype=torch.float32), lse
 
 
-@torch.library.custom_op("fibo_robot::strongest_softmax_backward", mutates_args=())
-@without_autocast
-def _strongest_softmax_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
+def _branch_backward_anywhere(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # Sums over the blocks are kept in float32 at least.
-    sums = torch.promote_types(q.dtype, torch.float32)
     grad_q = torch.empty_like(q, memory_format=torch.contiguous_format)
-    grad_k, grad_v = (torch.zeros(t.shape, dtype=sums, device=t.device) for t in (k, v))
-    q, k, v, grad = _by_head(q * scale, k, v, grad)
-    into_q, into_k, into_v = (tensor.transpose(0, 1) for tensor in (grad_q, grad_k, grad_v))
-    for queries, keys, cutoff in _blocks(q, cutoffs):
-        weights = _softmax(q[queries], k[keys])
-        kept = _where_above(weights, cutoff, weights)
-        grad_weights = (grad[queries] @ v[keys].transpose(-2, -1)).to(weights.dtype)
-        grad_kept = _where_above(weights, cutoff, grad_weights)
-        grad_logits = torch.ops.aten._softmax_backward_data(grad_kept, weights, -1, weights.dtype).to(k.dtype)
-        into_q[queries] = grad_logits @ k[keys]
-        into_k[keys] += grad_logits.transpose(-2, -1) @ q[queries]
-        into_v[keys] += kept.to(v.dtype).transpose(-2, -1) @ grad[queries]
-    return grad_q.mul_(scale), grad_k.to(k.dtype), grad_v.to(v.dtype)
+    grad_k, grad_v = (torch.zeros(t.shape, dtype=lse.dtype, device=t.device) for t in (k, v))
+    for rows in _query_rows(q):
+        weights = (_logits(q[:, :, rows], k, scale) - lse[:, :, rows, None]).exp()
+        masked = weights <= cutoffs[:, None, None]
+        grad_kept = (grad[:, :, rows] @ v.transpose(-2, -1)).to(weights.dtype).masked_fill(masked, 0)
+        grad_logits = weights * (grad_kept - (weights * grad_kept).sum(dim=-1, keepdim=True)) * scale
+        grad_logits = grad_logits.to(k.dtype)
+        grad_q[:, :, rows] = grad_logits @ k
+        grad_k += grad_logits.transpose(-2, -1) @ q[:, :, rows]
+        grad_v += weights.masked_fill(masked, 0).to(v.dtype).transpose(-2, -1) @ grad[:, :, rows]
+    return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+_strongest_softmax_backward = torch.library.custom_op(
+    "fibo_robot::strongest_softmax_backward", without_autocast(_branch_backward_anywhere), mutates_args=()
+)
+
+
+@_strongest_softmax_backward.register_kernel("cpu")
+@without_autocast
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    from fibo_robot.attention.backends import numba_branch
+
+    return numba_branch.strongest_softmax_backward(grad, q, k, v, lse, cutoffs, scale)
 
 
 @_strongest_softmax_backward.register_fake
 def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    like = torch.contiguous_format
-    return (
-        torch.empty_like(q, memory_format=like),
-        torch.empty_like(k, memory_format=like),
-        torch.empty_like(v, memory_format=like),
-    )
+    return result_like(q), result_like(k), result_like(v)
+
+
+def _query_rows(q: Tensor) -> list[slice]:
+    """Blocks of query rows, of about one size."""
+    num_tokens = q.shape[2]
+    rows = ceil(num_tokens / ceil(num_tokens / QUERY_ROWS))
+    return [slice(row, row + rows) for row in range(0, num_tokens, rows)]
+
+
+def _logits(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """In float32 at least: half precision cannot tell nearly uniform weights apart."""
+    logits = q @ k.transpose(-2, -1)
+    return logits.to(torch.promote_types(q.dtype, torch.float32)) * scale
 
 
 def _save_inputs(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, cutoffs, ctx.scale = inputs
+    ctx.save_for_backward(*tensors, output[2], cutoffs)
+    ctx.mark_non_differentiable(*output[1:])
 
 
-def _backward(ctx: Any, grad: Tensor, grad_passed: Tensor | None) -> tuple:
+def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple:
     grads = torch.ops.fibo_robot.strongest_softmax_backward(grad, *ctx.saved_tensors, ctx.scale)
     return (*grads, None, None)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fibo_robot.attention.angular import NORM_EPSILON, ConstantTerm, linear_angular
-from fibo_robot.attention.operator import without_autocast
+from fibo_robot.attention.operator import result_like, without_autocast
 
 
 def directions(
@@ -51,7 +51,7 @@ def _(
     batch, heads, num_tokens, head_dim = q.shape
     dtype = torch.promote_types(q.dtype, torch.float32)
     return (
-        q.new_empty(q.shape),
+        result_like(q),
         q.new_empty((batch, heads, num_tokens), dtype=dtype),
         q.new_empty((batch, heads, head_dim, head_dim), dtype=dtype),
     )
@@ -90,7 +90,7 @@ def _(
     state: Tensor,
     const_term: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+    return result_like(q), result_like(q), result_like(q), result_like(q)
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:

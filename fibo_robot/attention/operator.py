@@ -45,9 +45,9 @@ def empty_tokens_first(like: Tensor) -> Tensor:
     return like.new_empty((batch, tokens, heads, head_dim)).transpose(1, 2)
 
 
-def _empty_result(like: Tensor) -> Tensor:
-    """As the device's kernel lays out what it returns."""
-    return empty_tokens_first(like) if like.device.type == "cuda" else like.new_empty(like.shape)
+def result_like(q: Tensor) -> Tensor:
+    """An empty result of Castling's operators: tokens first in memory on a CPU, contiguous elsewhere."""
+    return empty_tokens_first(q) if q.device.type == "cpu" else q.new_empty(q.shape)
 
 
 def without_autocast(kernel: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -113,7 +113,7 @@ def _(
     zero_logit: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    return _empty_result(q), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    return empty_tokens_first(q), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
 
 
 @torch.library.custom_op("fibo_robot::diagonal_attention_backward", mutates_args=(), device_types="cpu")
@@ -174,7 +174,7 @@ def _(
     zero_logit: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_result(q), _empty_result(k), _empty_result(v)
+    return empty_tokens_first(q), empty_tokens_first(k), empty_tokens_first(v)
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fibo_robot.attention import AttentionError, angular, swap_attention
 from fibo_robot.attention.angular import strongest_softmax, threshold_of_mass
+from fibo_robot.attention.backends import numba_branch
 from fibo_robot.attention.cores import AngularCore, CastlingOptions
 from fibo_robot.attention.swap import angular_cores
 
@@ -56,7 +57,7 @@ def test_equal_weights_pass_together():
 @pytest.mark.parametrize("cached", [64, 2**18])
 @pytest.mark.parametrize("tokens", [5, 129, 300])
 def test_blocks_of_any_size_compute_the_dense_formula(monkeypatch, cached, tokens):
-    monkeypatch.setattr(angular, "CACHED_WEIGHTS", cached)
+    monkeypatch.setattr(numba_branch, "CACHED_WEIGHTS", cached)
     q, k, v = (tensor.detach().requires_grad_() for tensor in qkv(3, 2, tokens, 1.5))
     threshold = torch.tensor([0.7, 2.0])
     weights = softmax(q, k)
@@ -68,12 +69,22 @@ def test_blocks_of_any_size_compute_the_dense_formula(monkeypatch, cached, token
     torch.testing.assert_close(torch.autograd.grad(branch, (q, k, v), grad), expected)
 
 
-def test_a_cutoff_that_lies_on_the_device_keeps_the_same_weights():
-    """GPUs get the cutoffs of all heads as a tensor, CPUs that of one head as a number."""
-    weights, values = torch.rand(2, 1, 4, 5), torch.randn(2, 1, 4, 5)
-    on_device = angular._where_above(weights, torch.full((2, 1, 1, 1), 0.4), values)
-    assert torch.equal(angular._where_above(weights, 0.4, values), on_device)
-    assert torch.equal(on_device != 0, weights > 0.4)
+@pytest.mark.parametrize("tokens", [5, 300])
+def test_a_device_without_a_kernel_of_its_own_computes_the_same(tokens):
+    q, k, v = qkv(2, 3, tokens, 1.5)
+    cutoffs, grad = torch.tensor([0.7, 1.0, 2.0]) / tokens, torch.randn_like(q)
+    out, passed, lse = angular._branch_anywhere(q, k, v, cutoffs, SCALE)
+    grads = angular._branch_backward_anywhere(grad, q, k, v, lse, cutoffs, SCALE)
+    expected = torch.ops.fibo_robot.strongest_softmax(q, k, v, cutoffs, SCALE)
+    torch.testing.assert_close((out, passed, lse), expected)
+    on_cpu = torch.ops.fibo_robot.strongest_softmax_backward(grad, q, k, v, lse, cutoffs, SCALE)
+    torch.testing.assert_close(grads, on_cpu)
+
+
+def test_operators_are_well_formed():
+    q, k, v = (tensor.detach().float().requires_grad_() for tensor in qkv(2, 3, 20))
+    arguments = (q, k, v, torch.full((3,), 0.05), SCALE)
+    torch.library.opcheck(torch.ops.fibo_robot.strongest_softmax.default, arguments)
 
 
 def fresh_vit(**options: object) -> Any:

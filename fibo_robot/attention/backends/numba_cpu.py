@@ -1,8 +1,9 @@
 """Diagonal attention on the CPU: numba kernels that touch only the pairs on the diagonals.
 
-Work is O(N · offsets · head_dim), memory O(N · (offsets + head_dim)). The kernels (numba_kernels.py) release
-the GIL and are called from as many threads as PyTorch uses. Every number is written by exactly one task, so
-results do not depend on the number of threads. Half precision is computed in float32.
+Work is O(N · offsets · head_dim), memory O(N · (offsets + head_dim)). The kernels (numba_kernels.py) read
+tensors of any strides and write `(B, N, heads, D)`, which is how a module's projections lie: nothing is
+copied. Every number is written by exactly one task, so results do not depend on the number of threads. Half
+precision is computed in float32.
 
 The backward pass has two phases. The first walks over queries: it stores each pair's softmax weight and logit
 gradient, and sums dq. The second walks over keys, gathers their pairs and sums dk and dv.
@@ -10,15 +11,21 @@ gradient, and sums dq. The second walks over keys, gathers their pairs and sums 
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fibo_robot.attention.backends import numba_kernels
-from fibo_robot.attention.backends.numba_kernels import Diagonals, Pairs
-from fibo_robot.attention.backends.numba_runner import TILE, lanes, per_head, run
+from fibo_robot.attention.backends import numba_kernels, numba_kernels_backward
+from fibo_robot.attention.backends.numba_kernels import JOB
+from fibo_robot.attention.backends.numba_runner import (
+    LANES,
+    as_given,
+    place,
+    rows_as_stored,
+    run,
+    token_major,
+)
 
 
 def forward(
@@ -35,21 +42,27 @@ def forward(
 
     Args:
         q, k, v: `(B, heads, N, D)`.
-        offsets: the heads' offsets one after the other.
+        offsets: the heads' offsets one after the other, ascending within a head.
         starts: heads + 1 positions in `offsets`; head h owns `offsets[starts[h]:starts[h + 1]]`.
         num_prefix_tokens, zero_logit, scale: as in `diagonal_attention`.
 
     Returns:
-        out `(B, heads, N, D)` in q's dtype, and the log of each query's softmax denominator `(B, heads, N)`.
+        out `(B, heads, N, D)` in q's dtype, a view of `(B, N, heads, D)`, and the log of each query's softmax
+        denominator `(B, heads, N)`.
     """
-    given, dtype = q.dtype, _computing_dtype(q)
-    out = torch.empty(q.shape, dtype=dtype)
+    given, dtype = q, _computing_dtype(q)
+    rows, name = _rows(q, k, v)
+    out = token_major(rows[0])
     lse = torch.empty(q.shape[:-1], dtype=dtype)
-    total_v = v.sum(dim=-2, dtype=dtype) if zero_logit else torch.zeros(*q.shape[:2], q.shape[3], dtype=dtype)
-    q, k, v = (tensor.to(dtype).contiguous() for tensor in (q, k, v))
-    diagonals = Diagonals(*_arrays(offsets, starts), num_prefix_tokens, zero_logit, scale, TILE, lanes(q))
-    run(numba_kernels.forward, *map(per_head, (q, k, v, total_v)), diagonals, *map(per_head, (out, lse)))
-    return out.to(given), lse
+    kept = _arrays(tuple(offsets), tuple(starts))
+    job = _job(q, *kept, num_prefix_tokens, zero_logit, scale)
+    place(job, q=rows[0], k=rows[1], v=rows[2], out=out)
+    job["lse"] = lse.data_ptr()
+    if zero_logit:
+        total_v = rows[2].sum(dim=-2, keepdim=True, dtype=dtype)
+        place(job, total=total_v)
+    run(numba_kernels.forward(name, out.shape[-1]), job)
+    return as_given(out, given), lse
 
 
 def backward(
@@ -65,36 +78,58 @@ def backward(
     zero_logit: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, each `(B, heads, N, D)`; arguments as in :func:`forward` and from it."""
-    given, dtype = q.dtype, _computing_dtype(q)
-    batch, heads, tokens, head_dim = q.shape
-    grad, q, k, v, out = (tensor.to(dtype).contiguous() for tensor in (grad, q, k, v, out))
-    slots = num_prefix_tokens + 2 * max(end - start for start, end in pairwise(starts))
-    grad_q, grad_k, grad_v = (torch.empty(q.shape, dtype=dtype) for _ in range(3))
-    delta, masked = torch.empty_like(lse), torch.empty_like(lse)
-    diagonals = Diagonals(*_arrays(offsets, starts), num_prefix_tokens, zero_logit, scale, TILE, lanes(q))
-    pairs = Pairs(
-        *(np.empty((batch * heads, slots, tokens), per_head(q).dtype) for _ in range(2)),
-        *(np.empty((batch * heads, num_prefix_tokens, tokens), per_head(q).dtype) for _ in range(2)),
-    )
-    inputs = map(per_head, (q, k, v, out, lse, grad))
-    run(numba_kernels.backward_queries, *inputs, diagonals, pairs, *map(per_head, (delta, masked, grad_q)))
-    total_grad = torch.zeros(batch, heads, 1, head_dim, dtype=dtype)
+    """Gradients of q, k and v, as `out` in shape and strides; arguments as in :func:`forward` and from it."""
+    given, dtype = q, _computing_dtype(q)
+    batch, heads = q.shape[:2]
+    rows, name = _rows(q, k, v, out, grad)
+    grads = [token_major(rows[0]) for _ in range(3)]
+    kept = _arrays(tuple(offsets), tuple(starts))
+    job = _job(q, *kept, num_prefix_tokens, zero_logit, scale)
+    slots, width = int(job["slots"][0]), int(job["width"][0])
+    masked = torch.empty(q.shape[:-1], dtype=dtype)
+    pairs = torch.empty(2, batch * heads, slots, width, dtype=dtype)
+    prefix_pairs = torch.empty(2, batch * heads, num_prefix_tokens, width, dtype=dtype)
+    place(job, q=rows[0], k=rows[1], v=rows[2], out=rows[3], grad=rows[4])
+    place(job, grad_q=grads[0], grad_k=grads[1], grad_v=grads[2])
+    job["lse"], job["masked"] = lse.data_ptr(), masked.data_ptr()
+    job["weights"], job["d_logits"] = pairs[0].data_ptr(), pairs[1].data_ptr()
+    job["prefix_weights"], job["prefix_d_logits"] = prefix_pairs[0].data_ptr(), prefix_pairs[1].data_ptr()
+    lanes = grads[0].shape[-1]
+    run(numba_kernels_backward.backward_queries(name, lanes), job)
     if zero_logit:
-        total_grad = masked[:, :, None] @ grad
-    inputs = map(per_head, (q, grad, total_grad[:, :, 0].contiguous()))
-    run(numba_kernels.backward_keys, *inputs, diagonals, pairs, *map(per_head, (grad_k, grad_v)))
-    return grad_q.to(given), grad_k.to(given), grad_v.to(given)
+        total_grad = masked[:, :, None] @ rows[4].to(dtype)
+        place(job, total=total_grad)
+    run(numba_kernels_backward.backward_keys(name, lanes), job)
+    return as_given(grads[0], given), as_given(grads[1], given), as_given(grads[2], given)
+
+
+def _rows(*tensors: Tensor) -> tuple[list[Tensor], str]:
+    rows = [rows_as_stored(tensor) for tensor in tensors]
+    return [row for row, _ in rows], rows[0][1]
+
+
+def _job(
+    q: Tensor, offsets: np.ndarray, starts: np.ndarray, num_prefix_tokens: int, zero_logit: bool, scale: float
+) -> np.ndarray:
+    batch, heads, tokens, _ = q.shape
+    job = np.zeros(1, JOB)
+    job["offsets"], job["starts"] = offsets.ctypes.data, starts.ctypes.data
+    job["groups"], job["heads"], job["tokens"], job["prefix"] = (
+        batch * heads,
+        heads,
+        tokens,
+        num_prefix_tokens,
+    )
+    job["slots"] = num_prefix_tokens + 2 * int(np.diff(starts).max())
+    job["width"] = -(-tokens // LANES) * LANES
+    job["zero_logit"], job["scale"] = zero_logit, scale
+    return job
 
 
 def _computing_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _arrays(offsets: Sequence[int], starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    return _kept_arrays(tuple(offsets), tuple(starts))
-
-
 @lru_cache(maxsize=256)
-def _kept_arrays(offsets: tuple[int, ...], starts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(offsets: tuple[int, ...], starts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(offsets, dtype=np.int64), np.array(starts, dtype=np.int64)

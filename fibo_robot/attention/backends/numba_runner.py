@@ -1,14 +1,16 @@
-"""What every file of numba kernels shares: compiling and caching, views of tensors, threads, inlined loops.
+"""What every file of numba kernels shares: compiling and caching them, handing them tensors, and threads.
 
-Code that kernels inline lives in files named `numba_*.py`. numba's own cache looks at the file of the kernel
-alone, so compiled code lies in a folder named by a digest over all of these files: after a change to any of
-them, nothing stale is found.
+A kernel is a C function of one pointer, to a record that says where tensors lie and what to do. It is called
+by as many threads as PyTorch uses: by PyTorch's own, where its OpenMP runtime can be asked (after an operator
+they spin for a while, and other threads would share their cores), else by Python's. The threads claim tasks
+one after the other until none is left, and every number is written by exactly one task: so results do not
+depend on how many there are, and nobody waits for a late one.
 
-`lanes` is a tuple of length head_dim, or empty. The length of a tuple belongs to its type, so with it the
-loops over a head's channels have a constant count, which makes them 1.5 times faster; one version is compiled
-per length.
+numba's own cache looks at the file of a kernel alone. Helpers that it inlines lie in other files named
+`numba_*.py`, so compiled code lies in a folder named by a digest over all of these.
 """
 
+import ctypes
 import hashlib
 import os
 from collections.abc import Callable
@@ -17,15 +19,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from numba import config as numba_config
-from numba import njit
+from numba import types
 from torch import Tensor
 
+from fibo_robot.attention.backends.numba_vectors import fetch_add
+
 config: Any = numba_config  # numba sets its attributes from the environment
-TILE = 64  # tokens per task: q, out and the logits of a tile stay in the first cache
-CONSTANT_HEAD_DIMS = (32, 64)  # compiled with loops of constant length; other head dims share one version
+LANES = 16  # a row's channels are a multiple of it: one AVX-512 register, two of AVX2
+VIEW = np.dtype([("address", "i8"), ("batch", "i8"), ("head", "i8"), ("token", "i8")])  # strides in bytes
+# One string object for each dtype: numba's cache tells kernels apart by a pickle of what they take from around
+# them, and equal strings are pickled otherwise than one string twice.
+DTYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+
+Kernel = Callable[[int], None]
 
 
 def _cache_folder() -> Path:
@@ -50,38 +60,85 @@ def _cache_folder() -> Path:
 _CACHE_FOLDER = str(_cache_folder())
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a kernel at its first call: without the GIL, cached on disk.
+def inlined(function: Callable[..., Any]) -> Any:
+    """A part of kernels, compiled into each of them."""
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
 
-    Sums may be reordered, but NaN and infinity keep their meaning.
+
+def compile_kernel(body: Callable[[Any], None], record: np.dtype) -> Kernel:
+    """A function of a pointer to such a record; compiled once, and cached on disk.
+
+    What the body takes from around it must be integers and strings: the cache goes by their values.
     """
     before = config.CACHE_DIR
     config.CACHE_DIR = _CACHE_FOLDER  # read while the kernel is made, and put back for everyone else's
     try:
-        fastmath = {"reassoc", "contract", "nsz", "arcp"}
-        return njit(nogil=True, cache=True, fastmath=fastmath, error_model="numpy")(function)
+        signature = types.void(types.CPointer(numba.from_dtype(record)))
+        made = numba.cfunc(signature, cache=True, error_model="numpy")(body)
     finally:
         config.CACHE_DIR = before
+    _compiled.append(made)  # its code lives as long as it does
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(made.address)
 
 
-def lanes(tensor: Tensor) -> tuple[int, ...]:
-    """A tuple whose length is head_dim where that is worth its own compiled version."""
-    head_dim = tensor.shape[-1]
-    return tuple(range(head_dim)) if head_dim in CONSTANT_HEAD_DIMS else ()
+_compiled: list[Any] = []
 
 
-def per_head(tensor: Tensor) -> np.ndarray:
-    """`(B, heads, ...)` as `(B · heads, ...)`, sharing memory."""
-    return tensor.detach().flatten(0, 1).numpy()
+@inlined
+def row_at(view, batch, head, token):
+    """Address of a row."""
+    return view.address + batch * view.batch + head * view.head + token * view.token
 
 
-def run(kernel: Callable[..., None], *arguments: Any, workers: int | None = None) -> None:
-    """Call the kernel once per worker, each with its share of the tasks; as many as PyTorch has threads."""
+def run(kernel: Kernel, record: np.ndarray, workers: int | None = None) -> None:
+    """Call the kernel on its record in as many threads as PyTorch has.
+
+    The record's `claimed` becomes the address of two counters: of claimed tasks, and of workers.
+    """
     workers = torch.get_num_threads() if workers is None else workers
-    others = [_pool(workers).submit(kernel, *arguments, w, workers) for w in range(1, workers)]
-    kernel(*arguments, 0, workers)
-    for other in others:
-        other.result()
+    claimed = np.zeros(2, np.int64)
+    record["claimed"] = claimed.ctypes.data
+    address = record.ctypes.data
+    if workers == 1:
+        kernel(address)
+    elif (team := _team()) is not None:
+        team(kernel, address, workers, 0)
+    else:
+        others = [_pool(workers).submit(kernel, address) for _ in range(1, workers)]
+        kernel(address)
+        for other in others:
+            if not other.cancel():  # one that has not begun finds nothing left to do
+                other.result()
+
+
+@inlined
+def next_task(job):
+    """The number of a task that is this thread's from now on."""
+    return fetch_add(job.claimed, 1)
+
+
+@inlined
+def worker_number(job):
+    """Which of the threads this is, in the order of their arrival."""
+    return fetch_add(job.claimed + 8, 1)
+
+
+_forked = False
+
+
+@lru_cache(maxsize=1)
+def _team() -> Callable[..., None] | None:
+    """Runs a function in all threads of PyTorch's OpenMP runtime: `(function, argument, threads, flags)`."""
+    if _forked:  # those threads did not survive the fork, and the runtime does not know
+        return None
+    try:
+        runtime = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        team = runtime.GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    team.restype = None
+    team.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
+    return team
 
 
 @lru_cache(maxsize=1)
@@ -89,34 +146,48 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=workers, thread_name_prefix="fibo-attention")
 
 
-# Threads do not survive a fork: a child makes its own.
-os.register_at_fork(after_in_child=_pool.cache_clear)
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+    _team.cache_clear()
+    _pool.cache_clear()
 
 
-@compiled
-def width(lanes, a):
-    """Channels of the rows of `a`: a constant where `lanes` has them."""
-    return len(lanes) if len(lanes) > 0 else a.shape[1]
+os.register_at_fork(after_in_child=_after_fork)
 
 
-@compiled
-def dot(a, i, b, j, lanes):
-    """Row i of a times row j of b."""
-    total = a.dtype.type(0)
-    for d in range(width(lanes, a)):
-        total += a[i, d] * b[j, d]
-    return total
+def place(record: np.ndarray, **tensors: Tensor) -> None:
+    """Tell a record where the rows of tensors `(B, heads, N, D)` lie; their channels must be adjacent."""
+    for name, tensor in tensors.items():
+        size = tensor.element_size()
+        batch, head, token, _ = tensor.stride()
+        record[name] = tensor.data_ptr(), batch * size, head * size, token * size
 
 
-@compiled
-def add_scaled(factor, source, i, target, j, lanes):
-    """Add factor times row i of source to row j of target."""
-    for d in range(width(lanes, source)):
-        target[j, d] += factor * source[i, d]
+def token_major(like: Tensor) -> Tensor:
+    """An empty `(B, heads, N, D)` that lies in memory as `(B, N, heads, D)`, as a projection's input does."""
+    batch, heads, tokens, head_dim = like.shape
+    return like.new_empty(batch, tokens, heads, head_dim).transpose(1, 2)
 
 
-@compiled
-def fill_row(target, i, values):
-    """Set row i of target."""
-    for d in range(values.shape[0]):
-        target[i, d] = values[d]
+def rows_as_stored(tensor: Tensor) -> tuple[Tensor, str]:
+    """The tensor as kernels read it, and its dtype's name.
+
+    float16 becomes float32. Channels that are not adjacent, or no multiple of LANES, are copied to rows that
+    are; missing channels are 0, which changes no product of rows.
+    """
+    if tensor.dtype == torch.float16:
+        tensor = tensor.float()
+    missing = -tensor.shape[-1] % LANES
+    if missing:
+        tensor = torch.nn.functional.pad(tensor, (0, missing))
+    elif tensor.stride(-1) != 1:
+        tensor = tensor.contiguous()
+    return tensor, DTYPE_NAMES[tensor.dtype]
+
+
+def as_given(result: Tensor, given: Tensor) -> Tensor:
+    """A :func:`token_major` result without the channels and the precision that `rows_as_stored` added."""
+    if result.shape == given.shape and result.dtype == given.dtype:
+        return result
+    return token_major(given).copy_(result[..., : given.shape[-1]])
