@@ -1,15 +1,22 @@
+"""The quickstart's stages: shown, run in lanes side by side, kept, and stopped by what fails."""
+
 import json
 import re
+import time
+from pathlib import Path
 
 import pytest
 
-from fibo_robot.cli.quickstart.command import Stage, run_stages, stages
+from fibo_robot.cli.quickstart import lanes
+from fibo_robot.cli.quickstart.command import stages
+from fibo_robot.cli.quickstart.lanes import Stage, longest_lane, run_stages
 from fibo_robot.errors import FiboError
 
 
-def help_stage(tmp_path, command: str, result: str) -> Stage:
+def help_stage(tmp_path: Path, command: str, result: str, lane: str = "one") -> Stage:
     """A stage that runs a real, quick command; its result is there or not."""
-    return Stage(f"Ask {command} for help", "To see it.", (command, "--help"), tmp_path / result, expected=90)
+    arguments = (command, "--help")
+    return Stage(lane, f"Ask {command} for help", "To see it.", arguments, tmp_path / result, expected=90)
 
 
 def test_stages_run_once_and_are_kept(tmp_path, capfd):
@@ -29,10 +36,27 @@ def test_each_stage_says_what_it_is_for_and_how_long_it_takes(tmp_path, capfd):
     run_stages(plan, tmp_path)
     shown = capfd.readouterr().out
     assert "2 of 2 stages to run, about 3 min" in shown
-    assert "Ask train for help (about 1 min 30 s)\nTo see it.\n$ fibo train --help" in shown
-    assert len(re.findall(r"^took \d+ s$", shown, re.MULTILINE)) == 2
+    expected = ["Ask train for help (about 1 min 30 s)", "To see it.", "$ fibo train --help"]
+    assert "\n".join(f"one | {line}" for line in expected) in shown
+    assert len(re.findall(r"^one \| took \d+ s$", shown, re.MULTILINE)) == 2
     run_stages([*plan, help_stage(tmp_path, "compare", "result")], tmp_path)
     assert "1 of 3 stages to run, about 1 min 30 s" in capfd.readouterr().out
+
+
+def test_lanes_run_side_by_side_and_the_stages_of_one_after_each_other(tmp_path, capfd):
+    (tmp_path / "result").touch()
+    plan = [
+        help_stage(tmp_path, "train", "result", "a"),
+        help_stage(tmp_path, "demos", "result", "a"),
+        help_stage(tmp_path, "compare", "result", "long"),
+    ]
+    run_stages(plan, tmp_path)
+    shown = capfd.readouterr().out
+    assert "3 of 3 stages to run, about 3 min" in shown  # and not four and a half
+    begins = {lane: shown.index(f"{lane} | $ fibo") for lane in ("a   ", "long")}
+    assert max(begins.values()) < min(shown.index(f"{lane} | took") for lane in begins)
+    assert shown.index("a    | took") < shown.index("a    | $ fibo demos")
+    assert longest_lane([("a", 2.0), ("b", 3.5), ("a", 4.0)]) == 6.0
 
 
 def test_a_stage_without_its_result_stops_the_run_and_keeps_what_was_done(tmp_path):
@@ -43,11 +67,21 @@ def test_a_stage_without_its_result_stops_the_run_and_keeps_what_was_done(tmp_pa
     assert [row["command"] for row in json.loads((tmp_path / "stages.json").read_text())] == [plan[0].command]
 
 
-def test_a_failing_command_stops_the_run(tmp_path):
+def test_a_failing_command_stops_the_run_and_the_other_lane(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(lanes, "_SILENCE", 0.3)
     (tmp_path / "result").touch()
-    stage = Stage("Train nothing", "", ("train", "experiment=no_such_thing"), tmp_path / "result", 1)
+    waiting = ("bench", "startup", "--rounds", "1000")
+    plan = [
+        Stage("one", "Wait for long", "", waiting, tmp_path / "result", 1),
+        Stage("two", "Train nothing", "", ("train", "experiment=no_such_thing"), tmp_path / "result", 1),
+    ]
+    began = time.monotonic()
     with pytest.raises(FiboError, match="train nothing"):
-        run_stages([stage], tmp_path)
+        run_stages(plan, tmp_path)
+    assert time.monotonic() - began < 120
+    shown = capfd.readouterr().out
+    assert "two | fibo: " in shown and "no_such_thing" in shown
+    assert re.search(r"^one \| \.\.\. \d+ s of about 1 s$", shown, re.MULTILINE)
 
 
 def test_evaluation_seeds_are_not_those_of_the_demonstrations(tmp_path):

@@ -14,7 +14,7 @@ from fibo_robot.training.checkpoint import HISTORY, save_checkpoint
 from tests.envs.results.test_comparison import evaluation
 from tests.reporting.test_report import write_video
 
-STAGES = [{"title": "Train", "command": "fibo train", "seconds": 60.0}]
+STAGES = [{"lane": "policy", "title": "Train", "command": "fibo train", "seconds": 60.0}]
 
 
 @pytest.fixture
