@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from fibo_robot.benchmarks.attention_cases import FLEX
 from fibo_robot.benchmarks.gpu.plan import PartResult
+from fibo_robot.benchmarks.gpu.speed import FUSED
 
 
 def lines(results: Sequence[PartResult]) -> Iterator[str]:
@@ -26,6 +28,8 @@ def lines(results: Sequence[PartResult]) -> Iterator[str]:
                         else ""
                     )
                 )
+            elif "left_out" in row:
+                yield from (f"  {row['case']}: no {name}: {why}" for name, why in row["left_out"].items())
             elif "env_steps_per_s" in row:
                 worlds = "1 process" if row["engine"] == "processes" else f"{row['worlds']} worlds"
                 yield f"  {worlds}: {row['env_steps_per_s']:.0f} steps/s"
@@ -36,6 +40,9 @@ def lines(results: Sequence[PartResult]) -> Iterator[str]:
 
 
 def verdict(results: Sequence[PartResult]) -> int:
-    """The exit status: 1 where a kernel is wrong or a case failed, else 0."""
-    wrong = any(not row["passed"] for part in results for row in part.rows if "passed" in row)
-    return int(wrong or any(part.failed for part in results))
+    """The exit status: 1 where a kernel is wrong, or a case or one of our competitors failed, else 0."""
+    rows = [row for part in results for row in part.rows]
+    wrong = any(not row.get("passed", True) for row in rows)
+    # Not every device and type has each of PyTorch's kernels.
+    broken = any(row.get("left_out", {}).keys() - {*FUSED, FLEX} for row in rows)
+    return int(wrong or broken or any(part.failed for part in results))

@@ -142,6 +142,12 @@ def test_a_wrong_kernel_fails_the_command() -> None:
     assert verdict(wrong) == 0 and "no time for: later" in "\n".join(lines(wrong))
 
 
+def test_our_attention_may_not_be_left_out() -> None:
+    for name, status in (("sdpa_cudnn", 0), ("flex_attention", 0), ("fibottention", 1)):
+        results = [PartResult("attention", [{"case": "a", "left_out": {name: "OutOfMemory"}}], (), ())]
+        assert verdict(results) == status and f"no {name}: OutOfMemory" in "\n".join(lines(results))
+
+
 def test_flex_attention_gets_the_mask_of_fibottention() -> None:
     offsets = head_offsets(29, 3)
     q, k, v = torch.randn(3, 1, 3, 30, 16)
