@@ -11,5 +11,5 @@ def constant_result(function: Function) -> Function:
 
     As `torch.compiler.assume_constant_result`, which imports all of the compiler to set this one attribute.
     """
-    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    vars(function)["_dynamo_marked_constant"] = True
     return function
