@@ -48,10 +48,8 @@ def test_editing_an_inlined_helper_changes_the_result_of_kernels_in_other_files(
     backends = package / "attention" / "backends"
     assert list((backends / "__pycache__").glob("*/**/*.nbc")), "nothing was cached"
     assert run(tmp_path) == first
-    helper, part = (
-        backends / "numba_vectors.py",
-        "zero = ir.Constant(a.llvm.element, 0.0)",
-    )  # of a dot product
+    helper = backends / "numba_vectors.py"
+    part = "zero = ir.Constant(a.llvm.element, 0.0)"  # of a dot product
     assert helper.read_text().count(part) == 1
     helper.write_text(helper.read_text().replace(part, part.replace("0.0", "2.0")))
     changed = run(tmp_path)

@@ -31,8 +31,8 @@ from fibo_robot.attention.backends.numba_vectors import fetch_add
 config: Any = numba_config  # numba sets its attributes from the environment
 LANES = 16  # a row's channels are a multiple of it: one AVX-512 register, two of AVX2
 VIEW = np.dtype([("address", "i8"), ("batch", "i8"), ("head", "i8"), ("token", "i8")])  # strides in bytes
-# One string object for each dtype: numba's cache tells kernels apart by a pickle of what they take from around
-# them, and equal strings are pickled otherwise than one string twice.
+# One string object for each dtype: numba's cache tells kernels apart by a pickle of what they take from
+# around them, and equal strings are pickled otherwise than one string twice.
 DTYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 Kernel = Callable[[int], None]
