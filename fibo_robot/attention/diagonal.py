@@ -26,12 +26,12 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 
 BACKEND_VARIABLE = "FIBO_ATTENTION_BACKEND"
 LARGEST_HEAD_DIM = 256
-# Tokens. On one thread of a busy machine, numba's kernels take less CPU time than the dense mask from about
-# 50 tokens on (inference) and 50 to 80 (training, by batch), at 129 a third and 0.4 of it
-# (benchmarks/crossover.py). Whole training steps were slower with them at 128 tokens (664-693 ms against 542)
-# and equal at 392. One thread is not all that counts, so the bounds stand where numba was not seen to lose.
-SHORTEST_FOR_NUMBA = 128
-SHORTEST_FOR_NUMBA_TRAINING = 392
+# Tokens. On one thread numba's kernels take, of the dense mask's time, 0.65 at 65 tokens, 0.47 at 97 and 0.2
+# at 197 (inference), 0.86, 0.63 and 0.39 with the backward pass (benchmarks/crossover.py, busy machine). The
+# bounds leave some room. They are fixed: a choice measured on each machine would differ between runs, and
+# with it the rounding of a result.
+SHORTEST_FOR_NUMBA = 64
+SHORTEST_FOR_NUMBA_TRAINING = 96
 SHORTEST_FOR_TRITON = 1024
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fibo_robot.attention import choose_backend, create_attention, diagonal_attention, force_backend
 from fibo_robot.attention.angular import strongest_softmax
+from fibo_robot.attention.backends import numba_runner
 from fibo_robot.attention.diagonal import MASK_MODES
 from fibo_robot.attention.reference import reference_attention
 from fibo_robot.attention.wythoff import OFFSET_RULES, head_offsets
@@ -112,7 +113,10 @@ def test_strided_inputs_are_taken_as_they_are():
     assert torch.equal(strided, dense)
 
 
-def test_result_does_not_depend_on_the_number_of_threads():
+@pytest.mark.parametrize("threads_of", ["torch", "python"])
+def test_result_does_not_depend_on_the_number_of_threads(threads_of, monkeypatch):
+    if threads_of == "python":  # where PyTorch's OpenMP runtime cannot be asked
+        monkeypatch.setattr(numba_runner, "_team", lambda: None)
     q, k, v = inputs = [torch.randn(1, 3, 400, 24, requires_grad=True) for _ in range(3)]
     before, results = torch.get_num_threads(), []
     for threads in (1, 3):
