@@ -8,7 +8,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numba import carray
+from numba.np.numpy_support import carray
 
 from fibo_robot.attention.backends.numba_runner import (
     LANES,

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
-from numba import carray
+from numba.np.numpy_support import carray
 
 from fibo_robot.attention.backends.numba_kernels import (
     JOB,

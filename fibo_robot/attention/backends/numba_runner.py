@@ -78,7 +78,8 @@ def compile_kernel(body: Callable[[Any], None], record: np.dtype) -> Kernel:
     finally:
         config.CACHE_DIR = before
     _compiled.append(made)  # its code lives as long as it does
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(made.address)
+    address: Any = made.address
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
 
 _compiled: list[Any] = []

@@ -9,6 +9,7 @@ What to compile is in a row's type, `Row(dtype, lanes)`: helpers take a row call
 it.
 """
 
+from collections.abc import Callable
 from math import factorial, log
 from typing import Any
 
@@ -57,6 +58,11 @@ class _RowModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, fe_type.llvm)
 
 
+def operation(code: Callable[..., Any]) -> Callable[..., Any]:
+    """An intrinsic; kernels call it without the first argument, the typing context."""
+    return intrinsic(code)
+
+
 def _splat(builder: Any, scalar: Any, vector_type: ir.VectorType) -> Any:
     undefined = ir.Constant(vector_type, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
@@ -84,7 +90,7 @@ def _wide(kind: ir.Type, element: ir.Type) -> ir.Type:
     return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
 
 
-@intrinsic
+@operation
 def zero_row(typingctx, dtype, lanes):
     """A row of zeros; both arguments are constants: a key of ITEMSIZE and the number of lanes."""
     if not isinstance(dtype, types.StringLiteral) or not isinstance(lanes, types.IntegerLiteral):
@@ -93,7 +99,7 @@ def zero_row(typingctx, dtype, lanes):
     return row(dtype, lanes), lambda context, builder, signature, arguments: ir.Constant(row.llvm, None)
 
 
-@intrinsic
+@operation
 def load(typingctx, address, like):
     """The row that lies at this address."""
 
@@ -108,7 +114,7 @@ def load(typingctx, address, like):
     return like(types.int64, like), code
 
 
-@intrinsic
+@operation
 def store(typingctx, address, row):
     """Write the row to this address."""
 
@@ -129,7 +135,7 @@ def store(typingctx, address, row):
     return types.void(types.int64, row), code
 
 
-@intrinsic
+@operation
 def peek(typingctx, address, like):
     """The number at this address, in the type that the row `like` computes in."""
 
@@ -139,7 +145,7 @@ def peek(typingctx, address, like):
     return like.scalar(types.int64, like), code
 
 
-@intrinsic
+@operation
 def poke(typingctx, address, value):
     """Write one number to this address."""
 
@@ -150,7 +156,7 @@ def poke(typingctx, address, value):
     return types.void(types.int64, value), code
 
 
-@intrinsic
+@operation
 def integer_at(typingctx, address, index):
     """Entry `index` of the 64-bit integers at this address."""
 
@@ -161,7 +167,7 @@ def integer_at(typingctx, address, index):
     return types.int64(types.int64, types.int64), code
 
 
-@intrinsic
+@operation
 def shifted(typingctx, row, amount):
     """A number added to every lane."""
 
@@ -171,7 +177,7 @@ def shifted(typingctx, row, amount):
     return row(row, row.scalar), code
 
 
-@intrinsic
+@operation
 def product(typingctx, a, b):
     """Lane by lane."""
 
@@ -181,7 +187,7 @@ def product(typingctx, a, b):
     return a(a, b), code
 
 
-@intrinsic
+@operation
 def scaled(typingctx, factor, row):
     """A number times a row."""
 
@@ -191,7 +197,7 @@ def scaled(typingctx, factor, row):
     return row(row.scalar, row), code
 
 
-@intrinsic
+@operation
 def add_scaled(typingctx, total, factor, row):
     """total + factor · row."""
 
@@ -202,7 +208,7 @@ def add_scaled(typingctx, total, factor, row):
     return total(total, row.scalar, row), code
 
 
-@intrinsic
+@operation
 def dot(typingctx, a, b):
     """The sum of the products of two rows."""
 
@@ -214,7 +220,7 @@ def dot(typingctx, a, b):
     return a.scalar(a, b), code
 
 
-@intrinsic
+@operation
 def total(typingctx, row):
     """The sum of a row."""
 
@@ -225,7 +231,7 @@ def total(typingctx, row):
     return row.scalar(row), code
 
 
-@intrinsic
+@operation
 def largest(typingctx, row):
     """The largest number of a row that is one."""
 
@@ -235,7 +241,7 @@ def largest(typingctx, row):
     return row.scalar(row), code
 
 
-@intrinsic
+@operation
 def larger(typingctx, a, b):
     """Lane by lane the larger number of two; the other where one is NaN."""
 
@@ -245,7 +251,7 @@ def larger(typingctx, a, b):
     return a(a, b), code
 
 
-@intrinsic
+@operation
 def above(typingctx, row, bound, values):
     """The values whose lanes in the row are above a number, and 0 in place of the others."""
 
@@ -256,7 +262,7 @@ def above(typingctx, row, bound, values):
     return row(row, row.scalar, row), code
 
 
-@intrinsic
+@operation
 def positive_float(typingctx, bits):
     """The float32 with these bits."""
 
@@ -266,7 +272,7 @@ def positive_float(typingctx, bits):
     return types.float32(types.int64), code
 
 
-@intrinsic
+@operation
 def exponential(typingctx, x):
     """e to the x for x up to 80, of a row or of one number: within 2 units in the last place.
 
@@ -304,7 +310,7 @@ def exponential(typingctx, x):
     return x(x), code
 
 
-@intrinsic
+@operation
 def number(typingctx, value, like):
     """A number in the type that the row `like` computes in."""
 
@@ -314,7 +320,7 @@ def number(typingctx, value, like):
     return like.scalar(value, like), code
 
 
-@intrinsic
+@operation
 def fetch_add(typingctx, address, amount):
     """Add to the 64-bit integer at this address, as one step for all threads; what it was before."""
 
