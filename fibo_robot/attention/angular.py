@@ -118,7 +118,6 @@ def strongest_softmax(
 
 
 @torch.no_grad()
-@without_autocast
 def threshold_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
     """The threshold of each head above which its softmax weights carry the share `mass` of the whole.
 
@@ -137,18 +136,32 @@ def threshold_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor
     of_batch = _evenly(batch, SAMPLED_EXAMPLES, q.device)
     of_tokens = _evenly(num_tokens, SAMPLED_QUERIES // len(of_batch), q.device)
     queries, keys = q[of_batch][:, :, of_tokens], k if len(of_batch) == batch else k[of_batch]
-    if q.device.type == "cpu":
-        from fibo_robot.attention.backends import numba_branch  # numba: slow to import
-
-        last = numba_branch.threshold_of_mass(queries, keys, mass, scale)
-    else:
-        weights = (scale * queries.float() @ keys.float().transpose(-2, -1)).softmax(dim=-1)
-        ordered = weights.transpose(0, 1).flatten(1).sort(dim=1, descending=True).values
-        shares = ordered.cumsum(dim=1) / ordered.sum(dim=1, keepdim=True)
-        index = (shares < mass).sum(dim=1, keepdim=True).clamp_max(ordered.shape[1] - 1)
-        last = ordered.gather(1, index).squeeze(1)
+    last = torch.ops.fibo_robot.last_of_mass(queries, keys, mass, scale)
     # Below the last weight that is kept by more than rounding, so that those equal to it pass as well.
     return last * (1 - 1e-6) * num_tokens
+
+
+@torch.library.custom_op("fibo_robot::last_of_mass", mutates_args=())
+@without_autocast
+def _last_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
+    weights = (scale * q.float() @ k.float().transpose(-2, -1)).softmax(dim=-1)
+    ordered = weights.transpose(0, 1).flatten(1).sort(dim=1, descending=True).values
+    shares = ordered.cumsum(dim=1) / ordered.sum(dim=1, keepdim=True)
+    index = (shares < mass).sum(dim=1, keepdim=True).clamp_max(ordered.shape[1] - 1)
+    return ordered.gather(1, index).squeeze(1)
+
+
+@_last_of_mass.register_kernel("cpu")
+@without_autocast
+def _(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
+    from fibo_robot.attention.backends import numba_branch  # numba: slow to import
+
+    return numba_branch.last_of_mass(q, k, mass, scale)
+
+
+@_last_of_mass.register_fake
+def _(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
+    return q.new_empty(q.shape[1], dtype=torch.float32)
 
 
 def _evenly(size: int, count: int, device: torch.device) -> Tensor:

@@ -115,8 +115,10 @@ class ModelModule(pl.LightningModule, Generic[Model]):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         config = self.optimizer_config
         options: dict[str, Any] = {} if config.betas is None else {"betas": tuple(config.betas)}
+        # Else PyTorch goes through the parameters one by one on a CPU. Lightning clips no gradients for a fused
+        # optimizer in mixed precision.
         if self.device.type == "cpu" and config.name in ("adam", "adamw"):
-            options["fused"] = True  # else PyTorch goes through the parameters one by one on a CPU
+            options["fused"] = "mixed" not in self.trainer.precision
         optimizer = timm_optim.create_optimizer_v2(
             parameter_groups(self.model, config.weight_decay, config.layer_decay),
             opt=config.name,

@@ -69,7 +69,7 @@ def strongest_softmax_backward(
     return into_q.to(given), into_k.to(given), into_v.to(given)
 
 
-def threshold_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
+def last_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
     """The last of each head's strongest weights that together carry the share `mass`: `(heads,)`, float32.
 
     Args:
