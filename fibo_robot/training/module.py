@@ -115,8 +115,8 @@ class ModelModule(pl.LightningModule, Generic[Model]):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         config = self.optimizer_config
         options: dict[str, Any] = {} if config.betas is None else {"betas": tuple(config.betas)}
-        # Else PyTorch goes through the parameters one by one on a CPU. Lightning clips no gradients for a fused
-        # optimizer in mixed precision.
+        # Else PyTorch goes through the parameters one by one on a CPU. In mixed precision Lightning clips no
+        # gradients for a fused optimizer.
         if self.device.type == "cpu" and config.name in ("adam", "adamw"):
             options["fused"] = "mixed" not in self.trainer.precision
         optimizer = timm_optim.create_optimizer_v2(
