@@ -55,7 +55,7 @@ def stages(output: Path, episodes: int, workers: int, seed: int) -> list[Stage]:
             "It learns to do from pictures what the script did from the cube's position.",
             train("quickstart_lift", f"data.path={demos}", policy),
             policy / "model.safetensors",
-            155,
+            145,
         ),
         Stage(
             "policy",
@@ -68,7 +68,7 @@ def stages(output: Path, episodes: int, workers: int, seed: int) -> list[Stage]:
                 ),
             ),
             rollouts / "eval.json",
-            2 * episodes,
+            2.5 * episodes,
         ),
         Stage(
             "clips",
@@ -76,7 +76,7 @@ def stages(output: Path, episodes: int, workers: int, seed: int) -> list[Stage]:
             "Six skills in pairs, each the other played backwards: only the motion tells them apart.",
             ("demos", "skills", *options(output=clips, episodes_per_class=24, workers=share)),
             clips / "clips.csv",
-            100,
+            120,
         ),
         Stage(
             "clips",
@@ -84,7 +84,7 @@ def stages(output: Path, episodes: int, workers: int, seed: int) -> list[Stage]:
             "It learns to name the skill from eight frames of a clip.",
             train("video_skills", f"data.root={clips}", classifier),
             classifier / "model.safetensors",
-            110,
+            80,
         ),
         Stage(
             "clips",
@@ -92,7 +92,7 @@ def stages(output: Path, episodes: int, workers: int, seed: int) -> list[Stage]:
             "It sees one frame of each clip, so what the other one knows beyond it comes from motion.",
             train("video_skills_single_frame", f"data.root={clips}", control),
             control / "model.safetensors",
-            70,
+            45,
         ),
         Stage(
             "clips",
@@ -100,7 +100,7 @@ def stages(output: Path, episodes: int, workers: int, seed: int) -> list[Stage]:
             "The classifier as it is used: files in, labels with probabilities out.",
             ("classify", str(classifier), str(clips / "test"), "--json", str(classified)),
             classified,
-            10,
+            5,
         ),
     ]
 
