@@ -14,6 +14,7 @@ and robomimic's own training script, started through this module, trains it:
 """
 
 import runpy
+import sys
 
 from robomimic.models import obs_core
 from robomimic.models.base_nets import ConvBase
@@ -62,4 +63,8 @@ def register_backbone() -> None:
 
 if __name__ == "__main__":
     register_backbone()
-    runpy.run_module("robomimic.scripts.train", run_name="__main__")
+    printed = sys.stdout
+    try:
+        runpy.run_module("robomimic.scripts.train", run_name="__main__")
+    finally:
+        printed.flush()  # the script puts a logger in its place, and Python would flush that one alone
