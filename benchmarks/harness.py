@@ -86,11 +86,17 @@ def _time(case: Callable[[], Any], calls: int, device: str) -> float:
 
 def speedup(baseline: Sequence[float], ours: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """How many times faster `ours` is: median of the ratios within each round, and their quartiles."""
-    ratios = sorted(base / own for base, own in zip(baseline, ours, strict=True))
-    if len(ratios) < 2:
-        return ratios[0], (ratios[0], ratios[0])
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    ratios = [base / own for base, own in zip(baseline, ours, strict=True)]
+    low, middle, high = quartiles(ratios)
     return middle, (low, high)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The lower one, the median and the upper one; of a single value, itself."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
 
 
 def peak_memory_mb(case: Callable[[], Any], device: str = "cpu") -> float | None:

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
-from fibo_robot.benchmarks.harness import interleave
+from fibo_robot.benchmarks.harness import interleave, quartiles
 from fibo_robot.envs.tasks import get_task
 from fibo_robot.interfaces import ShapeMeta
 from fibo_robot.policies import load  # noqa: F401  (its families register themselves)
@@ -116,14 +115,14 @@ def _rows(
     for name, policy in policies.items():
         steps = policy.shape_meta.n_action_steps
         for batch in batches:
-            low, middle, high = np.quantile(1000 * np.array(seconds[f"{name} {batch}"]), [0.25, 0.5, 0.75])
+            low, middle, high = (1000 * value for value in quartiles(seconds[f"{name} {batch}"]))
             yield PolicyRow(
                 case=name,
                 batch=batch,
-                milliseconds=float(middle),
-                spread=(float(low), float(high)),
+                milliseconds=middle,
+                spread=(low, high),
                 n_action_steps=steps,
-                keeps_up=bool(high <= 1000 * steps / CONTROL_HZ),
+                keeps_up=high <= 1000 * steps / CONTROL_HZ,
                 parameters=sum(p.numel() for p in policy.parameters()) / 1e6,
                 device=device,
             )

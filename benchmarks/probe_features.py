@@ -14,10 +14,8 @@ from fibo_robot.benchmarks.motion import motion_energy
 from fibo_robot.encoders import ImageEncoder
 from fibo_robot.files import replace_atomically
 from fibo_robot.progress import track
-from fibo_robot.video.datasets.table import ClipTable, LabelledClip
-from fibo_robot.video.reading.excerpt import Excerpt
-from fibo_robot.video.reading.interface import ClipReader
-from fibo_robot.video.reading.reader import VideoReader
+from fibo_robot.video.datasets.table import ClipTable
+from fibo_robot.video.reading.clip import open_clip
 from fibo_robot.video.training.sampling import ClipSampling
 
 
@@ -37,7 +35,7 @@ def frame_features(
     done: list[Tensor] = list(_cached(cache, identity)) if cache.exists() else []
     encoder.eval()
     for number in track(range(len(done), len(table.clips)), "features"):
-        reader = _reader(table.clips[number])
+        reader = open_clip(table.clips[number].path, span=table.clips[number].span)
         pictures = torch.from_numpy(reader.read(ClipSampling(frames=frames).views(len(reader))[0]))
         pictures = transforms.resize(pictures.permute(0, 3, 1, 2), list(encoder.image_size), antialias=True)
         with torch.inference_mode():
@@ -52,14 +50,9 @@ def motion_features(table: ClipTable, frames: int) -> Tensor:
     """Motion energies `(clips, frames, 16)` of as many spans of each clip, in a grid of 4 x 4 cells."""
     energies = []
     for clip in track(table.clips, "motion"):
-        reader = _reader(clip)
+        reader = open_clip(clip.path, span=clip.span)
         energies.append(torch.from_numpy(motion_energy(reader.read(range(len(reader))), frames)))
     return torch.stack(energies).flatten(2)
-
-
-def _reader(clip: LabelledClip) -> ClipReader:
-    reader = VideoReader(clip.path)
-    return reader if clip.span is None else Excerpt(reader, clip.span)
 
 
 def _cached(cache: Path, identity: dict[str, str]) -> Tensor:

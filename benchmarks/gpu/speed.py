@@ -9,7 +9,7 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from statistics import median, quantiles
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from fibo_robot.attention import force_backend
 from fibo_robot.attention.diagonal import Backend
 from fibo_robot.attention.wythoff import count_pairs, head_offsets
 from fibo_robot.benchmarks.attention_cases import DENSE, FLEX, build_modules, cases_alone, cases_whole
-from fibo_robot.benchmarks.harness import interleave, peak_memory_mb, speedup
+from fibo_robot.benchmarks.harness import interleave, peak_memory_mb, quartiles, speedup
 
 Scope = Literal["alone", "module"]
 Direction = Literal["forward", "forward_backward"]
@@ -123,10 +123,11 @@ def compare(times: Mapping[str, Sequence[float]], baselines: Sequence[str]) -> l
     best = min(there, key=lambda name: median(times[name]), default=None)
     rows = []
     for name, seconds in times.items():
+        low, middle, high = quartiles(seconds)
         row: dict[str, Any] = {
             "op": name,
-            "milliseconds": 1000 * median(seconds),
-            "quartiles": [1000 * value for value in _quartiles(seconds)],
+            "milliseconds": 1000 * middle,
+            "quartiles": [1000 * low, 1000 * high],
             "rounds": len(seconds),
         }
         if best is not None:
@@ -142,10 +143,3 @@ def compare(times: Mapping[str, Sequence[float]], baselines: Sequence[str]) -> l
 def _through(backend: SDPBackend, call: Callable[[], object]) -> object:
     with sdpa_kernel([backend]):
         return call()
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
-    if len(values) < 2:
-        return values[0], values[0]
-    low, _, high = quantiles(values, n=4, method="inclusive")
-    return low, high

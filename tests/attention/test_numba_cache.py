@@ -58,11 +58,12 @@ def run(folder: Path) -> int:
 
 @pytest.fixture
 def backends(tmp_path: Path) -> Path:
-    """The folder of kernels in a copy of the package."""
+    """The folder of kernels in a copy of the package, with the operators that they serve."""
     folder = tmp_path / "fibo_robot" / "attention" / "backends"
     shutil.copytree(PACKAGE / "attention" / "backends", folder, ignore=shutil.ignore_patterns("__pycache__"))
     for package in (folder.parent, folder.parent.parent):
         (package / "__init__.py").touch()
+    shutil.copy(PACKAGE / "attention" / "operator.py", folder.parent)
     (folder / "numba_term.py").write_text(HELPER)
     (folder / "numba_total.py").write_text(KERNEL)
     return folder

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fibo_robot.attention.angular import NORM_EPSILON, ConstantTerm, constant_value
 from fibo_robot.attention.backends import numba_angular_kernels as kernels
-from fibo_robot.attention.backends.numba_runner import as_given, place, rows_as_stored, run, token_major
+from fibo_robot.attention.backends.numba_runner import as_given, place, rows_as_stored, run
+from fibo_robot.attention.operator import empty_tokens_first
 
 ROWS_WORTH_THREADS = 4096  # tokens times heads times batch
 
@@ -41,21 +42,20 @@ def _directions(
     q: Tensor, k: Tensor, v: Tensor, extra: Tensor | None, const_term: ConstantTerm, taps: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     given = q
-    (q, k, v), name = _rows(q, k, v)
+    (q, k, v), name = rows_as_stored(q, k, v)
     own = const_term == "own"
     constant = v if own else constant_value(v, const_term)
-    scaled, out, inverse = token_major(v), token_major(q), q.new_empty(q.shape[:-1])
+    scaled, out, inverse = empty_tokens_first(v), empty_tokens_first(q), q.new_empty(q.shape[:-1])
     job = _job(q, own=own, has_extra=extra is not None)
     place(job, q=q, k=k, v=v, constant=constant, scaled=scaled, out=out)
     job["inverse"] = inverse.data_ptr()
     if extra is not None:
-        (extra,), _ = _rows(extra)
+        (extra,), _ = rows_as_stored(extra)
         place(job, extra=extra)
     if taps is not None:
         taps = taps.detach().contiguous()
         job["taps"], job["num_taps"] = taps.data_ptr(), taps.shape[1]
-    # On short sequences, waking the other threads takes longer than the pass itself.
-    workers = None if q.shape[:-1].numel() >= ROWS_WORTH_THREADS else 1
+    workers = _workers(q)
     run(kernels.scale_values(name, q.shape[-1]), job, workers)
     state = product(k.transpose(-2, -1), scaled)
     product(q, state, out)
@@ -79,15 +79,15 @@ def directions_backward(
     With r = 1/‖q‖ and t the gradient of q̂, that of q is r·(t - q̂(q̂·t)); and so for k and for the output.
     """
     given = q
-    (grad, q, k, v, out), name = _rows(grad, q, k, v, out)
+    (grad, q, k, v, out), name = rows_as_stored(grad, q, k, v, out)
     missing = q.shape[-1] - given.shape[-1]
     state = torch.nn.functional.pad(state, (0, missing, 0, missing)) if missing else state
-    grad_y, grad_u, grad_q, grad_k, grad_v = (token_major(q) for _ in range(5))
+    grad_y, grad_u, grad_q, grad_k, grad_v = (empty_tokens_first(q) for _ in range(5))
     job = _job(q, own=const_term == "own")
     place(job, q=q, k=k, out=out, grad=grad, grad_y=grad_y, grad_u=grad_u, grad_q=grad_q)
     place(job, grad_k=grad_k, grad_v=grad_v)
     job["inverse"] = inverse.data_ptr()
-    workers = None if q.shape[:-1].numel() >= ROWS_WORTH_THREADS else 1
+    workers = _workers(q)
     run(kernels.before_products(name, q.shape[-1]), job, workers)
     grad_state = product(q.transpose(-2, -1), grad_u)
     product(grad_y, state.transpose(-2, -1), grad_q)
@@ -110,14 +110,14 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
+def _workers(q: Tensor) -> int | None:
+    """One on short sequences: waking the other threads takes longer than a pass itself."""
+    return None if q.shape[:-1].numel() >= ROWS_WORTH_THREADS else 1
+
+
 def _job(q: Tensor, *, own: bool, has_extra: bool = False) -> np.ndarray:
     batch, heads, tokens, _ = q.shape
     job = np.zeros(1, kernels.JOB)
     job["batch"], job["heads"], job["tokens"], job["epsilon"] = batch, heads, tokens, NORM_EPSILON
     job["own"], job["has_extra"] = own, has_extra
     return job
-
-
-def _rows(*tensors: Tensor) -> tuple[list[Tensor], str]:
-    rows = [rows_as_stored(tensor.detach()) for tensor in tensors]
-    return [row for row, _ in rows], rows[0][1]

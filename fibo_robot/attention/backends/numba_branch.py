@@ -5,11 +5,13 @@ anew from each query's log-sum-exp: there one pass turns logits and the products
 into what multiplies them. Half precision is computed in float32.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fibo_robot.attention.backends import numba_branch_kernels as kernels
-from fibo_robot.attention.backends.numba_runner import DTYPE_NAMES, LANES, run, token_major
+from fibo_robot.attention.backends.numba_runner import DTYPE_NAMES, LANES, run
+from fibo_robot.attention.operator import empty_tokens_first
 
 CACHED_WEIGHTS = 2**17  # half a megabyte in float32; the backward pass has two such buffers
 
@@ -31,8 +33,9 @@ def strongest_softmax(
     """
     given, dtype = q.dtype, torch.promote_types(q.dtype, torch.float32)
     q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    out, passed, lse = token_major(q), q.new_empty(q.shape[:-1]), q.new_empty(q.shape[:-1])
-    blocks, buffer = _blocks(q), _buffer(q)
+    out, passed, lse = empty_tokens_first(q), q.new_empty(q.shape[:-1]), q.new_empty(q.shape[:-1])
+    blocks = _blocks(q)
+    buffer = _buffer(q, blocks)
     for example, heads, queries in blocks:
         weights = _part(buffer, q, heads, queries)
         torch.bmm(q[example, heads, queries], k[example, heads].transpose(1, 2), out=weights)
@@ -49,9 +52,10 @@ def strongest_softmax_backward(
     """Gradients of q, k and v; arguments as in :func:`strongest_softmax` and from it."""
     given, dtype = q.dtype, lse.dtype
     grad, q, k, v = grad.to(dtype), q.to(dtype), k.to(dtype), v.to(dtype)
-    into_q, into_k, into_v = (token_major(q) for _ in range(3))
-    weights_buffer, changes_buffer = _buffer(q), _buffer(q)
-    for example, heads, queries in _blocks(q):
+    into_q, into_k, into_v = (empty_tokens_first(q) for _ in range(3))
+    blocks = _blocks(q)
+    weights_buffer, changes_buffer = _buffer(q, blocks), _buffer(q, blocks)
+    for example, heads, queries in blocks:
         weights, changes = (_part(buffer, q, heads, queries) for buffer in (weights_buffer, changes_buffer))
         of_q, of_grad = q[example, heads, queries], grad[example, heads, queries]
         torch.bmm(of_q, k[example, heads].transpose(1, 2), out=weights)
@@ -85,7 +89,7 @@ def last_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
         rows = weights[:, example * count : (example + 1) * count, : k.shape[2]]
         torch.bmm(q[example].float(), k[example].float().transpose(1, 2), out=rows)
     found = torch.empty(heads)
-    job = kernels.empty_job()
+    job = np.zeros(1, kernels.JOB)
     job["weights"], job["found"], job["mass"], job["scale"] = (
         weights.data_ptr(),
         found.data_ptr(),
@@ -116,8 +120,9 @@ def _blocks(q: Tensor) -> list[Block]:
     ]
 
 
-def _buffer(q: Tensor) -> Tensor:
-    _, heads, queries = _blocks(q)[0]
+def _buffer(q: Tensor, blocks: list[Block]) -> Tensor:
+    """Room for the first block's weights; no block is larger."""
+    _, heads, queries = blocks[0]
     return q.new_empty((heads.stop - heads.start) * (queries.stop - queries.start) * _width(q))
 
 
@@ -127,9 +132,9 @@ def _part(buffer: Tensor, q: Tensor, heads: slice, queries: slice) -> Tensor:
     return buffer[: shape[0] * shape[1] * shape[2]].view(shape)[:, :, : q.shape[2]]
 
 
-def _job(q: Tensor, block: Block, weights: Tensor, cutoffs: Tensor, lse: Tensor, scale: float) -> kernels.Job:
+def _job(q: Tensor, block: Block, weights: Tensor, cutoffs: Tensor, lse: Tensor, scale: float) -> np.ndarray:
     example, heads, queries = block
-    job = kernels.empty_job()
+    job = np.zeros(1, kernels.JOB)
     job["weights"], job["cutoffs"], job["lse"], job["scale"] = (
         weights.data_ptr(), cutoffs.data_ptr(), lse.data_ptr(), scale,
     )  # fmt: skip

@@ -40,7 +40,6 @@ from fibo_robot.attention.backends.numba_vectors import (
 ROWS = 16  # of weights per task
 ONE = 0x3F800000  # the bits of 1 in float32; those of positive numbers are ordered as they are
 
-Job = np.ndarray
 # `weights` and `changes` `(groups, rows, width)`: logits and grad·v, group g being head `head + g`, row r the
 # query `first_row + r`. `lse` and `passed` are `(B · heads, tokens)`; `cutoffs` and `found` hold one float32
 # per head.
@@ -50,11 +49,6 @@ JOB = np.dtype(
     + [(name, "i8") for name in ("head", "first_group", "first_row")]
     + [("scale", "f8"), ("mass", "f8")]
 )
-
-
-def empty_job() -> Job:
-    """A record of zeros."""
-    return np.zeros(1, JOB)
 
 
 @inlined
@@ -109,6 +103,14 @@ def _differentiate_row(row, changes, job, scale, lse, cutoff, wide, item):
 
 
 @inlined
+def _row_of(job, index, item):
+    """A row's head, its place in a buffer, and its query's among those of all heads."""
+    head = job.head + index // job.rows
+    query = (job.first_group + head) * job.tokens + job.first_row + index % job.rows
+    return head, index * job.width * item, query
+
+
+@inlined
 def _tasks(job):
     return (job.groups * job.rows + ROWS - 1) // ROWS
 
@@ -126,8 +128,8 @@ def keep_strongest(dtype: str) -> Kernel:
             if task >= _tasks(job):
                 break
             for index in range(task * ROWS, min((task + 1) * ROWS, job.groups * job.rows)):
-                head, row = job.head + index // job.rows, job.weights + index * job.width * item
-                query = (job.first_group + head) * job.tokens + job.first_row + index % job.rows
+                head, place, query = _row_of(job, index, item)
+                row = job.weights + place
                 _end_row(row, job, wide, item)
                 m_i, l_i = _exponentials(row, job, scale, wide, item)
                 cutoff = number(peek(job.cutoffs + head * 4, single), wide)
@@ -150,8 +152,7 @@ def differentiate(dtype: str) -> Kernel:
             if task >= _tasks(job):
                 break
             for index in range(task * ROWS, min((task + 1) * ROWS, job.groups * job.rows)):
-                head, place = job.head + index // job.rows, index * job.width * item
-                query = (job.first_group + head) * job.tokens + job.first_row + index % job.rows
+                head, place, query = _row_of(job, index, item)
                 row, changes = job.weights + place, job.changes + place
                 _end_row(row, job, wide, item)
                 for column in range(job.columns, job.width):

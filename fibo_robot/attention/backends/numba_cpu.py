@@ -24,8 +24,8 @@ from fibo_robot.attention.backends.numba_runner import (
     place,
     rows_as_stored,
     run,
-    token_major,
 )
+from fibo_robot.attention.operator import empty_tokens_first
 
 
 def forward(
@@ -51,8 +51,8 @@ def forward(
         denominator `(B, heads, N)`.
     """
     given, dtype = q, _computing_dtype(q)
-    rows, name = _rows(q, k, v)
-    out = token_major(rows[0])
+    rows, name = rows_as_stored(q, k, v)
+    out = empty_tokens_first(rows[0])
     lse = torch.empty(q.shape[:-1], dtype=dtype)
     kept = _arrays(tuple(offsets), tuple(starts))
     job = _job(q, *kept, num_prefix_tokens, zero_logit, scale)
@@ -81,8 +81,8 @@ def backward(
     """Gradients of q, k and v, as `out` in shape and strides; arguments as in :func:`forward` and from it."""
     given, dtype = q, _computing_dtype(q)
     batch, heads = q.shape[:2]
-    rows, name = _rows(q, k, v, out, grad)
-    grads = [token_major(rows[0]) for _ in range(3)]
+    rows, name = rows_as_stored(q, k, v, out, grad)
+    grads = [empty_tokens_first(rows[0]) for _ in range(3)]
     kept = _arrays(tuple(offsets), tuple(starts))
     job = _job(q, *kept, num_prefix_tokens, zero_logit, scale)
     slots, width = int(job["slots"][0]), int(job["width"][0])
@@ -101,11 +101,6 @@ def backward(
         place(job, total=total_grad)
     run(numba_kernels_backward.backward_keys(name, lanes), job)
     return as_given(grads[0], given), as_given(grads[1], given), as_given(grads[2], given)
-
-
-def _rows(*tensors: Tensor) -> tuple[list[Tensor], str]:
-    rows = [rows_as_stored(tensor) for tensor in tensors]
-    return [row for row, _ in rows], rows[0][1]
 
 
 def _job(

@@ -32,6 +32,7 @@ from fibo_robot.attention.backends.numba_runner import (
 from fibo_robot.attention.backends.numba_vectors import (
     ITEMSIZE,
     add_scaled,
+    computing_type,
     dot,
     exponential,
     integer_at,
@@ -63,7 +64,7 @@ JOB = np.dtype(
         *((name, VIEW) for name in ("q", "k", "v", "out", "grad", "grad_q", "grad_k", "grad_v")),
     ]
     + [("total", VIEW)]
-    + [(name, "i8") for name in ("lse", "delta", "masked", "offsets", "starts")]
+    + [(name, "i8") for name in ("lse", "masked", "offsets", "starts")]
     + [(name, "i8") for name in ("weights", "d_logits", "prefix_weights", "prefix_d_logits")]
     + [(name, "i8") for name in ("groups", "heads", "tokens", "prefix", "slots", "width", "zero_logit")]
     + [("scale", "f8")]
@@ -183,7 +184,7 @@ def places(job):
 @lru_cache
 def forward(dtype: str, lanes: int) -> Kernel:
     """Writes `out` and `lse` from `q`, `k`, `v` and in zero_logit mode `total`."""
-    computing = "float64" if dtype == "float64" else "float32"
+    computing = computing_type(dtype)
     item, block = ITEMSIZE[computing], LANES
 
     def body(pointer):

@@ -25,6 +25,7 @@ from fibo_robot.attention.backends.numba_runner import (
 from fibo_robot.attention.backends.numba_vectors import (
     ITEMSIZE,
     add_scaled,
+    computing_type,
     dot,
     exponential,
     integer_at,
@@ -86,7 +87,7 @@ def _query_gradients(
 @lru_cache
 def backward_queries(dtype: str, lanes: int) -> Kernel:
     """First phase: walks over queries and writes the pairs, `masked` and `grad_q`."""
-    computing = "float64" if dtype == "float64" else "float32"
+    computing = computing_type(dtype)
     item, block = ITEMSIZE[computing], LANES
 
     def body(pointer):
@@ -160,7 +161,7 @@ def _key_gradient(job, batch, head, key, like, plain, wide, item):
 @lru_cache
 def backward_keys(dtype: str, lanes: int) -> Kernel:
     """Second phase: walks over keys and gathers `grad_k`, `grad_v` from what the first phase stored."""
-    computing = "float64" if dtype == "float64" else "float32"
+    computing = computing_type(dtype)
     item, block = ITEMSIZE[computing], LANES
 
     def body(pointer):

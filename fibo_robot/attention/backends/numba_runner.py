@@ -27,6 +27,7 @@ from numba import types
 from torch import Tensor
 
 from fibo_robot.attention.backends.numba_vectors import fetch_add
+from fibo_robot.attention.operator import empty_tokens_first
 
 config: Any = numba_config  # numba sets its attributes from the environment
 LANES = 16  # a row's channels are a multiple of it: one AVX-512 register, two of AVX2
@@ -94,10 +95,10 @@ def row_at(view, batch, head, token):
 def run(kernel: Kernel, record: np.ndarray, workers: int | None = None) -> None:
     """Call the kernel on its record in as many threads as PyTorch has.
 
-    The record's `claimed` becomes the address of two counters: of claimed tasks, and of workers.
+    The record's `claimed` becomes the address of the counter of claimed tasks.
     """
     workers = torch.get_num_threads() if workers is None else workers
-    claimed = np.zeros(2, np.int64)
+    claimed = np.zeros(1, np.int64)
     record["claimed"] = claimed.ctypes.data
     address = record.ctypes.data
     if workers == 1:
@@ -116,12 +117,6 @@ def run(kernel: Kernel, record: np.ndarray, workers: int | None = None) -> None:
 def next_task(job):
     """The number of a task that is this thread's from now on."""
     return fetch_add(job.claimed, 1)
-
-
-@inlined
-def worker_number(job):
-    """Which of the threads this is, in the order of their arrival."""
-    return fetch_add(job.claimed + 8, 1)
 
 
 _forked = False
@@ -165,30 +160,27 @@ def place(record: np.ndarray, **tensors: Tensor) -> None:
         record[name] = tensor.data_ptr(), batch * size, head * size, token * size
 
 
-def token_major(like: Tensor) -> Tensor:
-    """An empty `(B, heads, N, D)` that lies in memory as `(B, N, heads, D)`, as a projection's input does."""
-    batch, heads, tokens, head_dim = like.shape
-    return like.new_empty(batch, tokens, heads, head_dim).transpose(1, 2)
+def rows_as_stored(*tensors: Tensor) -> tuple[list[Tensor], str]:
+    """Tensors as kernels read them, and the name of the first one's dtype."""
+    rows = [_row_as_stored(tensor) for tensor in tensors]
+    return rows, DTYPE_NAMES[rows[0].dtype]
 
 
-def rows_as_stored(tensor: Tensor) -> tuple[Tensor, str]:
-    """The tensor as kernels read it, and its dtype's name.
+def _row_as_stored(tensor: Tensor) -> Tensor:
+    """float16 becomes float32; channels that are apart, or no multiple of LANES, are copied.
 
-    float16 becomes float32. Channels that are not adjacent, or no multiple of LANES, are copied to rows that
-    are; missing channels are 0, which changes no product of rows.
+    Missing channels are 0, which changes no product of rows.
     """
     if tensor.dtype == torch.float16:
         tensor = tensor.float()
     missing = -tensor.shape[-1] % LANES
     if missing:
-        tensor = torch.nn.functional.pad(tensor, (0, missing))
-    elif tensor.stride(-1) != 1:
-        tensor = tensor.contiguous()
-    return tensor, DTYPE_NAMES[tensor.dtype]
+        return torch.nn.functional.pad(tensor, (0, missing))
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def as_given(result: Tensor, given: Tensor) -> Tensor:
-    """A :func:`token_major` result without the channels and the precision that `rows_as_stored` added."""
+    """A tokens-first result without the channels and the precision that `rows_as_stored` added."""
     if result.shape == given.shape and result.dtype == given.dtype:
         return result
-    return token_major(given).copy_(result[..., : given.shape[-1]])
+    return empty_tokens_first(given).copy_(result[..., : given.shape[-1]])

@@ -22,10 +22,13 @@ FLOAT, DOUBLE, INT = ir.FloatType(), ir.DoubleType(), ir.IntType(64)
 STORED: dict[str, ir.Type] = {"float32": FLOAT, "float64": DOUBLE, "bfloat16": ir.IntType(16)}
 ITEMSIZE = {"float32": 4, "float64": 8, "bfloat16": 2}
 SUM = ("reassoc", "contract", "nsz")  # sums may be reordered and fused; NaN and infinity keep their meaning
-TERMS = {
-    "float32": 7,
-    "float64": 13,
-}  # of the series of exp on [-ln 2 / 2, ln 2 / 2]: 5e-9 and 4e-18 are left
+# Of the series of exp on [-ln 2 / 2, ln 2 / 2]: 5e-9 and 4e-18 are left.
+TERMS = {"float32": 7, "float64": 13}
+
+
+def computing_type(dtype: str) -> str:
+    """What numbers of a stored type are computed in."""
+    return "float64" if dtype == "float64" else "float32"
 
 
 class Row(types.Type):
@@ -37,7 +40,7 @@ class Row(types.Type):
 
     @property
     def computing(self) -> str:
-        return "float64" if self.dtype == "float64" else "float32"
+        return computing_type(self.dtype)
 
     @property
     def scalar(self) -> types.Type:
