@@ -9,12 +9,6 @@ def register(app: typer.Typer) -> None:
     @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
     def train(context: typer.Context) -> None:
         """Train from a config: fibo train experiment=NAME [key=value ...]."""
-        overrides = context.args
-        if not {"-m", "--multirun"} & set(overrides):
-            from fibo_robot.training.config import compose_config
+        from fibo_robot.training.overrides import train_from_overrides
 
-            compose_config(overrides)  # a mistake is told before the trainer is imported, which takes seconds
-
-        from fibo_robot.training.run import train_from_overrides
-
-        train_from_overrides(overrides)
+        train_from_overrides(context.args)

@@ -1,4 +1,4 @@
-"""One training run: compose the config, build data and model, fit, and leave a checkpoint directory.
+"""One training run: build data and model from the composed config, fit, and leave a checkpoint directory.
 
 The same command run again resumes: the run directory holds the trainer's state, and every batch is a
 function of seed and step, so the resumed run computes what an uninterrupted one computes.
@@ -8,7 +8,6 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,26 +25,12 @@ from fibo_robot.training.build import build
 from fibo_robot.training.callbacks import CheckpointDirectory, History
 from fibo_robot.training.castling import CastlingSchedule
 from fibo_robot.training.checkpoint import TRAINER
-from fibo_robot.training.config import ConfigError, compose_config, options_of
+from fibo_robot.training.config import ConfigError, options_of
 from fibo_robot.training.module import ModelModule
 from fibo_robot.training.resume import epochs_done, refuse_other_config, refuse_other_data
 from fibo_robot.training.sharding import FSDP2
 
 WANDB_LOGGER = "lightning.pytorch.loggers.WandbLogger"
-
-
-def train_from_overrides(overrides: Sequence[str]) -> Path:
-    """Train from Hydra overrides; `-m` sweeps with Hydra's launcher. Returns the run directory.
-
-    Raises:
-        ConfigError: the config names something unknown or lacks a value.
-        FiboError: the data or the model cannot be built.
-    """
-    if {"-m", "--multirun"} & set(overrides):
-        from fibo_robot.training.sweep import sweep
-
-        return sweep(overrides)
-    return train(compose_config(overrides))
 
 
 def train(config: DictConfig) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fibo_robot.cli import main as command_line
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -16,7 +16,7 @@ from fibo_robot.errors import FiboError
 from fibo_robot.policies import load_policy
 from fibo_robot.training.checkpoint import CheckpointError
 from fibo_robot.training.config import compose_config
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 
 PACKAGE = '''
 import torch

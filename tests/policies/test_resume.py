@@ -9,8 +9,8 @@ import torch
 
 from fibo_robot.errors import FiboError
 from fibo_robot.training.checkpoint import load_checkpoint
+from fibo_robot.training.overrides import train_from_overrides
 from fibo_robot.training.resume import ResumeError, refuse_other_config
-from fibo_robot.training.run import train_from_overrides
 
 
 def overrides(demonstrations: Path, run_dir: Path, *more: str) -> list[str]:

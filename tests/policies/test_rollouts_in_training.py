@@ -15,7 +15,7 @@ from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.rollouts.identity import weights_digest
 from fibo_robot.policies import load_policy, rollouts
 from fibo_robot.training.checkpoint import CheckpointError, last_checkpoints, load_checkpoint
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 from tests.policies.test_resume import overrides
 
 HELD_OUT = ["rollouts=held_out", "rollouts.every_n_epochs=2", "rollouts.episodes=3", "rollouts.videos=0"]

@@ -9,7 +9,7 @@ import pytest
 from fibo_robot.errors import FiboError
 from fibo_robot.training.checkpoint import load_checkpoint
 from fibo_robot.training.config import ConfigError
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 from tests.policies.test_resume import overrides
 
 TINY = ["trainer.max_epochs=1", "data.steps_per_epoch=1"]

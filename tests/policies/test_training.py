@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fibo_robot.errors import FiboError
 from fibo_robot.policies import load_policy
 from fibo_robot.training.checkpoint import CheckpointError, load_checkpoint
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 
 EPOCHS = 4
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from fibo_robot.training.config import ConfigError
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 
 # Plain gradient descent: an adaptive optimiser divides rounding errors of small gradients by their size.
 TINY = [

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fibo_robot.encoders.normalise import EncoderError
 from fibo_robot.training.config import compose_config
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 from fibo_robot.video import load_classifier
 from fibo_robot.video.published import PublishedError
 from fibo_robot.video.published_encoder import published_encoder

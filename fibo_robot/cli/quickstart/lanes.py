@@ -161,9 +161,7 @@ class _Lanes:
 
     def _run(self, stages: list[Stage]) -> None:
         for stage in stages:
-            if self._stopped:
-                break
-            if not self._run_stage(stage):
+            if self._stopped or not self._run_stage(stage):
                 break
         self._queue.put(_Ended(None))
 

@@ -20,7 +20,7 @@ from fibo_robot.policies.data import hdf5
 from fibo_robot.policies.data.dataset import DemonstrationDataset
 from fibo_robot.policies.data.hdf5 import Hdf5Source
 from fibo_robot.training.checkpoint import load_checkpoint
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 from fibo_robot.training.sampler import StepSampler
 
 CAMERAS = ["agentview_image", "robot0_eye_in_hand_image"]

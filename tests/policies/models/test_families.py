@@ -14,7 +14,7 @@ from fibo_robot.policies.models.denoising.network import ChunkNetwork
 from fibo_robot.policies.models.denoising.policy import DenoisingPolicy
 from fibo_robot.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from fibo_robot.training.config import options_of
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 from tests.policies.models.families import FAMILIES, create, observations, saved_config, small, with_pictures
 
 EPISODES = 8

@@ -10,7 +10,7 @@ import torch
 from fibo_robot.errors import FiboError
 from fibo_robot.statistics import wilson_interval
 from fibo_robot.training.checkpoint import CheckpointError
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 from fibo_robot.video import load_classifier
 from fibo_robot.video.images.evaluation import evaluate_pictures
 from fibo_robot.video.images.predict import load_image_classifier

@@ -12,7 +12,7 @@ from torch import Tensor
 from fibo_robot.encoders import create_video_encoder
 from fibo_robot.encoders.video import VideoMode
 from fibo_robot.training.module import parameter_groups
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 from fibo_robot.video import load_classifier
 from fibo_robot.video.attentive_probe import AttentiveProbe, ProbeError, QueryBlock
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from fibo_robot.training.checkpoint import CheckpointError
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 from fibo_robot.video import VideoReader, load_classifier, predict
 from fibo_robot.video.datasets.recognise import read_clips
 from fibo_robot.video.datasets.table import LabelledClip

@@ -15,7 +15,7 @@ from fibo_robot.attention import ATTENTIONS
 from fibo_robot.encoders import create_video_encoder, video
 from fibo_robot.encoders.video import VideoMode
 from fibo_robot.training.module import OptimizerConfig, OptimizerError, parameter_groups
-from fibo_robot.training.run import train_from_overrides
+from fibo_robot.training.overrides import train_from_overrides
 from fibo_robot.video.classifier import VideoClassifier
 
 # Plain gradient descent: an adaptive optimiser would magnify rounding errors.
