@@ -100,8 +100,8 @@ def test_library_and_command_are_imported_without_any_extra(tmp_path: Path) -> N
 
 
 WANDB = """
-from fibo_robot.training import run
-run._logger(run.compose_config(["logger=wandb"]).logger)
+from fibo_robot.training import config, run
+run._logger(config.compose_config(["logger=wandb"]).logger)
 """
 RENDER = """
 from fibo_robot.envs import get_task
