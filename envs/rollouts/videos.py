@@ -17,6 +17,7 @@ import numpy as np
 
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically
+from fibo_robot.x264 import REPEATABLE_X264
 
 VIDEO_FOLDER = "videos"
 
@@ -47,11 +48,12 @@ class VideoSpec:
 
 
 def encode_mp4(frames: Sequence[np.ndarray], fps: int) -> bytes:
-    """Encode frames, uint8 `(H, W, 3)` of one even size, as an mp4 file's bytes."""
+    """Encode frames, uint8 `(H, W, 3)` of one even size, as an mp4 file's bytes; the same frames, the same bytes."""
     height, width, _ = frames[0].shape
     buffer = io.BytesIO()
     with av.open(buffer, mode="w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "23", "threads": "1"})
+        options = {"crf": "23", "threads": "1", **REPEATABLE_X264}
+        stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
             container.mux(

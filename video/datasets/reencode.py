@@ -22,6 +22,7 @@ from fibo_robot.progress import track
 from fibo_robot.video.datasets.files import VIDEO_SUFFIXES, walk
 from fibo_robot.video.reading.errors import VideoDecodeError
 from fibo_robot.video.reading.reader import VideoReader
+from fibo_robot.x264 import REPEATABLE_X264
 
 SETTINGS_FILE = "reencode.json"
 _LIST_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json"})
@@ -146,7 +147,7 @@ def encode_clip(source: Path, target: Path, encoding: Encoding) -> None:
 
 def _write(reader: VideoReader, target: Path, encoding: Encoding) -> None:
     rate = Fraction(reader.fps).limit_denominator(1001)
-    options = {"crf": str(encoding.crf), "g": str(encoding.gop), "preset": "medium"}
+    options = {"crf": str(encoding.crf), "g": str(encoding.gop), "preset": "medium", **REPEATABLE_X264}
     with av.open(str(target), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream: VideoStream | None = None
         for time, picture in zip(reader.timestamps, reader):

@@ -11,13 +11,14 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from fibo_robot.envs.errors import DatasetError
+from fibo_robot.x264 import REPEATABLE_X264
 
 Codec = Literal["av1", "h264"]
 # As LeRobot encodes: every second picture is a key frame, so that any one is reached by decoding two.
 _KEYFRAMES = "2"
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "av1": ("libsvtav1", {"g": _KEYFRAMES, "crf": "30", "preset": "12"}),
-    "h264": ("libx264", {"g": _KEYFRAMES, "crf": "23", "bf": "0"}),
+    "h264": ("libx264", {"g": _KEYFRAMES, "crf": "23", "bf": "0", **REPEATABLE_X264}),
 }
 
 

@@ -37,6 +37,18 @@ def test_a_video_is_h264_in_yuv420p_with_every_frame_in_order(tmp_path):
     assert [frame.mean() for frame in frames] == pytest.approx([60 + 2 * i for i in range(12)], abs=3)
 
 
+def test_the_same_frames_become_the_same_file_whatever_lay_in_memory_before():
+    rng = np.random.default_rng(0)
+    texture = np.kron(rng.integers(0, 255, (12, 12, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
+    frames = [texture[2 * step : 2 * step + 96, step : step + 96] for step in range(16)]
+    files = set()
+    for _ in range(8):
+        memory = [rng.integers(0, 255, size, np.uint8) for size in rng.integers(1000, 400_000, 50)]
+        del memory
+        files.add(encode_mp4(frames, fps=10))
+    assert len(files) == 1
+
+
 def test_the_name_tells_seed_and_outcome():
     assert video_name(7, success=True) == "seed_000007_success.mp4"
     assert video_name(7, success=False) == "seed_000007_failure.mp4"
