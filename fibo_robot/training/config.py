@@ -34,10 +34,11 @@ def compose_config(overrides: Sequence[str], config_name: str = "train") -> Dict
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             config = compose(config_name, overrides=list(overrides))
+            default = compose(config_name, overrides=_choices(overrides))
         # Hydra raises ValueError for an override without a key.
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(explain(error, overrides, config_name)) from error
-        _check_numbers(config, compose(config_name, overrides=_choices(overrides)))
+    _check_numbers(config, default)
     return config
 
 
