@@ -26,12 +26,13 @@ from fibo_robot.benchmarks.data_samples import (
     check_same_samples,
     our_dataset,
     robomimic_dataset,
+    v3_dataset,
 )
 from fibo_robot.benchmarks.harness import BenchmarkError, interleave, speedup
 from fibo_robot.interfaces import Window
 from fibo_robot.training.sampler import StepSampler
 
-OURS, BASELINE = "fibo", "robomimic"
+OURS, V3, BASELINE = "fibo", "fibo_v3", "robomimic"
 _READ_AHEAD = 2  # batches that a DataLoader's process has ready, by PyTorch's default
 _SECONDS_TO_ANSWER = 3600  # caching a large file takes robomimic a while
 
@@ -41,7 +42,7 @@ class Reading:
     """One way of reading a file.
 
     Attributes:
-        case: `fibo` or `robomimic`.
+        case: `fibo`, `fibo_v3` (the same in LeRobot's format) or `robomimic`.
         cache: what is kept in memory: `low_dim` vectors and actions, `all` pictures too.
         workers: loader processes.
     """
@@ -97,13 +98,14 @@ def measure(
     caches: Sequence[Cache] = ("none", "low_dim"),
     rounds: int = 3,
 ) -> list[DataRow]:
-    """Measure both with each number of workers, robomimic also with each of its caches.
+    """Measure all with each number of workers, robomimic also with each of its caches.
 
     Raises:
-        BenchmarkError: a batch of robomimic's holds other numbers than ours, or a process fails.
+        BenchmarkError: a batch of another one holds other numbers than ours, or a process fails.
     """
     check_same_samples(samples)
-    readings = [Reading(OURS, "low_dim", count) for count in workers]
+    ours = [OURS] if samples.v3 is None else [OURS, V3]
+    readings = [Reading(case, "low_dim", count) for case in ours for count in workers]
     for cache in caches:
         readings += [Reading(BASELINE, cache, count) for count in workers]
     processes: dict[Reading, _Process] = {}
@@ -221,8 +223,8 @@ def _endless(samples: Samples, reading: Reading) -> Iterator[Any]:
     """Batches for ever, by processes that go on from pass to pass."""
     workers: dict[str, Any] = {"num_workers": reading.workers, "persistent_workers": reading.workers > 0}
     sampler: StepSampler | None = None
-    if reading.case == OURS:
-        ours = our_dataset(samples)
+    if reading.case != BASELINE:
+        ours = our_dataset(samples) if reading.case == OURS else v3_dataset(samples)
         sampler = StepSampler(len(ours), samples.batch_size, max(1, len(ours) // samples.batch_size), seed=0)
         loader: DataLoader[Any] = DataLoader(ours, batch_sampler=sampler, collate_fn=_as_is, **workers)
     else:

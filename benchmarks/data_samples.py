@@ -1,6 +1,6 @@
 """What `fibo bench data` reads: one file as our samples and as robomimic's, and a large file to read.
 
-Both give the same keys, the same horizons and the same numbers: that is checked before anything is timed.
+All give the same keys, the same horizons and the same numbers: that is checked before anything is timed.
 """
 
 import io
@@ -16,6 +16,7 @@ import numpy as np
 
 from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
+from fibo_robot.extras import require
 from fibo_robot.files import replace_atomically
 from fibo_robot.interfaces import ShapeMeta, Window
 from fibo_robot.policies.data.dataset import DemonstrationDataset
@@ -27,7 +28,11 @@ Layout = Literal["recorded", "one_piece"]
 
 @dataclass(frozen=True)
 class Samples:
-    """What all of them read: file, demonstrations, shapes, and batches of so many samples."""
+    """What all of them read: file, demonstrations, shapes, and batches of so many samples.
+
+    Attributes:
+        v3: folder of the same file in LeRobot's format, which is read, too; None without one.
+    """
 
     path: str
     filter_key: str | None
@@ -35,6 +40,7 @@ class Samples:
     window: Window
     batch_size: int
     batches: int
+    v3: str | None = None
 
 
 def our_dataset(samples: Samples) -> DemonstrationDataset:
@@ -42,6 +48,16 @@ def our_dataset(samples: Samples) -> DemonstrationDataset:
     return DemonstrationDataset(
         Hdf5Source(samples.path), samples.shape_meta, samples.filter_key, window=samples.window
     )
+
+
+def v3_dataset(samples: Samples) -> DemonstrationDataset:
+    """Ours of LeRobot's format, with pictures in its mp4 files."""
+    require("pyarrow", extra="parquet", purpose="LeRobot's data set format")
+    from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder
+
+    assert samples.v3 is not None
+    source = LeRobotFolder(samples.v3)
+    return DemonstrationDataset(source, samples.shape_meta, samples.filter_key, window=samples.window)
 
 
 def robomimic_dataset(samples: Samples, cache: Cache) -> Any:
@@ -92,6 +108,20 @@ def check_same_samples(samples: Samples, count: int = 16) -> None:
                 raise BenchmarkError(
                     f"{key} of sample {index} is not the same in robomimic: nothing to compare."
                 )
+    if samples.v3 is not None:
+        _check_v3(samples, ours)
+
+
+def _check_v3(samples: Samples, ours: DemonstrationDataset) -> None:
+    """Refuse a folder that was converted from another file; its pictures have been through a codec."""
+    theirs = v3_dataset(samples)
+    same = ours.actions.equal(theirs.actions) and all(
+        values.equal(theirs.vectors[key]) for key, values in ours.vectors.items()
+    )
+    if not same:
+        raise BenchmarkError(
+            f"{samples.v3} does not hold what {samples.path} does: make it with `fibo demos convert`."
+        )
 
 
 def fits_in_memory(samples: Samples) -> bool:

@@ -1,13 +1,17 @@
 """`fibo bench decoding`: libraries that decode, side by side, each opening every file anew.
 
-Four habits of access: frames drawn at random, frames spread over the clip, the whole clip, its first frame.
+Five habits of access: frames drawn at random, frames spread over the clip, a clip for training (frames that
+lie 4 apart, from somewhere on), the whole file, its first frame.
 The baseline is PyAV as people write it: decode from the beginning until the last wanted frame has come. Each
 library stands there bare (`decord`, `torchcodec`) and the reader of this package as training uses it (`fibo`)
 and with one backend for all (`fibo_av` …). What a library gives is compared with the baseline before it
 is timed: a fast library with other frames is no rival.
+
+:func:`measure_reencoding` times the reader of this package on the originals and on their copies by
+`fibo data reencode`, with the same habits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,8 +30,9 @@ from fibo_robot.video.reading.libraries import Backend, decord_refusal, torchcod
 from fibo_robot.video.reading.scan import forget_scans, scan
 from fibo_robot.video.training.sampling import ClipSampling
 
-FRAMES = 16  # of the patterns random and uniform
+FRAMES = 16  # of the patterns random, uniform and clip
 BASELINE = "pyav"
+ORIGINALS, REENCODED = "fibo", "fibo_reencoded"
 _CLOSE = 1  # grey level: colours are rounded in other ways
 
 Decode = Callable[[Path, np.ndarray], np.ndarray]
@@ -38,13 +43,13 @@ class DecodingRow:
     """One way to read frames, with one habit of access.
 
     Attributes:
-        case: `random`, `uniform`, `whole` or `first`.
-        library: `pyav`, `decord`, `torchcodec`, `fibo` or `fibo_av` ….
+        case: `random`, `uniform`, `clip`, `whole` or `first`.
+        library: `pyav`, `decord`, `torchcodec`, `fibo` or `fibo_av` …; `fibo_reencoded` reads the copies.
         clips: how many were read per round.
         frames: read in a round, of all clips.
         clips_per_s: median over the rounds.
         speedup: median of the baseline's time over own time within each round; `spread`: its quartiles.
-        clips_that_differ: those of which some frame is not the baseline's.
+        clips_that_differ: those of which some frame is not the baseline's; None for copies, which differ.
         rounds: how many were timed.
     """
 
@@ -55,7 +60,7 @@ class DecodingRow:
     clips_per_s: float
     speedup: float
     spread: tuple[float, float]
-    clips_that_differ: int
+    clips_that_differ: int | None
     rounds: int
 
     def to_dict(self) -> dict[str, object]:
@@ -95,14 +100,61 @@ def _measure(case: str, lengths: dict[Path, int], rounds: int) -> list[DecodingR
     seconds = interleave(
         {name: partial(_read_all, decode, wanted) for name, decode in libraries.items()}, rounds
     )
+    return _rows(case, wanted, seconds, BASELINE, differing)
+
+
+def _rows(
+    case: str,
+    wanted: Mapping[Path, np.ndarray],
+    seconds: Mapping[str, list[float]],
+    baseline: str,
+    differing: Mapping[str, int],
+) -> list[DecodingRow]:
     frames = sum(len(numbers) for numbers in wanted.values())
     rows = []
     for name, times in seconds.items():
-        ratio, spread = speedup(seconds[BASELINE], times)
+        ratio, spread = speedup(seconds[baseline], times)
         rate = len(wanted) / float(np.median(times))
         rows.append(
-            DecodingRow(case, name, len(wanted), frames, rate, ratio, spread, differing[name], rounds)
+            DecodingRow(case, name, len(wanted), frames, rate, ratio, spread, differing.get(name), len(times))
         )
+    return rows
+
+
+def measure_reencoding(originals: Path, copies: Path, rounds: int = 5) -> list[DecodingRow]:
+    """Time our reader on a folder of clips, the baseline, and on its re-encoded copy, interleaved.
+
+    Args:
+        originals: the folder that was given to `fibo data reencode`.
+        copies: the one that it wrote.
+        rounds: each reads every clip once from each folder.
+
+    Raises:
+        BenchmarkError: no video of `copies` has an original of that name and length.
+    """
+    lengths: dict[Path, int] = {}
+    for copy in video_files(copies):
+        name = copy.relative_to(copies)
+        try:
+            length = len(VideoReader(copy, verify=False))
+            if len(VideoReader(originals / name, verify=False)) == length:
+                lengths[name] = length
+        except VideoDecodeError:
+            continue
+    if not lengths:
+        raise BenchmarkError(
+            f"{copies} holds no copy of a video in {originals}; write it: fibo data reencode."
+        )
+    read = partial(_fibo_frames, backend=None)
+    rows = []
+    for case, pattern in _PATTERNS.items():
+        wanted = {name: pattern(length) for name, length in lengths.items()}
+        folders = {ORIGINALS: originals, REENCODED: copies}
+        tasks = {
+            library: partial(_read_all, read, {folder / name: numbers for name, numbers in wanted.items()})
+            for library, folder in folders.items()
+        }
+        rows += _rows(case, wanted, interleave(tasks, rounds), ORIGINALS, {})
     return rows
 
 
@@ -141,6 +193,7 @@ def _at_random(length: int) -> np.ndarray:
 _PATTERNS: dict[str, Callable[[int], np.ndarray]] = {
     "random": _at_random,
     "uniform": lambda length: ClipSampling(frames=FRAMES).views(length)[0],
+    "clip": lambda length: ClipSampling("dense", FRAMES, rate=4).random(length, np.random.default_rng(0)),
     "whole": np.arange,
     "first": lambda length: np.zeros(1, dtype=np.int64),
 }

@@ -1,16 +1,18 @@
-"""Video classifiers: what inference needs of any, and ours: an encoder, one linear layer, and class names."""
+"""Classifiers: an encoder, one linear layer and class names; and what inference needs of any for clips."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
-from fibo_robot.encoders import VideoEncoder
+from fibo_robot.encoders import ImageEncoder, VideoEncoder
 from fibo_robot.plugins import register
 from fibo_robot.video.inference.views import square_crops
 from fibo_robot.video.training.sampling import ClipSampling, Cropping, square_side
+
+Encoder = TypeVar("Encoder", ImageEncoder, VideoEncoder)
 
 
 class ClipClassifier(nn.Module, ABC):
@@ -29,7 +31,7 @@ class ClipClassifier(nn.Module, ABC):
     meta: dict[str, Any]
 
     @abstractmethod
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, /) -> Tensor:
         """Scores `(B, classes)` before the softmax, of uint8 clips `(B, T, 3, S, S)`."""
 
     @abstractmethod
@@ -40,25 +42,24 @@ class ClipClassifier(nn.Module, ABC):
         """
 
 
-@register
-class VideoClassifier(ClipClassifier):
-    """Clips in, one score per class out.
+class EncoderClassifier(nn.Module, Generic[Encoder]):
+    """An encoder, one linear layer on its pooled features, and the names of its classes.
 
     Args:
-        encoder: makes the video encoder when called.
+        encoder: makes the encoder when called.
         labels: names of the classes, in the order of the scores.
         dropout: on the pooled features.
 
     Attributes:
-        sampling, cropping: how clips were cut in training; set when it is loaded from a checkpoint.
+        image_size: S, pixels of the square pictures it takes.
+        cropping: how pictures were cut in training; set when it is loaded from a checkpoint.
+        meta: the checkpoint's meta.json.
 
     Raises:
-        SamplingError: the encoder takes frames that are not square.
+        SamplingError: the encoder takes pictures that are not square.
     """
 
-    def __init__(
-        self, encoder: Callable[[], VideoEncoder], labels: Sequence[str], dropout: float = 0.0
-    ) -> None:
+    def __init__(self, encoder: Callable[[], Encoder], labels: Sequence[str], dropout: float = 0.0) -> None:
         super().__init__()
         self.encoder = encoder()
         self.image_size = square_side(self.encoder.image_size)
@@ -67,27 +68,43 @@ class VideoClassifier(ClipClassifier):
         self.head = nn.Linear(self.encoder.embed_dim, len(self.labels))
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        self.sampling = ClipSampling(frames=self.encoder.frames)
         self.cropping = Cropping()
-        self.meta = {}
+        self.meta: dict[str, Any] = {}
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """Scores `(B, classes)` before the softmax, of clips `(B, T, 3, H, W)`; see VideoEncoder."""
-        return self.head(self.dropout(self.encoder(clips).pooled))
-
-    def squares(self, picture: np.ndarray, crops: int = 1) -> Tensor:
-        """Squares of `cropping`, cut out and scaled; see :func:`square_crops`."""
-        return square_crops(picture, self.cropping, self.image_size, crops)
+    def forward(self, inputs: Tensor, /) -> Tensor:
+        """Scores `(B, classes)` before the softmax, of what the encoder takes."""
+        return self.head(self.dropout(self.encoder(inputs).pooled))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's description of the layers, for layer-wise learning rates: stem, blocks from 0 up, head.
 
         A block's branch over time learns as the block does, the final norm as the last block.
         """
-        trunk = r"^encoder\.(?:embed|temporal_embed|vit\.(?:cls_token|reg_token|pos_embed|norm_pre))"
-        blocks = r"^encoder\.(?:vit\.blocks|temporal)\.(\d+)"
+        inside = r"vit\.(?:cls_token|reg_token|pos_embed|patch_embed|norm_pre)"
         with_the_last = (99999,)  # timm's sign for "in the group before"
         return {
-            "stem": trunk,
-            "blocks": [(blocks, None), (r"^encoder\.vit\.(?:norm|fc_norm)", with_the_last)],
+            "stem": rf"^encoder\.(?:embed|temporal_embed|{inside})",
+            "blocks": [
+                (r"^encoder\.(?:vit\.blocks|temporal)\.(\d+)", None),
+                (r"^encoder\.vit\.(?:norm|fc_norm)", with_the_last),
+            ],
         }
+
+
+@register
+class VideoClassifier(EncoderClassifier[VideoEncoder], ClipClassifier):
+    """Clips `(B, T, 3, H, W)` in, one score per class out; see EncoderClassifier and VideoEncoder.
+
+    Attributes:
+        sampling: how clips were cut in training; set when it is loaded from a checkpoint.
+    """
+
+    def __init__(
+        self, encoder: Callable[[], VideoEncoder], labels: Sequence[str], dropout: float = 0.0
+    ) -> None:
+        super().__init__(encoder, labels, dropout)
+        self.sampling = ClipSampling(frames=self.encoder.frames)
+
+    def squares(self, picture: np.ndarray, crops: int = 1) -> Tensor:
+        """Squares of `cropping`, cut out and scaled; see :func:`square_crops`."""
+        return square_crops(picture, self.cropping, self.image_size, crops)

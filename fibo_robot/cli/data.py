@@ -123,10 +123,8 @@ def reencode(
         message = f"fibo: the lists name {originals} clips by whole paths, which lead to the originals."
         typer.echo(message, err=True)
     typer.echo(
-        "Reading becomes faster by how far keyframes lay apart and pictures were larger (1.2 to 1.7 times "
-        "where it was measured). Measure yours:\n"
-        f"  fibo bench video --only pipeline --clips {source}\n"
-        f"  fibo bench video --only pipeline --clips {target}"
+        "Reading becomes faster by how far keyframes lay apart and pictures were larger. Measure yours:\n"
+        f"  fibo bench decoding --clips {source} --reencoded {target}"
     )
     if done.failures:
         raise typer.Exit(3)

@@ -1,6 +1,7 @@
 """Batches are compared with robomimic's of the same samples; a large file is made of recorded pictures."""
 
 import multiprocessing
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,24 @@ def test_other_numbers_are_noticed(demonstrations: Path, monkeypatch: pytest.Mon
     )
     with pytest.raises(BenchmarkError, match="actions of sample 0 is not the same in robomimic"):
         check_same_samples(asked)
+
+
+def test_the_same_in_lerobots_format_is_read_and_another_file_is_refused(
+    demonstrations: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
+
+    write_lerobot(demonstrations, tmp_path / "v3", "h264")
+    asked = replace(samples(demonstrations), v3=str(tmp_path / "v3"))
+    check_same_samples(asked)
+    batches = benchmark._endless(asked, Reading("fibo_v3", "low_dim", 0))
+    assert next(batches)["obs"]["agentview_image"].shape == (4, 2, 3, 84, 84)
+    other = shutil.copy(demonstrations, tmp_path / "other.hdf5")
+    with h5py.File(other, "r+") as file:
+        file["data/demo_0/actions"][2, 1] += 0.25
+    with pytest.raises(BenchmarkError, match="fibo demos convert"):
+        check_same_samples(replace(asked, path=str(other)))
 
 
 class Timed:

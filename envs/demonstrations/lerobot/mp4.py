@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from fibo_robot.envs.errors import DatasetError
@@ -77,40 +78,68 @@ class VideoWriter:
         self.close()
 
 
-def read_pictures(path: Path, start: float, fps: float, into: np.ndarray) -> None:
-    """Fill `into`, uint8 `(N, H, W, 3)`, with the pictures shown one after the other from `start` seconds on.
+class VideoFile:
+    """An mp4 that stays open, for pictures from anywhere in it: opening takes longer than reading a few.
+
+    Args:
+        path: the file.
 
     Raises:
-        DatasetError: the file cannot be read, is of another size, or lacks one of the pictures.
+        DatasetError: it cannot be opened, or holds no video.
     """
-    wanted = start + np.arange(len(into)) / fps
-    found = 0
-    try:
-        for time, picture in _decode(path, start, 0.5 / fps):
-            if time < wanted[found] - 0.5 / fps:
-                continue
-            if time > wanted[found] + 0.5 / fps:
-                break
-            if picture.shape != into.shape[1:]:
-                raise DatasetError(
-                    f"{path} has pictures of {picture.shape}, info.json says {into.shape[1:]}."
-                )
-            into[found] = picture
-            found += 1
-            if found == len(into):
-                return
-    except (FFmpegError, OSError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}.") from error
-    raise DatasetError(f"{path} has no picture at {wanted[found]:.3f} seconds: it is cut off or damaged.")
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._container = av.open(str(path))
+        except (FFmpegError, OSError) as error:
+            raise DatasetError(f"{path} cannot be read: {error}.") from error
+        if not self._container.streams.video:
+            self.close()
+            raise DatasetError(f"{path} cannot be read: it holds no video.")
+        self._stream = self._container.streams.video[0]
+        # With more threads, a decoder takes in several pictures before it gives one out.
+        self._stream.codec_context.thread_count = 1
+        self._converter = VideoReformatter()  # one for all pictures: it keeps its tables
 
-def _decode(path: Path, start: float, tolerance: float) -> Iterator[tuple[float, np.ndarray]]:
-    """Times and pictures from the key frame before `start` on."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        time_base = stream.time_base
+    def read(self, start: float, fps: float, into: np.ndarray) -> None:
+        """Fill `into`, uint8 `(N, H, W, 3)`, with pictures shown one after the other from `start` seconds on.
+
+        Raises:
+            DatasetError: they cannot be decoded, are of another size, or one of them is not there.
+        """
+        wanted = start + np.arange(len(into)) / fps
+        found = 0
+        try:
+            for time, frame in self._frames(start, 0.5 / fps):
+                if time < wanted[found] - 0.5 / fps:
+                    continue
+                if time > wanted[found] + 0.5 / fps:
+                    break
+                if (frame.height, frame.width, 3) != into.shape[1:]:
+                    raise DatasetError(
+                        f"{self._path} has pictures of {(frame.height, frame.width, 3)}, info.json says "
+                        f"{into.shape[1:]}."
+                    )
+                into[found] = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                found += 1
+                if found == len(into):
+                    return
+        except (FFmpegError, OSError) as error:
+            raise DatasetError(f"{self._path} cannot be read: {error}.") from error
+        raise DatasetError(
+            f"{self._path} has no picture at {wanted[found]:.3f} seconds: it is cut off or damaged."
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def _frames(self, start: float, tolerance: float) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Times and frames from the key frame before `start` on."""
+        time_base = self._stream.time_base
         assert time_base is not None
-        container.seek(max(0, int((start - tolerance) / time_base)), stream=stream)
-        for frame in container.decode(stream):
+        self._container.seek(max(0, int((start - tolerance) / time_base)), stream=self._stream)
+        for frame in self._container.decode(self._stream):
             assert frame.pts is not None
-            yield float(frame.pts * time_base), frame.to_ndarray(format="rgb24")
+            yield float(frame.pts * time_base), frame

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +15,12 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from fibo_robot.envs.demonstrations.lerobot import layout
-from fibo_robot.envs.demonstrations.lerobot.mp4 import read_pictures
+from fibo_robot.envs.demonstrations.lerobot.mp4 import VideoFile
 from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.robomimic_metadata import task_from_env_args
 from fibo_robot.envs.tasks import Task
+
+_VIDEOS_HELD_OPEN = 64  # an mp4 holds many episodes; each keeps its index and a decoder in memory
 
 
 class LeRobotFolder:
@@ -63,6 +66,8 @@ class LeRobotFolder:
         names = [row["name"] for row in self._of_episode] or [f"demo_{n}" for n in range(len(rows))]
         self._number = {name: number for number, name in enumerate(names)}
         self._cache: dict[Path, pa.Table] = {}
+        self._videos: dict[Path, VideoFile] = {}
+        self._opener = os.getpid()
 
     @property
     def name(self) -> str:
@@ -181,10 +186,7 @@ class LeRobotFolder:
         Raises:
             DatasetError: there is no such column, or it is damaged.
         """
-        table = self._steps(self._number[self._known(demo)])
-        if key not in table.column_names:
-            known = ", ".join(table.column_names)
-            raise DatasetError(f"{demo} of {self.path} has no column {key!r}; it has: {known}.")
+        table = self._steps(self._number[self._known(demo)], key)
         values = table.column(key).combine_chunks()
         nested = values.type
         flat = values.flatten() if pa.types.is_nested(nested) else values
@@ -216,14 +218,28 @@ class LeRobotFolder:
         except KeyError as error:
             raise DatasetError(f"{self.path} does not say where {error} of {demo} lies.") from error
         path = self.path / self.info["video_path"].format(video_key=lerobots, **at)
-        read_pictures(path, start + first / self.fps, self.fps, into)
+        self._video(path).read(start + first / self.fps, self.fps, into)
 
     def close(self) -> None:
-        """Forget what was read."""
+        """Forget what was read, and close what is open."""
         self._cache.clear()
+        while self._videos:
+            self._videos.popitem()[1].close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": {}}
+        return {**self.__dict__, "_cache": {}, "_videos": {}}
+
+    def _video(self, path: Path) -> VideoFile:
+        """The mp4, open in this process."""
+        if self._opener != os.getpid():
+            # Those of the process that this one was forked from: a decoder is not shared.
+            self._videos, self._opener = {}, os.getpid()
+        video = self._videos.get(path)
+        if video is None:
+            if len(self._videos) >= _VIDEOS_HELD_OPEN:
+                self._videos.pop(next(iter(self._videos))).close()
+            video = self._videos[path] = VideoFile(path)
+        return video
 
     @cached_property
     def _state_places(self) -> dict[str, slice]:
@@ -250,14 +266,20 @@ class LeRobotFolder:
     def _row(self, demo: str) -> dict[str, Any]:
         return self._episodes[self._number[self._known(demo)]]
 
-    def _steps(self, number: int) -> pa.Table:
-        """The rows of one episode, in the order of time."""
+    def _steps(self, number: int, key: str) -> pa.Table:
+        """A column of one episode, in the order of time."""
         row = self._episodes[number]
         at = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
         path = self.path / self.info["data_path"].format(**at)
         if path not in self._cache:
             self._cache = {path: self._table(path)}  # the episodes are gone through one after the other
-        table = self._cache[path].filter(pc.field("episode_index") == number).sort_by("frame_index")
+        table = self._cache[path]
+        if key not in table.column_names:
+            known = ", ".join(table.column_names)
+            raise DatasetError(f"{path} has no column {key!r}; it has: {known}.")
+        # Only what is asked for: to pick the rows of all columns takes many times as long.
+        table = table.select(list(dict.fromkeys((key, "episode_index", "frame_index"))))
+        table = table.filter(pc.field("episode_index") == number).sort_by("frame_index")
         if len(table) != row["length"]:
             raise DatasetError(
                 f"{path} has {len(table)} steps of episode {number}, meta/episodes says {row['length']}."

@@ -37,6 +37,9 @@ def data(
     ] = "none,low_dim,all",
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions, interleaved.")] = 5,
     filter_key: Annotated[str | None, typer.Option(help="A mask of the file; default: all of it.")] = None,
+    v3: Annotated[
+        Path | None, typer.Option(help="FILE in LeRobot's format, by `fibo demos convert`: read it, too.")
+    ] = None,
     make_from: Annotated[
         Path | None, typer.Option(help="First make FILE by repeating this recorded file, if it is not there.")
     ] = None,
@@ -59,7 +62,8 @@ def data(
     source = Hdf5Source(file)
     meta = source.task().shape_meta(action_horizon=horizon)
     source.close()
-    samples = Samples(str(file), filter_key, meta, window.value, batch_size, batches)
+    folder = None if v3 is None else str(v3)
+    samples = Samples(str(file), filter_key, meta, window.value, batch_size, batches, folder)
     if "all" in chosen and not fits_in_memory(samples):
         typer.echo("robomimic's cache of everything does not fit into memory here and is left out.", err=True)
         chosen.remove("all")
@@ -68,6 +72,8 @@ def data(
         _print(rows)
     if json is not None:
         size = {"file_gb": file.stat().st_size / 1e9}
+        if v3 is not None:
+            size["v3_gb"] = sum(part.stat().st_size for part in v3.rglob("*") if part.is_file()) / 1e9
         write_results(json, [row.to_dict() for row in rows], settings=size)
 
 

@@ -12,14 +12,23 @@ def decoding(
     clips: Annotated[
         Path | None, typer.Option(help="Folder of videos; without it, some are written.")
     ] = None,
+    reencoded: Annotated[
+        Path | None,
+        typer.Option(help="What `fibo data reencode` made of --clips: our reader on both, nothing else."),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions, interleaved.")] = 5,
     json: JsonFile = None,
 ) -> None:
-    """Random frames, spread frames, whole clips and first frames: every backend against plain PyAV."""
-    from fibo_robot.benchmarks.decoding import measure_decoding
-    from fibo_robot.benchmarks.harness import write_results
+    """Frames at random, spread, as a training clip, all, the first: every backend against plain PyAV."""
+    from fibo_robot.benchmarks.decoding import measure_decoding, measure_reencoding
+    from fibo_robot.benchmarks.harness import BenchmarkError, write_results
 
-    rows = measure_decoding(clips, rounds)
+    if reencoded is None:
+        rows = measure_decoding(clips, rounds)
+    elif clips is None:
+        raise BenchmarkError("--reencoded needs --clips: the folder of the originals.")
+    else:
+        rows = measure_reencoding(clips, reencoded, rounds)
     if not is_standard_output(json):
         _print(rows)
     if json is not None:
@@ -31,7 +40,7 @@ def _print(rows: list) -> None:
     from rich.table import Table
 
     table = Table(
-        *("frames", "library", "clips/s", "vs pyav", "quartiles", "clips that differ"),
+        *("frames", "library", "clips/s", f"vs {rows[0].library}", "quartiles", "clips that differ"),
         title=f"{rows[0].clips} clips, each opened anew, one thread",
     )
     for row in rows:
@@ -41,6 +50,6 @@ def _print(rows: list) -> None:
             f"{row.clips_per_s:.1f}",
             f"{row.speedup:.2f}x",
             f"{row.spread[0]:.2f}-{row.spread[1]:.2f}",
-            str(row.clips_that_differ),
+            "-" if row.clips_that_differ is None else str(row.clips_that_differ),
         )
     Console().print(table)

@@ -45,3 +45,24 @@ def test_actions_of_another_length_are_refused(tmp_path: Path) -> None:
     write_lerobot(write_demonstrations(tmp_path / "lift.hdf5"), tmp_path / "v3", "h264")
     with pytest.raises(DatasetError, match=r"demo_0 .* \(5, 7\), the task takes \(steps, 14\)"):
         LeRobotFolder(tmp_path / "v3").check(["demo_0"], 14, "actions")
+
+
+def test_a_process_opens_each_mp4_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fibo_robot.envs.demonstrations.lerobot import read as module
+    from fibo_robot.envs.demonstrations.lerobot.mp4 import VideoFile
+    from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
+
+    write_lerobot(write_demonstrations(tmp_path / "lift.hdf5"), tmp_path / "v3", "h264")
+    opened: list[str] = []
+
+    class Counted(VideoFile):
+        def __init__(self, path: Path) -> None:
+            opened.append(path.parts[-3])
+            super().__init__(path)
+
+    data = read(tmp_path / "v3", cache_gb=0.0)
+    monkeypatch.setattr(module, "VideoFile", Counted)
+    assert data.train
+    for batch in ([0, 5, 2, 7], [6, 1, 1, 3]):
+        data.train.__getitems__([(n, 0) for n in batch])
+    assert sorted(opened) == ["observation.images.agentview", "observation.images.robot0_eye_in_hand"]

@@ -137,6 +137,6 @@ def test_the_command_names_what_it_cannot_read_and_what_to_measure(data: Path, t
     assert done.exit_code == 3, done.output
     assert "b.avi: no video could be read" in done.output and "2 clips in" in done.output
     assert "1 clips by whole paths, which lead to the originals" in done.output
-    assert f"fibo bench video --only pipeline --clips {target}" in done.output
+    assert f"fibo bench decoding --clips {data} --reencoded {target}" in done.output
     assert json.loads((target / "reencode.json").read_text()) == {"side": 32, "gop": 4, "crf": 20}
     assert not (target / "run" / "b.avi").exists()
