@@ -22,14 +22,17 @@ import torch
 from fibo_robot.attention import AttentionConfig
 from fibo_robot.attention.wythoff import count_pairs, head_offsets
 from fibo_robot.benchmarks.attention_cases import (
+    BRANCH,
     DENSE,
     FLEX,
+    HEAD_DIM,
     NUM_HEADS,
     WIDTH,
     build_modules,
     cases_alone,
     cases_whole,
 )
+from fibo_robot.benchmarks.attention_limits import floor_seconds, limit_cases, multiply_adds
 from fibo_robot.benchmarks.harness import (
     BenchmarkError,
     interleave,
@@ -68,6 +71,8 @@ class AttentionRow:
         spread: quartiles of that ratio.
         module_milliseconds, module_speedup, module_spread: the same of the whole attention module, in
             training with the gradients of its weights; None for what is no module.
+        floor_milliseconds: the least that this machine's memory and arithmetic allow, measured in the same
+            rounds (attention_limits.py); None for attentions whose work is not known here.
         rounds: how many rounds were timed.
         peak_memory_mb: memory one call needs beyond its inputs, MiB; None where it cannot be measured.
         keys_per_query: pairs computed per query and head, mean; N for dense, None for the others.
@@ -87,6 +92,7 @@ class AttentionRow:
     module_milliseconds: float | None
     module_speedup: float | None
     module_spread: tuple[float, float] | None
+    floor_milliseconds: float | None
     rounds: int
     peak_memory_mb: float | None
     keys_per_query: float | None
@@ -175,11 +181,21 @@ def _measure_length(
     modules = build_modules(ops, tokens, device, DTYPES[dtype], backward)
     alone = cases_alone(modules, tokens, device, DTYPES[dtype], batch, backward)
     whole = cases_whole(modules, tokens, device, DTYPES[dtype], batch, backward)
-    times, module_times = _rounds(alone, device), _rounds(whole, device)
+    limits = limit_cases(tokens, NUM_HEADS, HEAD_DIM, batch, device, DTYPES[dtype])
+    times, module_times = _rounds(alone | limits, device), _rounds(whole, device)
     offsets = head_offsets(tokens - 1, NUM_HEADS)
     pairs = sum(count_pairs(row, tokens - 1) for row in offsets) / NUM_HEADS + 2 * tokens - 1
     keys = {DENSE: float(tokens), "fibottention": pairs / tokens, FLEX: pairs / tokens}
     share = attention_share(tokens)
+
+    def floor(name: str) -> float | None:
+        linear = name in ("castling", BRANCH)
+        if not linear and name not in keys:
+            return None
+        of_pairs = float(tokens) if name == BRANCH else keys.get(name, 0.0)
+        work = multiply_adds(direction, tokens, NUM_HEADS, HEAD_DIM, batch, of_pairs, linear)
+        return 1000 * floor_seconds(direction, work, times, device)
+
     rows = []
     for name, case in alone.items():
         ratio, spread = speedup(times[DENSE], times[name])
@@ -198,6 +214,7 @@ def _measure_length(
                 module_milliseconds=1000 * median(module_times[name]) if name in whole else None,
                 module_speedup=module_ratio[0],
                 module_spread=module_ratio[1],
+                floor_milliseconds=floor(name),
                 rounds=len(times[name]),
                 peak_memory_mb=peak_memory_mb(case, device),
                 keys_per_query=keys.get(name),

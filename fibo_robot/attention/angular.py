@@ -141,9 +141,7 @@ def threshold_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor
     return last * (1 - 1e-6) * num_tokens
 
 
-@torch.library.custom_op("fibo_robot::last_of_mass", mutates_args=())
-@without_autocast
-def _last_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
+def _last_of_mass_anywhere(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
     weights = (scale * q.float() @ k.float().transpose(-2, -1)).softmax(dim=-1)
     ordered = weights.transpose(0, 1).flatten(1).sort(dim=1, descending=True).values
     shares = ordered.cumsum(dim=1) / ordered.sum(dim=1, keepdim=True)
@@ -151,11 +149,18 @@ def _last_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
     return ordered.gather(1, index).squeeze(1)
 
 
+_last_of_mass = torch.library.custom_op(
+    "fibo_robot::last_of_mass", without_autocast(_last_of_mass_anywhere), mutates_args=()
+)
+
+
 @_last_of_mass.register_kernel("cpu")
 @without_autocast
 def _(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
     from fibo_robot.attention.backends import numba_branch  # numba: slow to import
 
+    if not numba_branch.is_available(torch.float32):
+        return _last_of_mass_anywhere(q, k, mass, scale)
     return numba_branch.last_of_mass(q, k, mass, scale)
 
 
@@ -194,6 +199,8 @@ _strongest_softmax = torch.library.custom_op(
 def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     from fibo_robot.attention.backends import numba_branch
 
+    if not numba_branch.is_available(q.dtype):
+        return _branch_anywhere(q, k, v, cutoffs, scale)
     out, passed, lse = numba_branch.strongest_softmax(q, k, v, cutoffs, scale)
     return out, passed.mean(dtype=torch.float32), lse
 
@@ -233,6 +240,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from fibo_robot.attention.backends import numba_branch
 
+    if not numba_branch.is_available(q.dtype):
+        return _branch_backward_anywhere(grad, q, k, v, lse, cutoffs, scale)
     return numba_branch.strongest_softmax_backward(grad, q, k, v, lse, cutoffs, scale)
 
 

@@ -9,11 +9,13 @@ they had.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fibo_robot.attention.cores import AttentionCore
 from fibo_robot.errors import FiboError
@@ -60,6 +62,27 @@ def received_attention(
         out = core.weigh(q, k, value)
         (gradient,) = torch.autograd.grad(out[:, :, num_prefix_tokens:].sum(), value)
     return gradient.mean(-1)
+
+
+@contextmanager
+def watch_received(core: AttentionCore, num_prefix_tokens: int) -> Iterator[list[Tensor]]:
+    """Collect what patches receive, `(B, N)` averaged over heads, in every pass through a core.
+
+    Args:
+        core: any attention core of ours, inside a model that runs without `torch.inference_mode`.
+        num_prefix_tokens: the first tokens, which are left out as queries and as keys.
+    """
+    seen: list[Tensor] = []
+
+    def watch(module: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        received = received_attention(core, *inputs, num_prefix_tokens=num_prefix_tokens)
+        seen.append(received[..., num_prefix_tokens:].mean(1))
+
+    handle = core.register_forward_pre_hook(watch)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def heat_map(received: Tensor) -> np.ndarray:

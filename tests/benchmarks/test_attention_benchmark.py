@@ -9,6 +9,14 @@ from typer.testing import CliRunner
 
 from fibo_robot.attention.angular import strongest_softmax
 from fibo_robot.benchmarks.attention import attention_share, measure, plot
+from fibo_robot.benchmarks.attention_limits import (
+    PRODUCT,
+    PRODUCT_SIDE,
+    STREAM,
+    floor_seconds,
+    limit_cases,
+    multiply_adds,
+)
 from fibo_robot.benchmarks.harness import BenchmarkError, interleave, peak_memory_mb, speedup
 from fibo_robot.cli.main import app
 
@@ -52,6 +60,24 @@ def test_peak_memory_sees_a_temporary_tensor(freed_before):
     assert peak is not None and 60 < peak < 100
 
 
+def test_the_floor_is_the_longer_of_streaming_and_multiplying():
+    work = multiply_adds("forward", tokens=10, heads=2, head_dim=4, batch=3, pairs=5.0, linear=False)
+    assert work == 3 * 2 * 10 * 5 * 2 * 4  # every query of every head, its keys, q·k and p·v, over channels
+    both = multiply_adds("forward_backward", 10, 2, 4, 3, pairs=10.0, linear=True)
+    assert both == 3 * 2 * 10 * 4 * (7 * 10 + 6 * 4)
+    one_product = {STREAM: [1.0, 3.0, 2.0], PRODUCT: [4.0]}
+    products = PRODUCT_SIDE["cpu"] ** 3
+    assert floor_seconds("forward", products / 4, one_product, "cpu") == 2.0
+    assert floor_seconds("forward_backward", products / 4, one_product, "cpu") == 3 * 2.0
+    assert floor_seconds("forward", products * 2, one_product, "cpu") == 8.0
+
+
+def test_what_is_streamed_is_q_k_v_and_an_output():
+    stream = limit_cases(50, 2, 8, 3, "cpu", torch.float32)[STREAM]
+    out = stream()
+    assert out.shape == (3, 50, 2, 8) and (out == 2).all()
+
+
 def test_attention_share_of_vit_b():
     published = {196: 0.04, 1568: 0.25, 3136: 0.41, 8192: 0.64}
     assert {tokens: attention_share(tokens) for tokens in published} == pytest.approx(published, abs=0.006)
@@ -84,6 +110,10 @@ def test_command_writes_rows_with_the_machine_and_a_plot(tmp_path):
     assert all(row["batch"] == 2 and row["module_speedup"] > 0 for row in rows)
     assert all(row["module_speedup"] == 1 for row in rows if row["op"] == "sdpa")
     assert all(row["speedup_vs_sdpa"] == 1 for row in rows if row["op"] == "sdpa")
+    # Nothing can be faster than the machine; without repetitions, by more than the clock's noise.
+    assert all(0 < row["floor_milliseconds"] < 10 * row["milliseconds"] for row in rows)
+    floors = {row["op"]: row["floor_milliseconds"] for row in rows if row["tokens"] == 197}
+    assert floors["fibottention"] <= floors["sdpa"] <= floors["castling_with_branch"]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -5,7 +5,6 @@ sums of its attention matrix (:mod:`fibo_robot.attention.maps`).
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import av
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import Tensor
 
 from fibo_robot.attention.cores import AttentionCore
-from fibo_robot.attention.maps import OverlayError, blend, heat_map, received_attention
+from fibo_robot.attention.maps import OverlayError, blend, heat_map, watch_received
 from fibo_robot.encoders import VideoEncoder
 from fibo_robot.files import replace_atomically
 from fibo_robot.progress import track
@@ -48,25 +47,9 @@ def attention_map(encoder: VideoEncoder, clip: Tensor, layer: int = -1) -> np.nd
     except IndexError:
         raise OverlayError(f"There is no layer {layer}: the encoder has {len(encoder.vit.blocks)}.") from None
     (core,) = (module for module in block.modules() if isinstance(module, AttentionCore))
-    with _watching(core, encoder.num_prefix_tokens) as seen:
+    with watch_received(core, encoder.num_prefix_tokens) as seen:
         encoder(clip[None].to(encoder.normalise.mean.device))
     return heat_map(torch.cat(seen).reshape(encoder.grid))
-
-
-@contextmanager
-def _watching(core: AttentionCore, num_prefix_tokens: int) -> Iterator[list[Tensor]]:
-    """Collect what patches receive, `(B, N)`, in every pass through a core."""
-    seen: list[Tensor] = []
-
-    def watch(module: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-        received = received_attention(core, *inputs, num_prefix_tokens=num_prefix_tokens)
-        seen.append(received[..., num_prefix_tokens:].mean(1))
-
-    handle = core.register_forward_pre_hook(watch)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def whole_video(path: Path | str, scores: Sequence[Score]) -> list[WindowScores]:

@@ -1,8 +1,7 @@
-"""Castling's training branch on the CPU: products by BLAS, one compiled pass over the weights between.
+"""Castling's training branch on the CPU: one parallel region forward, one backward, each of tasks of its own.
 
-Weights are computed for so many queries and heads at a time as stay in a core's cache, in the backward pass
-anew from each query's log-sum-exp: there one pass turns logits and the products of gradients with values
-into what multiplies them. Half precision is computed in float32.
+Weights are computed for as many queries of a head as stay in a core's cache, in the backward pass anew from
+each query's log-sum-exp (numba_branch_kernels.py). Half precision is computed in float32.
 """
 
 import numpy as np
@@ -10,12 +9,16 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention.backends import numba_branch_kernels as kernels
-from fibo_robot.attention.backends.numba_runner import DTYPE_NAMES, LANES, run
+from fibo_robot.attention.backends.numba_blas import product_address
+from fibo_robot.attention.backends.numba_runner import DTYPE_NAMES, LANES, place, run
 from fibo_robot.attention.operator import empty_tokens_first
 
 CACHED_WEIGHTS = 2**17  # half a megabyte in float32; the backward pass has two such buffers
 
-Block = tuple[int, slice, slice]  # example, heads, queries
+
+def is_available(dtype: torch.dtype) -> bool:
+    """Whether PyTorch's BLAS can be called from compiled code for tensors of this type."""
+    return product_address(DTYPE_NAMES[_computing_dtype(dtype)]) is not None
 
 
 def strongest_softmax(
@@ -31,18 +34,13 @@ def strongest_softmax(
     Returns:
         `(B, heads, N, head_dim)` in q's dtype, and twice `(B, heads, N)` in the computing dtype.
     """
-    given, dtype = q.dtype, torch.promote_types(q.dtype, torch.float32)
-    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    given = q.dtype
+    q, k, v = _rows(q, k, v)
     out, passed, lse = empty_tokens_first(q), q.new_empty(q.shape[:-1]), q.new_empty(q.shape[:-1])
-    blocks = _blocks(q)
-    buffer = _buffer(q, blocks)
-    for example, heads, queries in blocks:
-        weights = _part(buffer, q, heads, queries)
-        torch.bmm(q[example, heads, queries], k[example, heads].transpose(1, 2), out=weights)
-        job = _job(q, (example, heads, queries), weights, cutoffs, lse, scale)
-        job["passed"] = passed.data_ptr()
-        run(kernels.keep_strongest(DTYPE_NAMES[dtype]), job)
-        torch.bmm(weights, v[example, heads], out=out[example, heads, queries])
+    job = _job(q, k, scale)
+    place(job, q=q, k=k, v=v, out=out)
+    job["lse"], job["passed"], job["cutoffs"] = lse.data_ptr(), passed.data_ptr(), cutoffs.data_ptr()
+    run(kernels.forward(DTYPE_NAMES[q.dtype]), job)
     return out.to(given), passed, lse
 
 
@@ -50,26 +48,13 @@ def strongest_softmax_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v; arguments as in :func:`strongest_softmax` and from it."""
-    given, dtype = q.dtype, lse.dtype
-    grad, q, k, v = grad.to(dtype), q.to(dtype), k.to(dtype), v.to(dtype)
+    given = q.dtype
+    grad, q, k, v = _rows(grad, q, k, v)
     into_q, into_k, into_v = (empty_tokens_first(q) for _ in range(3))
-    blocks = _blocks(q)
-    weights_buffer, changes_buffer = _buffer(q, blocks), _buffer(q, blocks)
-    for example, heads, queries in blocks:
-        weights, changes = (_part(buffer, q, heads, queries) for buffer in (weights_buffer, changes_buffer))
-        of_q, of_grad = q[example, heads, queries], grad[example, heads, queries]
-        torch.bmm(of_q, k[example, heads].transpose(1, 2), out=weights)
-        torch.bmm(of_grad, v[example, heads].transpose(1, 2), out=changes)
-        job = _job(q, (example, heads, queries), weights, cutoffs, lse, scale)
-        job["changes"] = changes.data_ptr()
-        run(kernels.differentiate(DTYPE_NAMES[dtype]), job)
-        torch.bmm(changes, k[example, heads], out=into_q[example, heads, queries])
-        for result, left, right in ((into_k, changes, of_q), (into_v, weights, of_grad)):
-            part = result[example, heads]
-            if queries.start == 0:
-                torch.bmm(left.transpose(1, 2), right, out=part)
-            else:
-                torch.baddbmm(part, left.transpose(1, 2), right, out=part)
+    job = _job(q, k, scale)
+    place(job, q=q, k=k, v=v, grad=grad, grad_q=into_q, grad_k=into_k, grad_v=into_v)
+    job["lse"], job["cutoffs"] = lse.data_ptr(), cutoffs.data_ptr()
+    run(kernels.backward(DTYPE_NAMES[q.dtype]), job)
     return into_q.to(given), into_k.to(given), into_v.to(given)
 
 
@@ -82,63 +67,32 @@ def last_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
         mass: in (0, 1].
         scale: factor on q·k.
     """
-    batch, heads, count, _ = q.shape
-    width = _width(k)
-    weights = torch.empty(heads, batch * count, width)
-    for example in range(batch):
-        rows = weights[:, example * count : (example + 1) * count, : k.shape[2]]
-        torch.bmm(q[example].float(), k[example].float().transpose(1, 2), out=rows)
-    found = torch.empty(heads)
-    job = np.zeros(1, kernels.JOB)
-    job["weights"], job["found"], job["mass"], job["scale"] = (
-        weights.data_ptr(),
-        found.data_ptr(),
-        mass,
-        scale,
-    )
-    job["groups"], job["rows"], job["columns"], job["width"] = heads, batch * count, k.shape[2], width
+    q, k = _rows(q.float(), k.float())
+    found = torch.empty(q.shape[1])
+    job = _job(q, k, scale)
+    place(job, q=q, k=k)
+    job["found"], job["mass"] = found.data_ptr(), mass
     run(kernels.find_threshold("float32"), job)
     return found
 
 
-def _width(k: Tensor) -> int:
-    return -(-k.shape[2] // LANES) * LANES
+def _computing_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
-def _blocks(q: Tensor) -> list[Block]:
-    """Which weights are computed together."""
-    batch, heads, tokens, _ = q.shape
-    width = _width(q)
-    together = min(heads, max(1, CACHED_WEIGHTS // (tokens * width)))
-    parts = -(-tokens * width // max(CACHED_WEIGHTS, width))
-    rows = -(-tokens // parts)  # blocks of about one size
-    return [
-        (example, slice(head, min(head + together, heads)), slice(row, min(row + rows, tokens)))
-        for example in range(batch)
-        for head in range(0, heads, together)
-        for row in range(0, tokens, rows)
-    ]
+def _rows(*tensors: Tensor) -> list[Tensor]:
+    """Tensors as BLAS reads them: rows of adjacent channels that do not overlap."""
+    wide = (tensor.to(_computing_dtype(tensor.dtype)) for tensor in tensors)
+    return [t if t.stride(3) == 1 and t.stride(2) >= t.shape[3] else t.contiguous() for t in wide]
 
 
-def _buffer(q: Tensor, blocks: list[Block]) -> Tensor:
-    """Room for the first block's weights; no block is larger."""
-    _, heads, queries = blocks[0]
-    return q.new_empty((heads.stop - heads.start) * (queries.stop - queries.start) * _width(q))
-
-
-def _part(buffer: Tensor, q: Tensor, heads: slice, queries: slice) -> Tensor:
-    """`(heads, queries, N)` of a buffer, whose rows begin at multiples of LANES."""
-    shape = heads.stop - heads.start, queries.stop - queries.start, _width(q)
-    return buffer[: shape[0] * shape[1] * shape[2]].view(shape)[:, :, : q.shape[2]]
-
-
-def _job(q: Tensor, block: Block, weights: Tensor, cutoffs: Tensor, lse: Tensor, scale: float) -> np.ndarray:
-    example, heads, queries = block
+def _job(q: Tensor, k: Tensor, scale: float) -> np.ndarray:
+    batch, heads, queries, channels = q.shape
     job = np.zeros(1, kernels.JOB)
-    job["weights"], job["cutoffs"], job["lse"], job["scale"] = (
-        weights.data_ptr(), cutoffs.data_ptr(), lse.data_ptr(), scale,
-    )  # fmt: skip
-    job["groups"], job["rows"], job["columns"] = weights.shape
-    job["width"], job["tokens"] = _width(q), q.shape[2]
-    job["head"], job["first_group"], job["first_row"] = heads.start, example * q.shape[1], queries.start
+    job["product"], job["scale"] = product_address(DTYPE_NAMES[q.dtype]), scale
+    job["batch"], job["heads"], job["queries"], job["channels"] = batch, heads, queries, channels
+    tokens = k.shape[2]
+    width = -(-tokens // LANES) * LANES
+    blocks = -(-queries * width // max(CACHED_WEIGHTS, width))
+    job["tokens"], job["width"], job["block"] = tokens, width, -(-queries // blocks)  # of about one size
     return job

@@ -25,6 +25,7 @@ from fibo_robot.attention.backends.numba_runner import (
     VIEW,
     Kernel,
     compile_kernel,
+    hold,
     inlined,
     next_task,
     row_at,
@@ -206,5 +207,6 @@ def forward(dtype: str, lanes: int) -> Kernel:
                     wide, item,
                 )  # fmt: skip
                 query += count
+        hold(buffer)
 
     return compile_kernel(body, JOB)

@@ -92,6 +92,12 @@ def row_at(view, batch, head, token):
     return view.address + batch * view.batch + head * view.head + token * view.token
 
 
+@inlined
+def hold(buffer):
+    """Keeps an array until here: numba frees it after its last use, and that of its address is none."""
+    buffer[0] = 0
+
+
 def run(kernel: Kernel, record: np.ndarray, workers: int | None = None) -> None:
     """Call the kernel on its record in as many threads as PyTorch has.
 

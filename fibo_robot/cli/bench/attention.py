@@ -62,6 +62,7 @@ def _print_attention(rows: list) -> None:
         "direction",
         "op",
         "ms",
+        "floor",
         "vs sdpa",
         "quartiles",
         "module",
@@ -76,6 +77,7 @@ def _print_attention(rows: list) -> None:
             {"forward": "fwd", "forward_backward": "fwd+bwd"}[row.direction],
             row.op,
             f"{row.milliseconds:.2f}",
+            "-" if row.floor_milliseconds is None else f"{row.floor_milliseconds:.2f}",
             f"{row.speedup_vs_sdpa:.2f}x",
             f"{row.spread[0]:.2f}-{row.spread[1]:.2f}",
             "-" if row.module_speedup is None else f"{row.module_speedup:.2f}x",
@@ -85,6 +87,7 @@ def _print_attention(rows: list) -> None:
         )
     Console().print(table)
     typer.echo("module: the same of the whole attention module, both projections included.")
+    typer.echo("floor: ms to stream q, k, v and out, or to multiply, here; whichever takes longer.")
     typer.echo("keys: pairs computed per query. ceiling: what free attention would give a whole ViT-B, where")
     typer.echo("attention's share of the multiply-adds is " + _shares(rows) + ".")
 

@@ -17,11 +17,17 @@ def study(
     ] = None,
     stage: Annotated[str, typer.Option(help="How large: small, long, 1000, 5000, 48000.")] = "small",
     output: Annotated[Path, typer.Option(help="Takes a run directory per run.")] = Path("runs/study"),
+    flips: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Two variants: draw test pictures that one gets right and the other wrong."),
+    ] = None,
+    sheet: Annotated[Path, typer.Option(help="Takes the picture of --flips.")] = Path("flips.png"),
     json: JsonFile = None,
 ) -> None:
     """Train attentions and controls alike on few pictures; go on where it was interrupted; sum up.
 
-    The summary is of all runs that are finished, so it can be asked for at any time, without --data.
+    The summary is of all runs that are finished, so it can be asked for at any time, without --data; so can
+    the pictures that flip.
     """
     from fibo_robot.benchmarks.harness import write_results
     from fibo_robot.benchmarks.study.plan import VARIANTS, find_stage
@@ -37,6 +43,16 @@ def study(
         tested = sum(record.correct is not None for record in records)
         typer.echo(f"{len(records)} runs finished; {tested} of them tested, the others chose learning rates")
         _print(summary)
+    if flips is not None:
+        from fibo_robot.benchmarks.study.flips import write_sheet
+
+        for found in write_sheet(output / chosen.name, *flips, sheet):
+            seeds = f"all {len(found.seeds)} seeds" if len(found.seeds) > 1 else f"seed {found.seeds[0]}"
+            typer.echo(
+                f"{found.right} right and {found.wrong} wrong with {seeds}: {len(found.pictures)} pictures",
+                err=is_standard_output(json),
+            )
+        typer.echo(f"wrote {sheet}", err=is_standard_output(json))
     if json is not None:
         from dataclasses import asdict
 
