@@ -47,10 +47,10 @@ def convert_demonstrations(
 ) -> ConvertedFile:
     """Show every recorded state and write what is observed there; an interrupted run continues.
 
-    The demonstrations keep their names, masks, actions, states and what else the file has for every step, such
-    as `expert_actions`. Rewards and `dones` are computed anew (1 where the task is solved after the action;
-    `dones` also at the end), and each demonstration's attribute `success` says whether it was solved. The last
-    reward comes from playing the last action.
+    The demonstrations keep their names, masks, actions, states and what else the file has beside its
+    observations, such as `expert_actions`. Rewards and `dones` are computed anew (1 where the task is solved
+    after the action; `dones` also at the end), and each demonstration's attribute `success` says whether it
+    was solved. The last reward comes from playing the last action.
 
     Args:
         raw: the file to read.

@@ -93,7 +93,9 @@ class BatchedEngine:
                 if failures:
                     again = min(len(failures), max(1, count // _FEWER))
                     yield from self._play(plan, policy, list(failures), again, failures, last=True)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
             raise RolloutError(
                 f"{count} worlds and the policy do not fit into the memory of {self._device} ({error}). "
                 "Take fewer with --worlds, or a smaller --batch-size."
@@ -159,6 +161,11 @@ def _lost(seed: int, faults: tuple[str, ...]) -> Episode:
         error_source="worker",
         worker_errors=faults,
     )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch, or Warp in its own words, found no room on the device."""
+    return isinstance(error, torch.OutOfMemoryError) or str(error).startswith("Failed to allocate")
 
 
 def _usable(device: torch.device) -> torch.device:

@@ -45,9 +45,9 @@ class Lockstep:
         self._padding: list[int] = []
 
     def play(self, seeds: Sequence[int]) -> Iterator[tuple[Finished, str | None] | None]:
-        """Each episode when it is over, with what made its world invalid or None; a bare None after each chunk.
+        """Each episode when it is over, with what made its world invalid or None; and None after each chunk.
 
-        The bare ones are signs of life: between two episodes' ends there may be minutes.
+        The latter are signs of life: between two episodes' ends there may be minutes.
         """
         pending = deque(seeds)
         # Padding rows are episodes too, to the policy; none of the real ones is called so.

@@ -1,7 +1,7 @@
 """Many worlds on each of several devices: a Ray actor per device, with its own policy and batched engine.
 
-Seeds are dealt out among the actors. What an actor that is lost, or gives no sign of life for too long, has not
-finished is dealt out again among new ones, up to three times; what it has finished is kept.
+Seeds are dealt out among the actors. What an actor that is lost, or gives no sign of life for too long, has
+not finished is dealt out again among new ones, up to three times; what it has finished is kept.
 """
 
 import copy

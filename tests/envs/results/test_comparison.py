@@ -177,8 +177,8 @@ def test_the_same_weights_rolled_out_twice_show_what_the_simulation_leaves_to_ch
     third = replace(first, policy={"weights": "5678"})
     (note,) = compare({"a": [first], "b": [second], "c": [third]}).notes
     assert note == (
-        "a and b have the same weights: of 4 common seeds 1 ended otherwise, 3 took the same number of steps, "
-        "3 are equal bit for bit."
+        "a and b have the same weights: of 4 common seeds 1 ended otherwise, 3 took the same number of "
+        "steps, 3 are equal bit for bit."
     )
 
 
