@@ -47,9 +47,10 @@ def convert_demonstrations(
 ) -> ConvertedFile:
     """Show every recorded state and write what is observed there; an interrupted run continues.
 
-    The demonstrations keep their names, masks, actions and states. Rewards and `dones` are computed anew (1
-    where the task is solved after the action; `dones` also at the end), and each demonstration's attribute
-    `success` says whether it was solved. The last reward comes from playing the last action.
+    The demonstrations keep their names, masks, actions, states and what else the file has beside its
+    observations, such as `expert_actions`. Rewards and `dones` are computed anew (1 where the task is solved
+    after the action; `dones` also at the end), and each demonstration's attribute `success` says whether it
+    was solved. The last reward comes from playing the last action.
 
     Args:
         raw: the file to read.
@@ -121,6 +122,7 @@ def _convert_demo(
     dones = rewards.astype(np.int64)
     dones[-1] = 1
     kept = {key: value for key, value in attributes.items() if key not in ("num_samples", "model_file")}
+    others = [key for key in raw.array_keys(demo) if key not in ("actions", "states", "rewards", "dones")]
     demonstration = Demonstration(
         obs=stack_observations(observations),
         actions=actions,
@@ -129,5 +131,6 @@ def _convert_demo(
         dones=dones,
         model_file=env.model_xml,
         attributes={**kept, "success": bool(rewards.any())},
+        extra={key: raw.array(demo, key)[:] for key in others},
     )
     write_part(folder.part(number), demonstration)

@@ -125,7 +125,7 @@ def compare(methods: Mapping[str, Sequence[Evaluation]]) -> Comparison:
     _check_comparable(methods)
     rows = tuple(_method_row(label, runs) for label, runs in methods.items())
     pairs = [_pair_row(a, methods[a], b, methods[b]) for a, b in itertools.combinations(methods, 2)]
-    notes = (*_condition_notes(methods), *_version_notes(methods))
+    notes = (*_condition_notes(methods), *_version_notes(methods), *_repetition_notes(methods))
     return Comparison(rows, tuple(_holm(pairs)), notes)
 
 
@@ -136,6 +136,23 @@ def _condition_notes(methods: Mapping[str, Sequence[Evaluation]]) -> Iterator[st
         yield from (f"{label}: {note}" for note in sorted(others))
         if any(run.rollout.get("reproducible") is False for run in runs):
             yield f"{label}: its simulation is not exact; an episode of one seed may end otherwise next time."
+
+
+def _repetition_notes(methods: Mapping[str, Sequence[Evaluation]]) -> Iterator[str]:
+    """How far two evaluations of the same weights agree, seed by seed: what their simulation leaves open."""
+    single = {label: runs[0] for label, runs in methods.items() if len(runs) == 1}
+    for (a, first), (b, second) in itertools.combinations(single.items(), 2):
+        if (first.policy.get("weights") or 0) != second.policy.get("weights"):
+            continue
+        ours, theirs = first.by_seed(), second.by_seed()
+        pairs = [(ours[seed], theirs[seed]) for seed in _common_seeds(a, [first], b, [second])]
+        otherwise = sum(one.success_once != other.success_once for one, other in pairs)
+        as_long = sum(one.length == other.length for one, other in pairs)
+        alike = sum(one.trace == other.trace for one, other in pairs)
+        yield (
+            f"{a} and {b} have the same weights: of {len(pairs)} common seeds {otherwise} ended otherwise, "
+            f"{as_long} took the same number of steps, {alike} are equal bit for bit."
+        )
 
 
 def _version_notes(methods: Mapping[str, Sequence[Evaluation]]) -> list[str]:

@@ -152,7 +152,7 @@ def rollout(
     if not player.reproducible:
         remarks.append(
             "This simulation is not exact: an episode may end otherwise when the same seed is played again. "
-            "Roll out twice and compare the two to see how many do."
+            "Roll out twice and compare the two: the comparison says how many do."
         )
     evaluation = Evaluation(
         episodes=tuple(finished[seed] for seed in seeds),

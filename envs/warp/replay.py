@@ -73,7 +73,7 @@ class Comparison:
         """A JSON-ready summary with every row."""
         rows = [asdict(demo) for demo in self.demos]
         return {
-            "path": str(self.path),
+            "path": self.path.name,
             "env_name": self.env_name,
             "device": self.device,
             "contacts": self.contacts,

@@ -72,10 +72,14 @@ class BatchedEngine:
         """See :class:`fibo_robot.envs.rollouts.engine.Engine`."""
         with closing(self.play(policy, seeds)) as episodes:  # so that its account is complete, come what may
             for finished in episodes:
-                keep(finished)
+                if isinstance(finished, Finished):
+                    keep(finished)
 
-    def play(self, policy: Policy, seeds: Sequence[int]) -> Generator[Finished, None, None]:
-        """:meth:`run`, giving each episode as soon as it is over."""
+    def play(self, policy: Policy, seeds: Sequence[int]) -> Generator[Finished | int, None, None]:
+        """:meth:`run`, giving each episode as soon as it is over.
+
+        After every chunk it gives the number of control steps so far: a sign of life, 0 before the first.
+        """
         plan = self._plan
         if plan is None:
             raise ValueError("an engine is opened with a plan before it runs")
@@ -89,7 +93,9 @@ class BatchedEngine:
                 if failures:
                     again = min(len(failures), max(1, count // _FEWER))
                     yield from self._play(plan, policy, list(failures), again, failures, last=True)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
             raise RolloutError(
                 f"{count} worlds and the policy do not fit into the memory of {self._device} ({error}). "
                 "Take fewer with --worlds, or a smaller --batch-size."
@@ -112,7 +118,7 @@ class BatchedEngine:
         count: int,
         failures: dict[int, str],
         last: bool,
-    ) -> Iterator[Finished]:
+    ) -> Iterator[Finished | int]:
         """One pass over `seeds`; what fails goes into `failures`, or is an error in the `last` pass."""
         worlds = self._make(plan.task, count, list(policy.shape_meta.obs), self._device)
         try:
@@ -122,7 +128,11 @@ class BatchedEngine:
                 renderer = worlds.describe_renderer()
                 known = () if renderer is None else (renderer,)
                 self._account = replace(self._account, renderers=known)
-            for finished, fault in run.play(seeds):
+            for event in run.play(seeds):
+                if event is None:
+                    yield 0 if self._account is None else self._account.env_steps
+                    continue
+                finished, fault = event
                 seed = finished.episode.seed
                 if fault is None:
                     again = (failures[seed],) if seed in failures else ()
@@ -151,6 +161,11 @@ def _lost(seed: int, faults: tuple[str, ...]) -> Episode:
         error_source="worker",
         worker_errors=faults,
     )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch, or Warp in its own words, found no room on the device."""
+    return isinstance(error, torch.OutOfMemoryError) or str(error).startswith("Failed to allocate")
 
 
 def _usable(device: torch.device) -> torch.device:

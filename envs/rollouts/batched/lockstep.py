@@ -19,6 +19,9 @@ from fibo_robot.envs.rollouts.identity import policy_device
 from fibo_robot.envs.rollouts.scheduler import not_finite
 from fibo_robot.interfaces import Policy
 
+# Start states that are missing take a robosuite reset each, so there is a sign of life after so many.
+_PREPARED_AT_ONCE = 256
+
 
 class Lockstep:
     """Plays seeds in the worlds of one simulator until each has come to an end, good or bad.
@@ -41,17 +44,23 @@ class Lockstep:
         self._history: dict[str, Tensor] = {}
         self._padding: list[int] = []
 
-    def play(self, seeds: Sequence[int]) -> Iterator[tuple[Finished, str | None]]:
-        """Each episode when it is over, with what made its world invalid or None."""
+    def play(self, seeds: Sequence[int]) -> Iterator[tuple[Finished, str | None] | None]:
+        """Each episode when it is over, with what made its world invalid or None; and None after each chunk.
+
+        The latter are signs of life: between two episodes' ends there may be minutes.
+        """
         pending = deque(seeds)
         # Padding rows are episodes too, to the policy; none of the real ones is called so.
         self._padding = [max(seeds) + 1 + row for row in range(self._plan.batch_size - 1)]
         self._policy.reset(self._padding)
         try:
-            self._worlds.prepare(seeds)
+            for at in range(0, len(seeds), _PREPARED_AT_ONCE):
+                self._worlds.prepare(seeds[at : at + _PREPARED_AT_ONCE])
+                yield None
             self._look(self._fill(range(self._worlds.num_worlds), pending))
             while self._tallies.running.any():
                 over = self._advance(self._decide())
+                yield None
                 for world in over:
                     yield self._end(world)
                 begun = self._fill(over, pending)

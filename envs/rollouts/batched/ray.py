@@ -1,10 +1,11 @@
 """Many worlds on each of several devices: a Ray actor per device, with its own policy and batched engine.
 
-Seeds are dealt out among the actors. What an actor that is lost has not finished is dealt out again among new
-ones, up to three times; what it has finished is kept.
+Seeds are dealt out among the actors. What an actor that is lost, or gives no sign of life for too long, has
+not finished is dealt out again among new ones, up to three times; what it has finished is kept.
 """
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from fibo_robot.envs.rollouts.batched.engine import BatchedEngine
 from fibo_robot.envs.rollouts.batched.worlds import MakeWorlds
 from fibo_robot.envs.rollouts.engine import Finished, Plan
 from fibo_robot.envs.rollouts.episodes import Episode, Session
-from fibo_robot.envs.rollouts.scheduler import ATTEMPTS
+from fibo_robot.envs.rollouts.scheduler import ATTEMPTS, Timeouts
 from fibo_robot.errors import FiboError
 from fibo_robot.extras import require
 from fibo_robot.interfaces import Policy
@@ -36,7 +37,12 @@ class RayBatchedEngine:
     name = "ray"
 
     def __init__(
-        self, worlds: int, device: str, actors: int | None = None, make: MakeWorlds | None = None
+        self,
+        worlds: int,
+        device: str,
+        actors: int | None = None,
+        make: MakeWorlds | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         """Choose devices; :meth:`run` connects to the cluster at `RAY_ADDRESS`, or starts one here.
 
@@ -45,6 +51,8 @@ class RayBatchedEngine:
             device: `cuda` or `cpu`.
             actors: how many; default: one per GPU of the cluster, or one on CPUs.
             make: as of :class:`fibo_robot.envs.rollouts.batched.engine.BatchedEngine`.
+            timeouts: when an actor counts as hanging: `start` until its first chunk of control steps is over,
+                or a part of what it prepares; `command` for every further chunk. Default: :class:`Timeouts`.
 
         Raises:
             ValueError: for no worlds or actors.
@@ -57,6 +65,7 @@ class RayBatchedEngine:
         self.simulation = engine.simulation.replace("on cpu", f"on {self._kind}")
         self.reproducible = self._kind == "cpu"
         self._worlds, self._make, self._wanted = worlds, make, actors
+        self._timeouts = timeouts or Timeouts()
         self._owns_cluster = False
         self._plan: Plan | None = None
         self._sessions: list[Session] = []
@@ -123,8 +132,11 @@ class RayBatchedEngine:
             actor.play.options(num_returns="streaming").remote(policy, list(share)): actor
             for actor, share in zip(self._actors, shares, strict=True)
         }
+        limits = dict.fromkeys(streams, self._timeouts.start)
+        deadlines = {stream: time.monotonic() + limit for stream, limit in limits.items()}
         while streams:
-            ready, _ = ray.wait(list(streams), num_returns=1)
+            left = min(deadlines[stream] for stream in streams) - time.monotonic()
+            ready, _ = ray.wait(list(streams), num_returns=1, timeout=max(0.0, left))
             for stream in ready:
                 try:
                     result = ray.get(next(stream))
@@ -139,12 +151,19 @@ class RayBatchedEngine:
                     reason = str(error).splitlines()[0]
                     yield f"A Ray actor was lost ({type(error).__name__}): {reason}"
                     continue
-                if isinstance(result, Finished):
+                if isinstance(result, int):
+                    limits[stream] = self._timeouts.command if result else self._timeouts.start
+                elif isinstance(result, Finished):
                     yield result
                 elif isinstance(result, Session):
                     self._sessions.append(result)
                 else:
                     raise RolloutError(result)
+                deadlines[stream] = time.monotonic() + limits[stream]
+            now = time.monotonic()
+            for stream in [stream for stream in streams if deadlines[stream] < now and stream not in ready]:
+                ray.kill(streams.pop(stream))
+                yield f"A Ray actor did not answer for {limits[stream]:g} s."
         self._stop()
 
     def session(self) -> Session | None:
@@ -184,8 +203,8 @@ class _Actor:
         self._arguments = (worlds, device, make)
         self._plan, self._device = plan, device
 
-    def play(self, policy: Policy, seeds: list[int]) -> Iterator[Finished | Session | str]:
-        """Episodes as they end, then the account; or what is wrong where no new actor would mend it."""
+    def play(self, policy: Policy, seeds: list[int]) -> Iterator[Finished | int | Session | str]:
+        """Episodes as they end and signs of life, then the account; or what no new actor would mend."""
         try:
             engine = BatchedEngine(*self._arguments)
             engine.open(self._plan)

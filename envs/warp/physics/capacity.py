@@ -53,16 +53,31 @@ def memory_needed(model: MjModel, capacity: Capacity) -> Memory:
     with wp.ScopedDevice("cpu"):
         data: Any = mjw.make_data(model, 1, nconmax=capacity.contacts, njmax=capacity.constraints)
     padded = data.efc.J.shape[2] if data.efc.J_rownnz.shape[1] == 0 else model.nv + _SPARSE_PADDING
-    scratch = 4 * (_SQUARES * padded**2 + _ROWS * capacity.constraints + _VECTORS * model.nv)
-    scratch += _PAIR_BYTES * capacity.contacts
-    return Memory(_FIXED, _array_bytes(data) + scratch)
+    solver = 4 * (_SQUARES * padded**2 + _ROWS * capacity.constraints + _VECTORS * model.nv)
+    # Once for the recorded physics step, which keeps its own, and once for what is launched beside it.
+    scratch = 2 * (solver + _search_bytes(model) * capacity.contacts)
+    return Memory(_FIXED, int(_MARGIN * (_array_bytes(data) + scratch)))
 
 
-# What a step of mujoco-warp 3.9 allocates per world beside `Data`: three matrices of the solver (Hessian, its
-# factor, a copy of the mass matrix), eight numbers per constraint row, ten vectors of degrees of freedom, and
-# per contact a candidate pair of geoms with what the convex search needs.
-_SQUARES, _ROWS, _VECTORS, _PAIR_BYTES = 3, 8, 10, 64
+def _search_bytes(model: MjModel) -> int:
+    """What the collision search allocates for each contact that there is room for.
+
+    A candidate pair, the polytope that expands with every iteration, and the polygons that a mesh's faces are
+    clipped to (`collision_convex.py` of mujoco-warp 3.9): most of what a world takes.
+    """
+    iterations = int(model.opt.ccd_iterations)
+    vertices, faces = 10 + 2 * iterations, 6 + 5 * iterations
+    corners = max(4, int(model.mesh_polyvertnum.max(initial=0)))
+    normals = max(3, int(model.mesh_polymapnum.max(initial=0)))
+    return 4 * (5 + 4 * vertices + 5 * faces + 24 + 22 * corners + 11 * normals)
+
+
+# What the solver of mujoco-warp 3.9 allocates per world beside `Data`: three matrices (Hessian, its factor, a
+# copy of the mass matrix), eight numbers per constraint row, ten vectors of degrees of freedom.
+_SQUARES, _ROWS, _VECTORS = 3, 8, 10
 _SPARSE_PADDING = 32
+# Buffers of the controllers, sizes of each world's own, and what an allocator rounds up.
+_MARGIN = 1.1
 # Model, meshes, textures, kernels and the CUDA context.
 _FIXED = 2**30
 

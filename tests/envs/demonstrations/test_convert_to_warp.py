@@ -54,3 +54,7 @@ def test_converting_with_warp_goes_on_where_it_stopped_and_says_with_which_shadi
         expected = env.observe()["agentview_image"].transpose(1, 2, 0)
         np.testing.assert_array_equal(file.observation("demo_1", "agentview_image")[5], expected)
         env.close()
+        with DemonstrationFile(raw) as recorded:  # noise was added: what was meant is another array
+            meant = recorded.array("demo_1", "expert_actions")[:]
+        np.testing.assert_array_equal(file.array("demo_1", "expert_actions")[:], meant)
+        assert not np.array_equal(file.actions("demo_1"), meant)

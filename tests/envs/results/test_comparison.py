@@ -169,6 +169,19 @@ def test_another_task_than_the_policys_own_and_inexact_simulation_are_named():
     assert len(notes) == 2
 
 
+def test_the_same_weights_rolled_out_twice_show_what_the_simulation_leaves_to_chance():
+    first = replace(evaluation("ssffs"), policy={"weights": "1234"})
+    episodes = list(evaluation("sssfe").episodes)
+    episodes[0] = replace(episodes[0], trace="other", length=51)
+    second = replace(first, episodes=tuple(episodes))
+    third = replace(first, policy={"weights": "5678"})
+    (note,) = compare({"a": [first], "b": [second], "c": [third]}).notes
+    assert note == (
+        "a and b have the same weights: of 4 common seeds 1 ended otherwise, 3 took the same number of "
+        "steps, 3 are equal bit for bit."
+    )
+
+
 def test_a_long_comparison_one_success_apart_is_quick():
     """Seeds needed used to be counted up one by one: two minutes for 200 episodes."""
     outcomes = np.array(["s"] * 1000)

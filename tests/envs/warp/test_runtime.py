@@ -70,4 +70,4 @@ def test_more_worlds_than_fit_are_refused_with_how_many_would(
     with pytest.raises(WarpError, match=r"100000 worlds need about .* GiB free: take at most 1000 worlds"):
         WarpTask(LIFT, 100_000, "cpu", export=lift_export)
     # Ten thousand worlds of Lift must be possible on a GPU of 80 GB, and their arrays are not nothing.
-    assert 20_000 < memory.per_world < 1_000_000
+    assert 20_000 < memory.per_world < 2_000_000

@@ -15,10 +15,11 @@ from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.rollouts.batched.engine import BatchedEngine
+from fibo_robot.envs.rollouts.batched.worlds import BatchedEnv, BatchedStep
 from fibo_robot.envs.rollouts.engine import Engine
 from fibo_robot.envs.rollouts.worker_engine import EngineName
-from fibo_robot.interfaces import ShapeMeta
-from tests.envs.rollouts.batched.toy_worlds import maker
+from fibo_robot.interfaces import ShapeMeta, Task
+from tests.envs.rollouts.batched.toy_worlds import ToyWorlds, maker
 from tests.envs.toy_policy import ToyPolicy
 from tests.envs.toy_task import ToyTask
 
@@ -156,6 +157,46 @@ def test_an_interrupted_rollout_keeps_what_is_finished_and_goes_on(
     assert sum(" in " in event for event in log) == len(SEEDS) - kept
     assert outcomes(resumed) == outcomes(reference)
     assert len(resumed.sessions) == 2
+
+
+class Greedy(ToyWorlds):
+    """Worlds whose device has no room left after so many control steps."""
+
+    error: Exception
+    left = 50
+
+    def advance(self, actions: Tensor) -> BatchedStep:
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return super().advance(actions)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("Failed to allocate 4096 bytes on device 'cuda:0'"),
+    ],
+)
+def test_a_full_device_is_one_sentence_and_what_is_finished_is_kept(
+    error: Exception, reference: Evaluation, tmp_path: Path
+) -> None:
+    def make(task: Task, num_worlds: int, obs_keys: Sequence[str], device: torch.device) -> BatchedEnv:
+        assert isinstance(task, ToyTask)
+        worlds = Greedy(task, num_worlds, obs_keys, {}, [])
+        worlds.error = error
+        return worlds
+
+    with pytest.raises(RolloutError, match=r"4 worlds and the policy do not fit .* Take fewer with --worlds"):
+        rollout(policy(), TASK, SEEDS, batch_size=4, engine=BatchedEngine(4, "cpu", make), output=tmp_path)
+    kept = (tmp_path / "episodes.jsonl").read_text().count('"episode"')
+    assert 0 < kept < len(SEEDS)
+    log: list[str] = []
+    engine = BatchedEngine(4, "cpu", maker(log=log))
+    resumed = rollout(policy(), TASK, SEEDS, batch_size=4, engine=engine, output=tmp_path, resume=True)
+    assert sum(" in " in event for event in log) == len(SEEDS) - kept
+    assert outcomes(resumed) == outcomes(reference)
 
 
 def test_a_policy_that_gives_no_numbers_fails_its_own_episode_only(reference: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -9,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.rollouts.batched.engine import BatchedEngine
-from fibo_robot.interfaces import ShapeMeta
+from fibo_robot.envs.rollouts.batched.worlds import BatchedEnv, BatchedStep, MakeWorlds
+from fibo_robot.envs.rollouts.scheduler import Timeouts
+from fibo_robot.interfaces import ShapeMeta, Task
 from tests.conftest import REPOSITORY
-from tests.envs.rollouts.batched.toy_worlds import maker
+from tests.envs.rollouts.batched.toy_worlds import ToyWorlds, maker
 from tests.envs.toy_policy import ToyPolicy
 from tests.envs.toy_task import ToyTask
 
@@ -53,6 +57,31 @@ class ActorKillingPolicy(ToyPolicy):
         return super().act(obs, episodes)
 
 
+class SleepingWorlds(ToyWorlds):
+    """Never come back from the fourth control step that one of them plays a seed for, once for all copies."""
+
+    struck: Path
+
+    def advance(self, actions: Tensor) -> BatchedStep:
+        if any(world.seed == SEEDS[5] and world.steps == 3 for world in self._worlds):
+            with suppress(FileExistsError):
+                self.struck.touch(exist_ok=False)
+                time.sleep(3600)
+        return super().advance(actions)
+
+
+def sleeping(struck: Path) -> MakeWorlds:
+    """What builds them."""
+
+    def make(task: Task, num_worlds: int, obs_keys: Sequence[str], device: torch.device) -> BatchedEnv:
+        assert isinstance(task, ToyTask)
+        worlds = SleepingWorlds(task, num_worlds, obs_keys, {}, [])
+        worlds.struck = struck
+        return worlds
+
+    return make
+
+
 def traces(evaluation: Evaluation) -> list[tuple]:
     return [(e.seed, e.scene, e.trace, e.success_once) for e in evaluation.episodes]
 
@@ -81,3 +110,18 @@ def test_devices_share_the_seeds_and_a_lost_one_is_replaced(cluster: None, tmp_p
     lying = ToyTask(lying=True)
     with pytest.raises(RolloutError, match=r"gave top_image of shape"):
         rollout(policy, lying, SEEDS, engine=RayBatchedEngine(2, "cpu", make=maker()))
+
+
+def test_an_actor_that_hangs_is_ended_and_its_episodes_are_dealt_out_again(
+    cluster: None, tmp_path: Path
+) -> None:
+    from fibo_robot.envs.rollouts.batched.ray import RayBatchedEngine
+
+    one = rollout(ToyPolicy(TASK.shape_meta(), 0.2), TASK, SEEDS, engine=BatchedEngine(2, "cpu", maker()))
+    struck = tmp_path / "struck"
+    engine = RayBatchedEngine(2, "cpu", actors=2, make=sleeping(struck), timeouts=Timeouts(command=4.0))
+    evaluation = rollout(ToyPolicy(TASK.shape_meta(), 0.2), TASK, SEEDS, engine=engine)
+    assert struck.exists(), "no world hung"
+    assert traces(evaluation) == traces(one) and not evaluation.errors
+    again = {e.seed: e.worker_errors for e in evaluation.episodes if e.worker_errors}
+    assert again[SEEDS[5]] == ("A Ray actor did not answer for 4 s.",) and SEEDS[0] not in again
