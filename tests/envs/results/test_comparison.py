@@ -9,7 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
+from fibo_robot.cli.main import app
 from fibo_robot.envs.results.comparison import ComparisonError, compare
 from fibo_robot.envs.results.evaluation import Evaluation, EvaluationError
 from fibo_robot.envs.results.runs import LAST_FILE, LastCheckpoints, load_method, load_run
@@ -343,3 +345,18 @@ def test_last_checkpoints_whose_evaluations_have_changed_are_refused(tmp_path):
     (tmp_path / LAST_FILE).write_text('{"checkpoints": 3}')
     with pytest.raises(EvaluationError, match=r"last\.json cannot be read"):
         load_run(tmp_path)
+
+
+def test_the_command_compares_methods_of_several_runs_with_several_checkpoints(tmp_path):
+    for name in ("a0", "a1", "b0", "b1"):
+        saved_checkpoints(tmp_path / name)
+    methods = [f"{label}={tmp_path}/{label}0,{tmp_path}/{label}1" for label in "ab"]
+    result = CliRunner().invoke(app, ["compare", *methods, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    values = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [(row["runs"], row["checkpoints"], row["episodes"]) for row in values["methods"]] == [
+        (2, 2, 16)
+    ] * 2
+    assert values["pairs"][0]["test"] == "runs"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(f"{label}, training run 2, epoch_00001" in page for label in "ab")
