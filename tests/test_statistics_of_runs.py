@@ -10,6 +10,7 @@ from fibo_robot.statistics import (
     average_over_checkpoints,
     average_over_runs,
     difference_over_runs,
+    difference_over_seeds,
     wilson_interval,
 )
 
@@ -29,6 +30,15 @@ def separate(table):
 def shared(table):
     """Each row a run, each column a seed."""
     return [run(row) for row in table]
+
+
+def shares(row):
+    """A run whose outcomes are shares of its checkpoints."""
+    return dict(enumerate(map(float, row)))
+
+
+def shared_shares(table):
+    return [shares(row) for row in table]
 
 
 def outcomes(generator, mean, run_effect, scene_effect, runs, seeds):
@@ -153,6 +163,50 @@ def test_a_difference_over_runs_covers_the_true_difference(interaction):
         assert np.mean(covered_by_welch) < 0.9
 
 
+def runs_of_checkpoints(generator, truth, scenes, runs, checkpoints):
+    """Outcomes `(simulations, runs, checkpoints, seeds)` whose expected rate is `truth`.
+
+    Runs differ, also in which scenes they find hard, and a run's checkpoints wander little around it.
+    """
+    shape = SIMULATIONS, runs, 1, 1
+    score = stats.norm.ppf(truth) * math.sqrt(1 + 0.3**2 + 0.2**2 + 0.7**2 + 1)
+    score = score + scenes + generator.normal(0, 0.3, shape)
+    score = score + generator.normal(0, 0.7, (SIMULATIONS, runs, 1, scenes.shape[-1]))
+    score = score + generator.normal(0, 0.2, (SIMULATIONS, runs, checkpoints, 1))
+    return score + generator.normal(0, 1, (SIMULATIONS, runs, checkpoints, scenes.shape[-1])) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [3, 5])
+def test_runs_judged_by_their_checkpoints_mean_cover_and_checkpoints_taken_for_runs_do_not(runs):
+    generator = np.random.default_rng(12)
+    scenes = generator.normal(0, 1, (SIMULATIONS, 1, 1, 30))
+    a, b = (runs_of_checkpoints(generator, truth, scenes, runs, 3) for truth in (0.75, 0.6))
+    rates = [0.75 in average_over_runs(shared_shares(table)).interval for table in a.mean(2)]
+    assert NOMINAL[0] < np.mean(rates) < NOMINAL[1]
+
+    def differences(tables_a, tables_b):
+        found = [difference_over_runs(*map(shared_shares, pair)).interval for pair in zip(tables_a, tables_b)]
+        return np.mean([interval is not None and 0.15 in interval for interval in found])
+
+    assert NOMINAL[0] < differences(a.mean(2), b.mean(2)) < NOMINAL[1]
+    assert differences(*(table.reshape(SIMULATIONS, 3 * runs, 30) for table in (a, b))) < 0.9
+
+
+@pytest.mark.slow
+def test_a_difference_over_seeds_covers_that_of_these_checkpoints():
+    generator = np.random.default_rng(13)
+    scenes = generator.normal(0, 1, (SIMULATIONS, 1, 50))
+    tables = [
+        stats.norm.ppf(truth) * math.sqrt(2) + scenes + generator.normal(0, 1, (SIMULATIONS, 3, 50)) > 0
+        for truth in (0.75, 0.6)
+    ]
+    found = [difference_over_seeds(*map(shares, pair)).interval for pair in zip(*(t.mean(1) for t in tables))]
+    assert (
+        NOMINAL[0] < np.mean([interval is not None and 0.15 in interval for interval in found]) < NOMINAL[1]
+    )
+
+
 def mean_squares(table):
     """Of runs, of seeds, and what is left, by the textbook's sums of squares."""
     runs, seeds = table.shape
@@ -255,3 +309,13 @@ def test_runs_without_variation_or_without_partner_say_nothing_about_a_differenc
         difference_over_runs(perfect, separate([[True] * 5] * 2))
     with pytest.raises(ValueError, match="at least two training runs"):
         average_over_runs([run([True])])
+
+
+def test_a_difference_over_seeds_is_the_paired_t_test():
+    a, b = np.array([1, 2 / 3, 0, 1, 1, 1 / 3]), np.array([2 / 3, 0, 0, 1, 1 / 3, 2 / 3])
+    found, expected = difference_over_seeds(shares(a), shares(b)), stats.ttest_rel(a, b)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.interval == pytest.approx(tuple(expected.confidence_interval()))
+    assert difference_over_seeds(shares(a), shares(a)).interval is None
+    with pytest.raises(ValueError, match="same seeds"):
+        difference_over_seeds(shares(a), shares(b[:5]))

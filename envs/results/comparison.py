@@ -4,7 +4,8 @@ A method is one evaluation, or several, one per training run. Two methods of one
 compared pair by pair on their common seeds (exact McNemar test, Newcombe's interval of the difference).
 Where methods have several training runs each, runs and seeds are both samples, and mean rates are compared
 on the seeds that every run of both has (:func:`fibo_robot.statistics.difference_over_runs`): it is what a
-claim about the method, not about one checkpoint, rests on.
+claim about the method, not about one checkpoint, rests on. A run may be judged by its last checkpoints. They
+are not runs: the mean of their outcomes on a seed is the run's outcome there.
 """
 
 import csv
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from fibo_robot.envs.results.evaluation import EVAL_FILE, Evaluation
+from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.results.figures import rates_figure
+from fibo_robot.envs.results.runs import LastCheckpoints, Run, evaluations_of, outcomes_of
 from fibo_robot.envs.rollouts.identity import other_task_note
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically, write_json
@@ -28,6 +30,7 @@ from fibo_robot.statistics import (
     PairedCounts,
     average_over_runs,
     difference_over_runs,
+    difference_over_seeds,
     episodes_to_resolve,
     mcnemar_exact,
     newcombe_interval,
@@ -42,10 +45,14 @@ class ComparisonError(FiboError):
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One method's numbers. `low` and `high` bound `success_rate` with 95 % confidence."""
+    """One method's numbers. `low` and `high` bound `success_rate` with 95 % confidence.
+
+    `checkpoints` of each run were evaluated; `episodes` and `successes` are those of all of them.
+    """
 
     method: str
     runs: int
+    checkpoints: int
     episodes: int
     successes: int
     success_rate: float
@@ -65,11 +72,12 @@ class PairRow:
             95 % confidence.
         p_value: that both succeed equally often.
         p_holm: the same, adjusted for the number of pairs compared (Holm 1979).
-        test: `mcnemar`, or `runs` for a t test with variance between runs and between seeds.
+        test: `mcnemar`, `runs` for a t test with variance between runs and between seeds, or `seeds` for a
+            paired t test on two runs' mean outcomes over their last checkpoints.
         common_seeds: seeds the comparison rests on, which every run of both has.
-        only_a: common seeds that only `a` solved; `only_b` likewise. None for `runs`.
+        only_a: common seeds that only `a` solved; `only_b` likewise. None but for `mcnemar`.
         episodes_needed: common seeds that would tell a difference of this size apart four times in five;
-            None where there is none, or for `runs`.
+            None where there is none, or but for `mcnemar`.
     """
 
     a: str
@@ -112,20 +120,27 @@ class Comparison:
         )
 
 
-def compare(methods: Mapping[str, Sequence[Evaluation]]) -> Comparison:
+def compare(methods: Mapping[str, Sequence[Run]]) -> Comparison:
     """Compare methods with each other, every pair.
 
     Args:
-        methods: by label; each with one evaluation, or one per training seed.
+        methods: by label; each with one run, or one per training seed.
 
     Raises:
         ComparisonError: evaluations of different tasks or settings, no common seeds, seeds that begin in
-            different scenes, or single runs beside several.
+            different scenes, single runs beside several, or runs of other numbers of checkpoints.
     """
     _check_comparable(methods)
     rows = tuple(_method_row(label, runs) for label, runs in methods.items())
     pairs = [_pair_row(a, methods[a], b, methods[b]) for a, b in itertools.combinations(methods, 2)]
-    notes = (*_condition_notes(methods), *_version_notes(methods), *_repetition_notes(methods))
+    evaluations = {
+        label: [one for run in runs for one in evaluations_of(run)] for label, runs in methods.items()
+    }
+    notes = (
+        *_condition_notes(evaluations),
+        *_version_notes(evaluations),
+        *_repetition_notes(evaluations),
+    )
     return Comparison(rows, tuple(_holm(pairs)), notes)
 
 
@@ -173,11 +188,12 @@ def _version_notes(methods: Mapping[str, Sequence[Evaluation]]) -> list[str]:
     ]
 
 
-def _check_comparable(methods: Mapping[str, Sequence[Evaluation]]) -> None:
-    evaluations = [(label, evaluation) for label, runs in methods.items() for evaluation in runs]
-    for label, evaluation in evaluations:
-        if not evaluation.counted:
+def _check_comparable(methods: Mapping[str, Sequence[Run]]) -> None:
+    runs = [(label, run) for label, runs in methods.items() for run in runs]
+    for label, run in runs:
+        if not outcomes_of(run):
             raise ComparisonError(f"{label} has no episode that counts; there is nothing to compare.")
+    evaluations = [(label, evaluation) for label, run in runs for evaluation in evaluations_of(run)]
     first_label, first = evaluations[0]
     for label, evaluation in evaluations[1:]:
         for what, ours, theirs in (
@@ -192,6 +208,12 @@ def _check_comparable(methods: Mapping[str, Sequence[Evaluation]]) -> None:
         raise ComparisonError(
             "One method has a single run, another several. Give one evaluation of each, or at least two."
         )
+    numbers = sorted({len(evaluations_of(run)) for _, run in runs})
+    if len(numbers) > 1:
+        raise ComparisonError(
+            f"One run is judged by {numbers[0]} of its checkpoints, another by {numbers[-1]}. "
+            "Roll all out with the same --last."
+        )
 
 
 def _scene_settings(evaluation: Evaluation) -> dict[str, Any]:
@@ -200,40 +222,44 @@ def _scene_settings(evaluation: Evaluation) -> dict[str, Any]:
     return {key: value for key, value in evaluation.task.items() if key not in unseen}
 
 
-def _method_row(label: str, runs: Sequence[Evaluation]) -> MethodRow:
-    counted = [episode for run in runs for episode in run.counted]
-    if len(runs) == 1:
-        rate, interval = runs[0].success_rate, runs[0].interval
+def _method_row(label: str, runs: Sequence[Run]) -> MethodRow:
+    evaluations = [evaluation for run in runs for evaluation in evaluations_of(run)]
+    counted = [episode for evaluation in evaluations for episode in evaluation.counted]
+    if len(runs) > 1:
+        found = average_over_runs([outcomes_of(run) for run in runs])
+        rate, interval = found.rate, found.interval
+    elif isinstance(runs[0], LastCheckpoints):
+        rate, interval = runs[0].average.rate, runs[0].average.interval
     else:
-        average = average_over_runs([_outcomes(run) for run in runs])
-        rate, interval = average.rate, average.interval
+        rate, interval = runs[0].success_rate, runs[0].interval
     return MethodRow(
         method=label,
         runs=len(runs),
+        checkpoints=len(evaluations_of(runs[0])),
         episodes=len(counted),
-        successes=sum(run.successes for run in runs),
+        successes=sum(evaluation.successes for evaluation in evaluations),
         success_rate=rate,
         low=interval.low,
         high=interval.high,
-        success_at_end=float(np.mean([run.success_at_end_rate for run in runs])),
+        success_at_end=float(np.mean([evaluation.success_at_end_rate for evaluation in evaluations])),
         mean_length=float(np.mean([episode.length for episode in counted])),
-        errors=sum(len(run.errors) for run in runs),
+        errors=sum(len(evaluation.errors) for evaluation in evaluations),
     )
 
 
-def _outcomes(run: Evaluation) -> dict[int, bool]:
-    """Success by seed, of the episodes that count."""
-    return {seed: episode.success_once for seed, episode in run.by_seed().items()}
-
-
-def _pair_row(a: str, runs_a: Sequence[Evaluation], b: str, runs_b: Sequence[Evaluation]) -> PairRow:
+def _pair_row(a: str, runs_a: Sequence[Run], b: str, runs_b: Sequence[Run]) -> PairRow:
     common = _common_seeds(a, runs_a, b, runs_b)
     outcomes_a, outcomes_b = (
-        [{seed: outcomes[seed] for seed in common} for outcomes in map(_outcomes, runs)]
+        [{seed: outcomes[seed] for seed in common} for outcomes in map(outcomes_of, runs)]
         for runs in (runs_a, runs_b)
     )
-    if len(runs_a) > 1:
-        found = difference_over_runs(outcomes_a, outcomes_b)
+    if len(runs_a) > 1 or isinstance(runs_a[0], LastCheckpoints):
+        several = len(runs_a) > 1
+        found = (
+            difference_over_runs(outcomes_a, outcomes_b)
+            if several
+            else difference_over_seeds(outcomes_a[0], outcomes_b[0])
+        )
         low, high = found.interval or (None, None)
         return PairRow(
             a=a,
@@ -242,10 +268,12 @@ def _pair_row(a: str, runs_a: Sequence[Evaluation], b: str, runs_b: Sequence[Eva
             low=low,
             high=high,
             p_value=found.p_value,
-            test="runs",
+            test="runs" if several else "seeds",
             common_seeds=len(common),
         )
-    counts = PairedCounts.of(list(outcomes_a[0].values()), list(outcomes_b[0].values()))
+    counts = PairedCounts.of(
+        *([outcome == 1 for outcome in outcomes.values()] for outcomes in (outcomes_a[0], outcomes_b[0]))
+    )
     needed = episodes_to_resolve(*counts.rates, discordant=counts.discordant) if counts.difference else None
     low, high = newcombe_interval(counts)
     return PairRow(
@@ -263,9 +291,9 @@ def _pair_row(a: str, runs_a: Sequence[Evaluation], b: str, runs_b: Sequence[Eva
     )
 
 
-def _common_seeds(a: str, runs_a: Sequence[Evaluation], b: str, runs_b: Sequence[Evaluation]) -> list[int]:
+def _common_seeds(a: str, runs_a: Sequence[Run], b: str, runs_b: Sequence[Run]) -> list[int]:
     """Seeds that every run counts, after checking that they begin in the same scene everywhere."""
-    runs = [run.by_seed() for run in (*runs_a, *runs_b)]
+    runs = [evaluation.by_seed() for run in (*runs_a, *runs_b) for evaluation in evaluations_of(run)]
     common = sorted(set.intersection(*(set(run) for run in runs)))
     if not common:
         raise ComparisonError(f"{a} and {b} have no common seeds; roll both out with the same --seed.")
@@ -297,22 +325,3 @@ def _write_csv(target: Path, columns: Sequence[str], rows: Sequence[Mapping[str,
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def load_method(argument: str) -> tuple[str, list[Path]]:
-    """Read `[LABEL=]PATH[,PATH…]`; without a label, the folder that names the run.
-
-    A path may itself hold `=` or `,`: what exists as it stands is a path, and a label holds no slash.
-    """
-    if Path(argument).exists():
-        label, folders = "", [Path(argument)]
-    else:
-        label, equals, paths = argument.partition("=")
-        if not equals or "/" in label or Path(argument.split(",")[0]).exists():
-            label, paths = "", argument
-        folders = [Path(paths)] if Path(paths).exists() else [Path(path) for path in paths.split(",")]
-    if not label:
-        folder = folders[0].parent if folders[0].name == EVAL_FILE else folders[0]
-        folder = folder.resolve()
-        label = folder.parent.name if folder.name == "rollouts" else folder.name
-    return label, folders

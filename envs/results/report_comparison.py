@@ -18,6 +18,7 @@ def add_comparison(report: Report, comparison: Comparison) -> Section:
                 "rate": format_rate(row.success_rate),
                 "interval": format_interval(row.low, row.high),
                 "runs": row.runs,
+                "checkpoints": row.checkpoints,
                 "episodes": row.episodes,
                 "at_end": format_rate(row.success_at_end),
                 "length": row.mean_length,
@@ -30,6 +31,7 @@ def add_comparison(report: Report, comparison: Comparison) -> Section:
             "rate": "Success",
             "interval": "95 % interval",
             "runs": "Training runs",
+            "checkpoints": "Checkpoints each",
             "episodes": "Episodes",
             "at_end": "At end",
             "length": "Mean steps",
@@ -42,9 +44,10 @@ def add_comparison(report: Report, comparison: Comparison) -> Section:
         "Differences in percentage points, with 95 % intervals; solved alone: seeds that only the first, "
         "and only the second of the two solved. Single runs are paired on common seeds: exact McNemar "
         "test, Newcombe's interval of the difference. Several training runs are compared by a t test on "
-        "their common seeds, with the variance between runs and between seeds. Adjusted p-values allow for "
-        "the number of pairs (Holm). Seeds needed: to tell a difference of this size apart four times in "
-        "five."
+        "their common seeds, with the variance between runs and between seeds. Where several checkpoints of "
+        "a run were evaluated, the mean of their outcomes is the run's outcome on a seed. Adjusted p-values "
+        "allow for the number of pairs (Holm). Seeds needed: to tell a difference of this size apart four "
+        "times in five."
     )
     return section
 

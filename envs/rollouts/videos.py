@@ -48,7 +48,7 @@ class VideoSpec:
 
 
 def encode_mp4(frames: Sequence[np.ndarray], fps: int) -> bytes:
-    """Encode frames, uint8 `(H, W, 3)` of one even size, as an mp4 file's bytes; the same frames, the same bytes."""
+    """Encode frames, uint8 `(H, W, 3)` of one even size, as an mp4 file's bytes; the same ones every time."""
     height, width, _ = frames[0].shape
     buffer = io.BytesIO()
     with av.open(buffer, mode="w", format="mp4") as container:

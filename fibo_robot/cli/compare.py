@@ -22,7 +22,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="[LABEL=]EVAL[,EVAL]...",
-            help="eval.json or its folder; several joined by commas are training runs of one method.",
+            help="eval.json, last.json or the folder of one; several joined by commas are training runs.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", help="Folder for JSON, CSV, plot and report.")] = Path(
@@ -32,11 +32,11 @@ def compare(
     """Compare success rates: a table with intervals, paired tests, JSON, CSV, a plot and report.html."""
     from rich.console import Console
 
-    from fibo_robot.envs.results.comparison import ComparisonError, load_method
+    from fibo_robot.envs.results.comparison import ComparisonError
     from fibo_robot.envs.results.comparison import compare as run
-    from fibo_robot.envs.results.evaluation import Evaluation
     from fibo_robot.envs.results.report import add_evaluation, add_training
     from fibo_robot.envs.results.report_comparison import add_comparison, pair_rows
+    from fibo_robot.envs.results.runs import LastCheckpoints, evaluations_of, load_method, load_run
     from fibo_robot.reporting import Report
     from fibo_robot.statistics import format_interval, format_rate
 
@@ -46,7 +46,7 @@ def compare(
         if label in folders:
             raise ComparisonError(f"Two methods are called {label!r}; name them as LABEL=PATH.")
         folders[label] = paths
-    methods = {label: [Evaluation.load(path) for path in paths] for label, paths in folders.items()}
+    methods = {label: [load_run(path) for path in paths] for label, paths in folders.items()}
     comparison = run(methods)
 
     console = Console()
@@ -74,11 +74,18 @@ def compare(
     report = Report("Comparison: " + ", ".join(methods), "Policies on the same seeds.")
     add_comparison(report, comparison)
     for label, runs in methods.items():
-        for number, (evaluation, path) in enumerate(zip(runs, folders[label]), start=1):
+        for number, (found, path) in enumerate(zip(runs, folders[label]), start=1):
             folder = path if path.is_dir() else path.parent
             title = label if len(runs) == 1 else f"{label}, training run {number}"
-            add_evaluation(report, evaluation, folder, title)
-    add_training(report, methods)
+            if isinstance(found, LastCheckpoints):
+                for name, evaluation in found.evaluations.items():
+                    add_evaluation(report, evaluation, folder / name, f"{title}, {name}")
+            else:
+                add_evaluation(report, found, folder, title)
+    # A run's last checkpoint knows the whole of its training.
+    add_training(
+        report, {label: [evaluations_of(run)[-1] for run in runs] for label, runs in methods.items()}
+    )
     page = report.save(output / "report.html")
     typer.echo(f"result: {output / 'comparison.json'}\nreport: {page}")
 

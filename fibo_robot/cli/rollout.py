@@ -69,8 +69,8 @@ def rollout(
 
     from fibo_robot.envs.results.attention_overlay import image_encoders
     from fibo_robot.envs.results.attention_videos import record_attention
-    from fibo_robot.envs.results.last_checkpoints import LastCheckpoints
     from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
+    from fibo_robot.envs.results.runs import LastCheckpoints
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD
     from fibo_robot.envs.rollouts.api import rollout as run
     from fibo_robot.envs.tasks import Task as SimulatorTask
@@ -144,7 +144,7 @@ def rollout(
     for folder in last_checkpoints(checkpoint, last):
         typer.echo(folder.name)
         evaluations[folder.name] = evaluate(folder, output / folder.name)
-    found = LastCheckpoints.of(evaluations)
+    found = LastCheckpoints(evaluations)
     typer.echo(f"{found.to_text()}\nresult: {found.save(output)}")
 
 

@@ -23,6 +23,7 @@ from fibo_robot.statistics.training_runs import (
     average_over_checkpoints,
     average_over_runs,
     difference_over_runs,
+    difference_over_seeds,
 )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "average_over_checkpoints",
     "average_over_runs",
     "difference_over_runs",
+    "difference_over_seeds",
     "episodes_to_resolve",
     "format_interval",
     "format_rate",

@@ -64,7 +64,7 @@ class RunDifference:
     p_value: float | None
 
 
-def average_over_runs(runs: Sequence[Mapping[int, bool]], confidence: float = CONFIDENCE) -> RunAverage:
+def average_over_runs(runs: Sequence[Mapping[int, float]], confidence: float = CONFIDENCE) -> RunAverage:
     """Success rate of a method from several training runs.
 
     The interval is Wilson's at the effective number of episodes which the variance of the mean and Student's
@@ -74,7 +74,8 @@ def average_over_runs(runs: Sequence[Mapping[int, bool]], confidence: float = CO
     runs share.
 
     Args:
-        runs: outcomes by seed, one mapping per training run; runs may share seeds or not.
+        runs: outcomes by seed, one mapping per training run; runs may share seeds or not. An outcome is a
+            success or failure, or the share of the run's checkpoints that succeeded.
 
     Raises:
         ValueError: fewer than two runs, or a run without episodes.
@@ -87,7 +88,7 @@ def average_over_runs(runs: Sequence[Mapping[int, bool]], confidence: float = CO
     run_variance = float(rates.var(ddof=1))
     shared = max(0.0, float(np.mean([_covariance(a, b) for a, b in itertools.combinations(runs, 2)])))
     if 0 < rate < 1:
-        chance = float(np.mean([r * (1 - r) / len(run) for r, run in zip(rates, runs)]))
+        chance = float(np.mean([np.var(list(run.values())) / len(run) for run in runs]))
         least = chance / count + (count - 1) / count * shared
         sizes = [rate * (1 - rate) / least] if least > 0 else []
         variance = run_variance / count + shared
@@ -140,7 +141,7 @@ def average_over_checkpoints(
 
 
 def difference_over_runs(
-    a: Sequence[Mapping[int, bool]], b: Sequence[Mapping[int, bool]], confidence: float = CONFIDENCE
+    a: Sequence[Mapping[int, float]], b: Sequence[Mapping[int, float]], confidence: float = CONFIDENCE
 ) -> RunDifference:
     """Difference of two methods' success rates, every run of both on the same seeds.
 
@@ -149,7 +150,7 @@ def difference_over_runs(
     Welch's t test over runs.
 
     Args:
-        a, b: outcomes by seed, one mapping per training run.
+        a, b: outcomes by seed, one mapping per training run, as of :func:`average_over_runs`.
 
     Raises:
         ValueError: fewer than two runs of either, or runs on different seeds.
@@ -168,17 +169,44 @@ def difference_over_runs(
         by_seed = (tables[0].mean(0) - tables[1].mean(0)).var(ddof=1) / len(seeds)
         interaction = by_seed - sum(_residual(table) for table in tables)
         parts.append((max(0.0, float(interaction)), len(seeds) - 1))
+    return _difference(difference, parts, confidence)
+
+
+def difference_over_seeds(
+    a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE
+) -> RunDifference:
+    """Difference of two single runs' mean outcomes, by Student's t over the seeds' differences.
+
+    For outcomes that are shares of a run's checkpoints; successes and failures are compared exactly
+    (:mod:`.paired`). Only seeds are drawn: what other training runs would give is not in it.
+
+    Args:
+        a, b: outcomes by seed.
+
+    Raises:
+        ValueError: fewer than two seeds, or others for `b`.
+    """
+    seeds = sorted(a)
+    if len(seeds) < 2 or set(b) != set(seeds):
+        raise ValueError("a comparison over seeds needs two runs on the same seeds, at least two of them")
+    differences = np.array([a[seed] - b[seed] for seed in seeds])
+    return _difference(
+        float(differences.mean()), [(float(differences.var(ddof=1)) / len(seeds), len(seeds) - 1)], confidence
+    )
+
+
+def _difference(difference: float, parts: Sequence[tuple[float, int]], confidence: float) -> RunDifference:
+    """A difference with an interval and a p-value from the parts of its variance."""
     error = math.sqrt(sum(variance for variance, _ in parts))
     if error == 0:
         return RunDifference(difference, None, None)
     half = _student(confidence, parts) * error
-    freedom = _degrees_of_freedom(parts)
-    p_value = 2 * float(special.stdtr(freedom, -abs(difference) / error))
+    p_value = 2 * float(special.stdtr(_degrees_of_freedom(parts), -abs(difference) / error))
     interval = Interval(max(-1.0, difference - half), min(1.0, difference + half))
     return RunDifference(difference, interval, p_value)
 
 
-def _covariance(a: Mapping[int, bool], b: Mapping[int, bool]) -> float:
+def _covariance(a: Mapping[int, float], b: Mapping[int, float]) -> float:
     """Covariance of two runs' rates through the seeds that they share; 0 for fewer than two of these."""
     common = sorted(a.keys() & b.keys())
     if len(common) < 2:

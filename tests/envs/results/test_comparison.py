@@ -9,9 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
-from fibo_robot.envs.results.comparison import ComparisonError, compare, load_method
+from fibo_robot.cli.main import app
+from fibo_robot.envs.results.comparison import ComparisonError, compare
 from fibo_robot.envs.results.evaluation import Evaluation, EvaluationError
+from fibo_robot.envs.results.runs import LAST_FILE, LastCheckpoints, load_method, load_run
 from fibo_robot.envs.rollouts.episodes import Episode
 
 TASK = {"name": "lift", "horizon": 400, "cameras": ["agentview"]}
@@ -273,3 +276,100 @@ def test_an_incomplete_or_damaged_evaluation_is_refused(tmp_path, kind):
     with pytest.raises(EvaluationError, match=words) as refused:
         Evaluation.load(tmp_path)
     assert str(path) in str(refused.value) and "fibo rollout" in str(refused.value)
+
+
+def last(*checkpoints):
+    """A run's last checkpoints, each given as `outcomes` of :func:`evaluation`."""
+    return LastCheckpoints({f"epoch_{n:05}": evaluation(row) for n, row in enumerate(checkpoints, start=1)})
+
+
+def test_checkpoints_of_a_run_are_one_run():
+    """Repeating a run's checkpoint adds nothing: not as if there were three times as many runs or seeds."""
+    rows = {"a": ["sssf" * 5, "ssfs" * 5, "sfsf" * 5], "b": ["fssf" * 5, "ffss" * 5, "sfff" * 5]}
+    once = compare({label: [evaluation(row) for row in runs] for label, runs in rows.items()})
+    thrice = compare({label: [last(row, row, row) for row in runs] for label, runs in rows.items()})
+    assert thrice.pairs == once.pairs
+    for many, one in zip(thrice.methods, once.methods):
+        assert (many.success_rate, many.low, many.high) == (one.success_rate, one.low, one.high)
+        assert (many.runs, many.checkpoints, many.episodes) == (3, 3, 3 * one.episodes)
+
+
+def test_a_runs_outcome_on_a_seed_is_the_mean_of_its_checkpoints():
+    runs = {
+        "a": [last("ssff", "sfff"), last("sssf", "sssf")],
+        "b": [last("ffff", "fffs"), last("sfff", "sfff")],
+    }
+    comparison = compare(runs)
+    assert [row.success_rate for row in comparison.methods] == pytest.approx([9 / 16, 3 / 16])
+    (pair,) = comparison.pairs
+    assert (pair.test, pair.common_seeds, pair.difference) == ("runs", 4, pytest.approx(6 / 16))
+
+
+def test_single_runs_of_several_checkpoints_are_compared_over_seeds():
+    a, b = ["ssssfssf", "sssfssff"], ["fssffsff", "fsfffssf"]
+    (pair,) = compare({"a": [last(*a)], "b": [last(*b)]}).pairs
+    shares = [np.mean([[letter == "s" for letter in row] for row in rows], axis=0) for rows in (a, b)]
+    expected = stats.ttest_rel(*shares)
+    interval = expected.confidence_interval()
+    assert (pair.test, pair.common_seeds, pair.only_a, pair.episodes_needed) == ("seeds", 8, None, None)
+    assert pair.p_value == pytest.approx(expected.pvalue)
+    assert (pair.low, pair.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_runs_of_other_numbers_of_checkpoints_are_refused():
+    with pytest.raises(ComparisonError, match=r"judged by 1 of its checkpoints, another by 2.*same --last"):
+        compare({"a": [evaluation("sfsf")], "b": [last("sfsf", "ssff")]})
+
+
+def test_checkpoints_that_lost_each_others_seeds_leave_nothing_to_compare():
+    with pytest.raises(ComparisonError, match="b has no episode that counts"):
+        compare({"a": [last("sf", "ss")], "b": [last("se", "es")]})
+
+
+def saved_checkpoints(folder):
+    found = last("ssff", "sfff")
+    for name, one in found.evaluations.items():
+        (folder / name).mkdir(parents=True)
+        one.save(folder / name)
+    found.save(folder)
+    return found
+
+
+def test_what_rollout_last_wrote_is_read_back_as_one_run(tmp_path):
+    folder = tmp_path / "dense" / "rollouts"
+    found = saved_checkpoints(folder)
+    assert load_run(folder) == load_run(folder / LAST_FILE) == found
+    assert load_method(str(folder / LAST_FILE))[0] == load_method(str(folder))[0] == "dense"
+    assert load_run(folder / "epoch_00001") == found.evaluations["epoch_00001"]
+
+
+def test_a_folder_of_both_kinds_of_results_is_refused(tmp_path):
+    saved_checkpoints(tmp_path)
+    evaluation("sf").save(tmp_path)
+    with pytest.raises(EvaluationError, match=r"name .*eval\.json or .*last\.json"):
+        load_run(tmp_path)
+
+
+def test_last_checkpoints_whose_evaluations_have_changed_are_refused(tmp_path):
+    saved_checkpoints(tmp_path)
+    evaluation("ssss").save(tmp_path / "epoch_00002")
+    with pytest.raises(EvaluationError, match="not the mean of the evaluations beside it"):
+        load_run(tmp_path)
+    (tmp_path / LAST_FILE).write_text('{"checkpoints": 3}')
+    with pytest.raises(EvaluationError, match=r"last\.json cannot be read"):
+        load_run(tmp_path)
+
+
+def test_the_command_compares_methods_of_several_runs_with_several_checkpoints(tmp_path):
+    for name in ("a0", "a1", "b0", "b1"):
+        saved_checkpoints(tmp_path / name)
+    methods = [f"{label}={tmp_path}/{label}0,{tmp_path}/{label}1" for label in "ab"]
+    result = CliRunner().invoke(app, ["compare", *methods, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    values = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [(row["runs"], row["checkpoints"], row["episodes"]) for row in values["methods"]] == [
+        (2, 2, 16)
+    ] * 2
+    assert values["pairs"][0]["test"] == "runs"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(f"{label}, training run 2, epoch_00001" in page for label in "ab")

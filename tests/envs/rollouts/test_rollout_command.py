@@ -16,7 +16,7 @@ from fibo_robot.envs import get_task
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError
 from fibo_robot.envs.demonstrations.record import Recording, record_demonstrations
 from fibo_robot.envs.results.evaluation import EVAL_FILE, Evaluation, EvaluationError
-from fibo_robot.envs.results.last_checkpoints import LAST_FILE
+from fibo_robot.envs.results.runs import LAST_FILE
 from fibo_robot.envs.rollouts.log import LOG_FILE
 from fibo_robot.errors import FiboError
 from fibo_robot.policies.models.bc import BehaviourCloning
