@@ -3,9 +3,9 @@
 Five habits of access: frames drawn at random, frames spread over the clip, a clip for training (frames that
 lie 4 apart, from somewhere on), the whole file, its first frame.
 The baseline is PyAV as people write it: decode from the beginning until the last wanted frame has come. Each
-library stands there bare (`decord`, `torchcodec`) and the reader of this package as training uses it (`fibo`)
-and with one backend for all (`fibo_av` …). What a library gives is compared with the baseline before it
-is timed: a fast library with other frames is no rival.
+library stands there bare (`decord`, `torchcodec`), and the reader of this package as training uses it
+(`fibo`) and with another backend (`fibo_decord` …). What a library gives is compared with the baseline before
+it is timed: a fast library with other frames is no rival.
 
 :func:`measure_reencoding` times the reader of this package on the originals and on their copies by
 `fibo data reencode`, with the same habits.
@@ -44,7 +44,7 @@ class DecodingRow:
 
     Attributes:
         case: `random`, `uniform`, `clip`, `whole` or `first`.
-        library: `pyav`, `decord`, `torchcodec`, `fibo` or `fibo_av` …; `fibo_reencoded` reads the copies.
+        library: `pyav`, `decord`, `torchcodec`, `fibo` or `fibo_decord` …; `fibo_reencoded` reads the copies.
         clips: how many were read per round.
         frames: read in a round, of all clips.
         clips_per_s: median over the rounds.
@@ -145,7 +145,7 @@ def measure_reencoding(originals: Path, copies: Path, rounds: int = 5) -> list[D
         raise BenchmarkError(
             f"{copies} holds no copy of a video in {originals}; write it: fibo data reencode."
         )
-    read = partial(_fibo_frames, backend=None)
+    read = partial(_fibo_frames, backend="av")
     rows = []
     for case, pattern in _PATTERNS.items():
         wanted = {name: pattern(length) for name, length in lengths.items()}
@@ -160,12 +160,12 @@ def measure_reencoding(originals: Path, copies: Path, rounds: int = 5) -> list[D
 
 def _libraries() -> dict[str, Decode]:
     has_torchcodec = find_spec("torchcodec") is not None
-    backends: list[Backend] = ["av", "decord", *(["torchcodec"] if has_torchcodec else [])]
+    backends: list[Backend] = ["decord", *(["torchcodec"] if has_torchcodec else [])]
     return {
         BASELINE: pyav_frames,
         "decord": decord_frames,
         **({"torchcodec": _torchcodec_frames} if has_torchcodec else {}),
-        "fibo": partial(_fibo_frames, backend=None),
+        "fibo": partial(_fibo_frames, backend="av"),
         **{f"fibo_{name}": partial(_fibo_frames, backend=name) for name in backends},
     }
 
@@ -176,7 +176,7 @@ def _torchcodec_frames(path: Path, numbers: np.ndarray) -> np.ndarray:
     return decoder.get_frames_at(numbers.tolist()).data.numpy()
 
 
-def _fibo_frames(path: Path, numbers: np.ndarray, backend: Backend | None) -> np.ndarray:
+def _fibo_frames(path: Path, numbers: np.ndarray, backend: Backend) -> np.ndarray:
     forget_scans()
     return VideoReader(path, verify=False, backend=backend).read(numbers)
 

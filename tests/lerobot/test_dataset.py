@@ -1,6 +1,7 @@
 """What is written here opens in LeRobot's own LeRobotDataset frame for frame, and the other way round."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,15 @@ pytestmark = pytest.mark.lerobot
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def encoder(codec: str) -> dict[str, Any]:
+    """How LeRobot is asked for a codec: by a word in 0.4, by an object in 0.6."""
+    try:
+        from lerobot.configs.video import RGBEncoderConfig  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return {"vcodec": codec}
+    return {"rgb_encoder": RGBEncoderConfig(vcodec=codec)}
 
 
 @pytest.mark.parametrize("codec", ["av1", "h264"])
@@ -70,7 +80,7 @@ def test_what_lerobot_writes_is_read_here(tmp_path: Path, codec: str) -> None:
         "action": {"dtype": "float32", "shape": (2,), "names": {"axes": ["x", "y"]}},
     }
     root = tmp_path / "theirs"
-    dataset = LeRobotDataset.create("owner/real", fps=10, features=features, root=root, vcodec=codec)
+    dataset = LeRobotDataset.create("owner/real", fps=10, features=features, root=root, **encoder(codec))
     lengths = (6, 9, 4)
     for episode, length in enumerate(lengths):
         for step in range(length):

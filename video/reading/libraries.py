@@ -1,6 +1,7 @@
-"""Libraries that decode runs of frames: which of them is exact for a file, and how it is asked.
+"""Libraries that decode in the place of PyAV where they are asked for, and for which files they are exact.
 
-PyAV, which reads everything, is in :mod:`fibo_robot.video.reading.decoding`: only it is asked strictly.
+PyAV, which reads everything, is in :mod:`fibo_robot.video.reading.decoding`: only it is asked strictly, and
+no other is faster for any habit of access (`fibo bench decoding`).
 """
 
 import importlib
@@ -25,12 +26,13 @@ _PIXEL_FORMATS = {
     "yuvj422p",
     "yuvj444p",
 }  # others scale in other ways
-_DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9"}
+_COUNTING_CONTAINERS = {"mp4", "matroska"}
+# In these containers, a packet of theirs is a frame that is shown.
+_COUNTED_CODECS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9"}
 _DECORD_MIN_SIDE = 64  # below, decord's rows are padded and its copy fails
 
 
 Backend = Literal["av", "decord", "torchcodec"]
-ORDER: tuple[Backend, ...] = ("decord",)  # tried in turn; `fibo bench decoding` measures what each is worth
 
 
 class LibraryError(Exception):
@@ -53,11 +55,17 @@ class FrameLibrary(Protocol):
         ...
 
 
+def packets_are_frames(content: VideoScan) -> bool:
+    """Whether the container alone tells which frames there are, and when: none needs to be decoded."""
+    is_told = bool(content.containers & _COUNTING_CONTAINERS) and content.codec in _COUNTED_CODECS
+    return is_told and _times_refusal(content) is None
+
+
 def decord_refusal(content: VideoScan) -> str | None:
     """Why decord would not return exactly the frames that were asked for, or None where it does."""
-    if not content.containers & {"mp4", "matroska"}:
+    if not content.containers & _COUNTING_CONTAINERS:
         return f"container {'/'.join(sorted(content.containers))}"
-    if content.codec not in _DECORD_CODECS:
+    if content.codec not in _COUNTED_CODECS:
         return f"codec {content.codec}"
     if content.pixel_format not in _PIXEL_FORMATS:
         return f"pixel format {content.pixel_format}"
@@ -167,22 +175,10 @@ def _torchcodec_decoders() -> ModuleType:
     return importlib.import_module("torchcodec.decoders")
 
 
-_REFUSALS: dict[Backend, Callable[[VideoScan], str | None]] = {
-    "decord": decord_refusal,
-    "torchcodec": torchcodec_refusal,
-}
 _LIBRARIES: dict[str, Callable[[StoredClip | ClipInMemory, VideoScan], FrameLibrary]] = {
     "decord": DecordFrames,
     "torchcodec": TorchcodecFrames,
 }
-
-
-def exact_library(content: VideoScan) -> Backend:
-    """What serves runs of frames of a file: the first of :data:`ORDER` that is exact for it, else PyAV."""
-    for name in ORDER:
-        if _REFUSALS[name](content) is None:
-            return name
-    return "av"
 
 
 def open_library(name: str, source: StoredClip | ClipInMemory, content: VideoScan) -> FrameLibrary:

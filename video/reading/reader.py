@@ -1,11 +1,10 @@
 """Reading frames of a video file: the same frames, whichever library serves them.
 
-:class:`VideoReader` uses decord where decord is frame-exact, and PyAV for what decord cannot open (GIF, AVI,
-AV1, MPEG-4, open GOPs, 10-bit, pictures smaller than 64 pixels …) and for frames that lie apart: there it
-skips the pictures that nobody asked for and no other picture needs, which decord cannot. torchcodec stands in
-decord's place where it is asked for (:mod:`fibo_robot.video.reading.libraries`). Frames are numbered
-in the order in which they are shown, rotation flags are applied, and each reader decodes on one thread, so
-that data workers do not compete for cores.
+:class:`VideoReader` decodes with PyAV, strictly, skips the pictures that nobody asked for and no other
+picture needs, and keeps what turns pictures into RGB from frame to frame. decord and torchcodec stand in its
+place where they are asked for (:mod:`fibo_robot.video.reading.libraries`). Frames are numbered in the order
+in which they are shown, rotation flags are applied, and each reader decodes on one thread, so that data
+workers do not compete for cores.
 """
 
 from bisect import bisect_right
@@ -25,8 +24,8 @@ from fibo_robot.video.reading.libraries import (
     Backend,
     FrameLibrary,
     LibraryError,
-    exact_library,
     open_library,
+    packets_are_frames,
 )
 from fibo_robot.video.reading.scan import VideoScan, scan_source
 from fibo_robot.video.reading.stored import find_source
@@ -46,12 +45,12 @@ class VideoReader(ClipReader):
         verify: decode the whole file once, strictly, before the first read. Damage that a decoder
             would hide (smeared or grey areas) is then an error. It costs about as much as skimming the
             file; training turns it off and relies on `fibo data check`.
-        backend: `decord`, `torchcodec` or `av` serves all reads, exact or not, as long as it does not fail;
-            by default the fastest one that is exact for this file and these frames.
+        backend: `decord` or `torchcodec` serves all reads, exact or not, as long as it does not fail. By
+            default PyAV does (`av`), which is exact and the fastest.
 
     Attributes:
         fps: average frames per second of the shown frames.
-        backend: what serves runs of frames, where it is exact for this file: `decord`, say; else `av`.
+        backend: what serves: `av`, or what was asked for and has not failed.
 
     Raises:
         VideoDecodeError: the file holds no readable video, or is damaged or cut off; or torchcodec, which was
@@ -64,23 +63,21 @@ class VideoReader(ClipReader):
         video: Path | str | bytes | BinaryIO,
         *,
         verify: bool = True,
-        backend: Backend | None = None,
+        backend: Backend = "av",
     ) -> None:
         self._source = find_source(video)
         self.path = self._source.path
         self._scan = scan_source(self._source)
-        self.backend: str = backend or exact_library(self._scan)
-        self._forced = backend is not None
+        self.backend: str = backend
         self._library: FrameLibrary | None = None
         self._pts: tuple[int | None, ...]
-        if self.backend != "av" and (verify or self._forced):
+        if backend != "av":
             self._open_library()
-        if self.backend == "av" or verify:
+        if verify or (self.backend == "av" and not packets_are_frames(self._scan)):
             self._pts = index_frames(self._source)
             if self._library is not None and len(self._library) != len(self._pts):
                 self.backend, self._library = "av", None
         else:
-            # Libraries are exact only where every packet has its time, so none is left out here.
             self._pts = tuple(sorted(pts for pts in self._scan.packet_pts if pts is not None))
         self.timestamps = _timestamps(self._pts, self._scan)
         span = self.timestamps[-1] - self.timestamps[0]
@@ -105,7 +102,7 @@ class VideoReader(ClipReader):
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         distinct, inverse = distinct_frames(numbers, len(self), self.path)
-        frames = self._read_by_library(distinct) if self._forced or _is_run(distinct) else None
+        frames = self._read_by_library(distinct)
         if frames is None:
             frames = self._read_av(distinct)
         in_order = np.array_equal(inverse, np.arange(len(distinct)))
@@ -113,8 +110,6 @@ class VideoReader(ClipReader):
 
     def _read_by_library(self, distinct: np.ndarray) -> np.ndarray | None:
         """Frames by decord or torchcodec; None where it does not serve this file."""
-        if self.backend != "av" and self._library is None:
-            self._open_library()
         if self._library is None:
             return None
         try:
@@ -197,11 +192,6 @@ class VideoReader(ClipReader):
         pts = self._pts[number]
         place = 0 if pts is None else bisect_right(self._scan.start_pts, pts)
         return self._scan.start_pts[place - 1] if place else None
-
-
-def _is_run(indices: np.ndarray) -> bool:
-    """Whether more than every second frame of a stretch is wanted: decoding them all is then no waste."""
-    return len(indices) > 1 and 2 * len(indices) > indices[-1] - indices[0] + 1
 
 
 def _timestamps(pts: tuple[int | None, ...], content: VideoScan) -> np.ndarray:

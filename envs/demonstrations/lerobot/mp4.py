@@ -121,7 +121,7 @@ class VideoFile:
                         f"{self._path} has pictures of {(frame.height, frame.width, 3)}, info.json says "
                         f"{into.shape[1:]}."
                     )
-                into[found] = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                into[found] = self._converter.reformat(frame, format="rgb24").to_ndarray()
                 found += 1
                 if found == len(into):
                     return

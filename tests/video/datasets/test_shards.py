@@ -152,12 +152,12 @@ def test_shards_are_decoded_where_they_lie(tmp_path: Path, video: bytes) -> None
     ]
     assert "webdataset shards: 2 tar files" in table.description
 
-    decord_reads, _, av_reads = (VideoReader(clip.path) for clip in table.clips)
-    assert (decord_reads.backend, av_reads.backend) == ("decord", "av")
-    assert clips.frame_numbers(decord_reads.read([11, 2, 7])) == [11, 2, 7]
-    assert clips.frame_numbers(av_reads.read([4, 0])) == [4, 0]
-    by_av = VideoReader(table.clips[0].path, backend="av").read(range(12))
-    assert np.abs(by_av.astype(int) - decord_reads.read(range(12))).max() <= 1
+    first, _, small_one = (VideoReader(clip.path) for clip in table.clips)
+    assert clips.frame_numbers(first.read([11, 2, 7])) == [11, 2, 7]
+    assert clips.frame_numbers(small_one.read([4, 0])) == [4, 0]
+    by_decord = VideoReader(table.clips[0].path, backend="decord")
+    assert np.abs(by_decord.read(range(12)).astype(int) - first.read(range(12))).max() <= 1
+    assert by_decord.backend == "decord"
     assert sorted(tmp_path.rglob("*")) == before  # nothing was extracted
 
     files, _ = find_clips(shards)

@@ -87,7 +87,7 @@ def test_times_of_frames_decide_not_their_numbers(tmp_path: Path) -> None:
     assert clips.frame_numbers(VideoReader(path).frames_between(1, 2)) == [4, 5]
 
 
-@pytest.mark.parametrize("backend", [None, "av", "decord"])
+@pytest.mark.parametrize("backend", ["av", "decord"])
 def test_bytes_and_open_files_give_the_frames_of_the_file(video: Path, backend) -> None:
     content = video.read_bytes()
     expected = VideoReader(video, backend=backend).read(range(40))
