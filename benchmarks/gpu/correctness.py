@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fibo_robot.attention import create_attention, diagonal_attention, force_backend
 from fibo_robot.attention.angular import castling_inference, linear_angular, strongest_softmax
-from fibo_robot.attention.angular_training import directions
+from fibo_robot.attention.angular_training import castling_training
 from fibo_robot.attention.diagonal import MASK_MODES, Backend, MaskMode
 from fibo_robot.attention.reference import reference_attention
 from fibo_robot.attention.wythoff import OffsetRule, head_offsets
@@ -163,9 +163,9 @@ def castling_errors(device: str, tokens: int, dtype: str) -> dict[str, float]:
 
     def trained(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if not with_branch:
-            return directions(q, k, v)
+            return castling_training(q, k, v, "own")
         branch, _ = strongest_softmax(q, k, v, threshold=threshold, scale=0.125)
-        return directions(q, k, v, branch)
+        return castling_training(q, k, v, "own", branch=branch)
 
     def defined(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         y = linear_angular(q, k, v)

@@ -65,24 +65,41 @@ def castling_inference(
     return torch.ops.fibo_robot.castling_inference(q, k, v, const_term, taps)
 
 
-@torch.library.custom_op("fibo_robot::castling_inference", mutates_args=())
-@without_autocast
-def _castling_inference(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
-    out = F.normalize(linear_angular(q, k, v, cast(ConstantTerm, const_term)), dim=-1, eps=NORM_EPSILON)
+def convolve(v: Tensor, taps: Tensor, onto: Tensor) -> Tensor:
+    """A depthwise convolution of v along the tokens, added onto a tensor of its shape.
+
+    Args:
+        v: `(B, heads, N, head_dim)`.
+        taps: `(heads, taps)`, an odd number of filter weights per head, or none.
+        onto: of v's shape.
+    """
     if taps.shape[1] == 0:
-        return out
-    return out + F.conv2d(v, taps[:, None, :, None], padding=(taps.shape[1] // 2, 0), groups=len(taps))
+        return onto
+    return onto + F.conv2d(v, taps[:, None, :, None], padding=(taps.shape[1] // 2, 0), groups=len(taps))
+
+
+def _inference_anywhere(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
+    out = F.normalize(linear_angular(q, k, v, cast(ConstantTerm, const_term)), dim=-1, eps=NORM_EPSILON)
+    return convolve(v, taps, out)
+
+
+_castling_inference = torch.library.custom_op(
+    "fibo_robot::castling_inference", without_autocast(_inference_anywhere), mutates_args=()
+)
 
 
 @_castling_inference.register_kernel("cpu")
 @without_autocast
 def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
-    from fibo_robot.attention.backends.numba_angular import castling_inference  # numba: slow to import
+    from fibo_robot.attention.backends import numba_angular, numba_branch  # numba: slow to import
 
+    if not numba_branch.is_available(q.dtype):
+        return _inference_anywhere(q, k, v, const_term, taps)
     # Half precision is computed in float32, and rounded once.
-    dtype = torch.promote_types(q.dtype, torch.float32)
+    dtype, given = torch.promote_types(q.dtype, torch.float32), q.dtype
+    q, k, v, taps = (tensor.to(dtype) for tensor in (q, k, v, taps))
     term = cast(ConstantTerm, const_term)
-    return castling_inference(q.to(dtype), k.to(dtype), v.to(dtype), term, taps.to(dtype)).to(q.dtype)
+    return numba_angular.forward(q, k, v, None, 0.0, taps, term, training=False).out.to(given)
 
 
 @_castling_inference.register_fake

@@ -6,104 +6,144 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fibo_robot.attention.angular import NORM_EPSILON, ConstantTerm, linear_angular
+from fibo_robot.attention.angular import NORM_EPSILON, ConstantTerm, convolve, linear_angular
 from fibo_robot.attention.operator import result_like, without_autocast
 
 
-def directions(
-    q: Tensor, k: Tensor, v: Tensor, extra: Tensor | None = None, const_term: ConstantTerm = "own"
+def castling_training(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    const_term: ConstantTerm,
+    taps: Tensor | None = None,
+    branch: Tensor | None = None,
+    branch_scale: Tensor | None = None,
 ) -> Tensor:
-    """y / ‖y‖ over the head dimension, with y = const/2 + q̂(k̂ᵀV)/π + extra; differentiable.
+    """Normalised linear-angular attention plus a convolution of v along the tokens; differentiable.
 
     Args:
         q, k, v: `(B, heads, N, head_dim)`; q and k need not be normalised.
-        extra: what is added before the normalisation, of the same shape; None adds nothing.
         const_term: as in :func:`fibo_robot.attention.angular.linear_angular`.
+        taps: `(heads, taps)`, an odd number of filter weights per head; None: no convolution.
+        branch: what is added before the normalisation, of q's shape; None adds nothing.
+        branch_scale: its factor, a scalar that gets no gradient; None stands for 1.
 
     Returns:
-        `(B, heads, N, head_dim)`.
+        `(B, heads, N, head_dim)`: y / ‖y‖ + taps * v with y = const/2 + q̂(k̂ᵀV)/π + branch_scale · branch.
     """
-    if q.device.type == "cpu":
-        return torch.ops.fibo_robot.castling_directions(q, k, v, extra, const_term)[0]
+    taps = v.new_zeros(q.shape[1], 0) if taps is None else taps
+    scale = q.new_ones((), dtype=torch.float32) if branch_scale is None else branch_scale
+    if q.device.type == "cpu" and _has_kernel(q.dtype):
+        return torch.ops.fibo_robot.castling_training(q, k, v, branch, scale, taps, const_term)[0]
     y = linear_angular(q, k, v, const_term)
-    return F.normalize(y if extra is None else y + extra, dim=-1, eps=NORM_EPSILON)
+    y = y if branch is None else y + scale.to(branch.dtype) * branch
+    return convolve(v, taps, F.normalize(y, dim=-1, eps=NORM_EPSILON))
 
 
-@torch.library.custom_op("fibo_robot::castling_directions", mutates_args=(), device_types="cpu")
+def _has_kernel(dtype: torch.dtype) -> bool:
+    from fibo_robot.attention.backends.numba_branch import is_available  # numba: slow to import
+
+    return is_available(dtype)
+
+
+@torch.library.custom_op("fibo_robot::castling_training", mutates_args=(), device_types="cpu")
 @without_autocast
-def _directions(
-    q: Tensor, k: Tensor, v: Tensor, extra: Tensor | None, const_term: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    from fibo_robot.attention.backends import numba_angular  # numba: slow to import
+def _castling_training(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    branch: Tensor | None,
+    branch_scale: Tensor,
+    taps: Tensor,
+    const_term: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from fibo_robot.attention.backends import numba_angular
 
     # Half precision is computed in float32, and rounded once.
-    dtype, kept = torch.promote_types(q.dtype, torch.float32), q.dtype
-    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    added = None if extra is None else extra.to(dtype)
-    out, inverse, state = numba_angular.directions(q, k, v, added, cast(ConstantTerm, const_term))
-    return out.to(kept), inverse, state
+    dtype, given = torch.promote_types(q.dtype, torch.float32), q.dtype
+    q, k, v, taps = (tensor.to(dtype) for tensor in (q, k, v, taps))
+    branch = None if branch is None else branch.to(dtype)
+    term = cast(ConstantTerm, const_term)
+    found = numba_angular.forward(q, k, v, branch, float(branch_scale), taps, term, training=True)
+    # Without a convolution the output is what the backward pass needs, and operators return nothing twice.
+    direction = found.direction if taps.shape[1] else q.new_empty(0)
+    return found.out.to(given), direction, found.inverse, found.state
 
 
-@_directions.register_fake
+@_castling_training.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, extra: Tensor | None, const_term: str
-) -> tuple[Tensor, Tensor, Tensor]:
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    branch: Tensor | None,
+    branch_scale: Tensor,
+    taps: Tensor,
+    const_term: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, heads, num_tokens, head_dim = q.shape
     dtype = torch.promote_types(q.dtype, torch.float32)
     return (
         result_like(q),
+        result_like(q.to(dtype)) if taps.shape[1] else q.new_empty(0, dtype=dtype),
         q.new_empty((batch, heads, num_tokens), dtype=dtype),
         q.new_empty((batch, heads, head_dim, head_dim), dtype=dtype),
     )
 
 
-@torch.library.custom_op("fibo_robot::castling_directions_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("fibo_robot::castling_training_backward", mutates_args=(), device_types="cpu")
 @without_autocast
-def _directions_backward(
+def _castling_training_backward(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
+    direction: Tensor,
     inverse: Tensor,
     state: Tensor,
+    taps: Tensor,
     const_term: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from fibo_robot.attention.backends import numba_angular
 
-    tensors = (tensor.to(state.dtype) for tensor in (grad, q, k, v, out))
-    grads = numba_angular.directions_backward(
-        *tensors, inverse=inverse, state=state, const_term=cast(ConstantTerm, const_term)
+    grad, q_wide, k, v, direction, wide_taps = (
+        tensor.to(state.dtype) for tensor in (grad, q, k, v, direction, taps)
     )
-    grad_q, grad_k, grad_v, grad_extra = (tensor.to(q.dtype) for tensor in grads)
-    return grad_q, grad_k, grad_v, grad_extra
+    term = cast(ConstantTerm, const_term)
+    grads = numba_angular.backward(grad, q_wide, k, v, direction, inverse, state, wide_taps, term)
+    grad_q, grad_k, grad_v, grad_y = (tensor.to(q.dtype) for tensor in grads[:4])
+    return grad_q, grad_k, grad_v, grad_y, grads[4].to(taps.dtype)
 
 
-@_directions_backward.register_fake
+@_castling_training_backward.register_fake
 def _(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
+    direction: Tensor,
     inverse: Tensor,
     state: Tensor,
+    taps: Tensor,
     const_term: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return result_like(q), result_like(q), result_like(q), result_like(q)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return result_like(q), result_like(q), result_like(q), result_like(q), torch.empty_like(taps)
 
 
-def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    q, k, v, extra, ctx.const_term = inputs
-    ctx.has_extra = extra is not None
-    ctx.save_for_backward(q, k, v, *output)
+def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    q, k, v, branch, branch_scale, taps, ctx.const_term = inputs
+    out, direction, inverse, state = output
+    ctx.has_branch = branch is not None
+    kept = direction if taps.shape[1] else out
+    ctx.save_for_backward(q, k, v, kept, inverse, state, taps, branch_scale)
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _differentiate(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple:
-    grads = torch.ops.fibo_robot.castling_directions_backward(grad, *ctx.saved_tensors, ctx.const_term)
-    *of_inputs, of_extra = grads
-    return (*of_inputs, of_extra if ctx.has_extra else None, None)
+    *saved, branch_scale = ctx.saved_tensors
+    grads = torch.ops.fibo_robot.castling_training_backward(grad, *saved, ctx.const_term)
+    grad_q, grad_k, grad_v, grad_y, grad_taps = grads
+    grad_branch = branch_scale.to(grad_y.dtype) * grad_y if ctx.has_branch else None
+    return grad_q, grad_k, grad_v, grad_branch, None, grad_taps, None
 
 
-_directions.register_autograd(_differentiate, setup_context=_save)
+_castling_training.register_autograd(_differentiate, setup_context=_save)

@@ -23,7 +23,7 @@ from fibo_robot.attention.angular import (
     strongest_softmax,
     threshold_of_mass,
 )
-from fibo_robot.attention.angular_training import directions
+from fibo_robot.attention.angular_training import castling_training
 from fibo_robot.attention.checks import require_choice
 from fibo_robot.attention.compiling import constant_result
 from fibo_robot.attention.controls import RULES, ControlRule, rule_offsets
@@ -281,20 +281,21 @@ class AngularCore(AttentionCore):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
         branch_runs = self.branch_enabled and (self.training or self.options.branch_in_eval)
-        if not branch_runs and not torch.is_grad_enabled() and q.device.type == "cpu":
-            if self.options.dwconv == "tokens":
-                return castling_inference(q, k, v, self.options.const_term, self.dwconv.weight.flatten(1))
-            return castling_inference(q, k, v, self.options.const_term) + self._convolve(v)
-        extra = None
+        along_tokens = self.options.dwconv == "tokens"
+        taps = self.dwconv.weight.flatten(1) if along_tokens else None
+        branch, const_term = None, self.options.const_term
         if branch_runs:
             factor: float = self.head_dim**-0.5 if scale is None else scale
             threshold = self.options.threshold
             if threshold is None:
                 threshold = threshold_of_mass(q, k, self.options.branch_mass, factor)
             branch, passed = strongest_softmax(q, k, v, threshold=threshold, scale=factor)
-            extra = self.branch_scale.to(branch.dtype) * branch
             self.mass_passed.copy_(passed)
-        return directions(q, k, v, extra, self.options.const_term) + self._convolve(v)
+        if branch is None and not torch.is_grad_enabled() and q.device.type == "cpu":
+            out = castling_inference(q, k, v, const_term, taps)
+        else:
+            out = castling_training(q, k, v, const_term, taps, branch, self.branch_scale)
+        return out if along_tokens else out + self._convolve_grid(v)
 
     def weigh(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return linear_angular(q, k, v, self.options.const_term)
@@ -304,9 +305,7 @@ class AngularCore(AttentionCore):
         if not self.branch_scale.is_meta:
             self.branch_enabled = float(self.branch_scale) > 0
 
-    def _convolve(self, v: Tensor) -> Tensor:
-        if self.options.dwconv == "tokens":
-            return self.dwconv(v)
+    def _convolve_grid(self, v: Tensor) -> Tensor:
         batch, heads, num_tokens, head_dim = v.shape
         self._num_patches(num_tokens)
         if self.grid is None:

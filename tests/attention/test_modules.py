@@ -333,6 +333,6 @@ def test_grid_convolution_leaves_prefix_tokens_alone_and_reaches_neighbours_in_t
     v = torch.zeros(1, 2, 61, 6)
     centre = 1 + (1 * 20 + 2 * 5 + 2)
     v[:, :, centre] = 1.0
-    reached = module.core._convolve(v).abs().sum(dim=(0, 1, 3)) > 0
+    reached = module.core._convolve_grid(v).abs().sum(dim=(0, 1, 3)) > 0
     expected = {1 + t * 20 + y * 5 + x for t in (0, 1, 2) for y in (1, 2, 3) for x in (1, 2, 3)}
     assert set(reached.nonzero().flatten().tolist()) == expected

@@ -1,12 +1,12 @@
-"""Castling on the CPU: linear-angular attention with its norms fused, and in inference its convolution.
+"""Castling on the CPU: linear-angular attention and what stands around it, in two passes over memory.
 
 In PyTorch's operators, the norms, the constant, the normalisation and the depthwise convolution are a dozen
-passes over memory around two matrix products that take less time than they. Here the products stay with
-PyTorch's BLAS, and one pass before them and one after do the rest, forward and backward. The passes read
-tensors of any strides; results lie in memory as `(B, N, heads, D)`.
+passes over memory around two matrix products that take less time than they. Here two parallel regions do it
+all forward, and two backward (numba_angular_kernels.py). They read tensors of any strides; results lie in
+memory as `(B, N, heads, D)`.
 """
 
-import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,100 +14,118 @@ from torch import Tensor
 
 from fibo_robot.attention.angular import NORM_EPSILON, ConstantTerm, constant_value
 from fibo_robot.attention.backends import numba_angular_kernels as kernels
+from fibo_robot.attention.backends.numba_blas import product_address
 from fibo_robot.attention.backends.numba_runner import as_given, place, rows_as_stored, run
 from fibo_robot.attention.operator import empty_tokens_first
 
 ROWS_WORTH_THREADS = 4096  # tokens times heads times batch
+TILE = 128  # tokens per task, at most
 
 
-def castling_inference(q: Tensor, k: Tensor, v: Tensor, const_term: ConstantTerm, taps: Tensor) -> Tensor:
-    """As :func:`fibo_robot.attention.angular.castling_inference`, in float32 or float64."""
-    out, _, _ = _directions(q, k, v, None, const_term, taps)
-    return out
+@dataclass(frozen=True)
+class Forward:
+    """What the forward pass gives, in the computing dtype.
 
-
-def directions(
-    q: Tensor, k: Tensor, v: Tensor, extra: Tensor | None, const_term: ConstantTerm
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`fibo_robot.attention.angular_training.directions`, in float32 or float64.
-
-    Returns:
-        The directions `(B, heads, N, head_dim)`, what they were divided by `(B, heads, N)`, inverted, and
-        k̂ᵀV/π `(B, heads, head_dim, head_dim)`.
+    Attributes:
+        out: y / ‖y‖ plus the convolution, `(B, heads, N, head_dim)`.
+        direction: y / ‖y‖; `out` itself where there is no convolution, or no backward pass to come.
+        inverse: what y was multiplied by, `(B, heads, N)`.
+        state: k̂ᵀV/π, `(B, heads, head_dim, head_dim)`.
     """
-    return _directions(q, k, v, extra, const_term, None)
+
+    out: Tensor
+    direction: Tensor
+    inverse: Tensor
+    state: Tensor
 
 
-def _directions(
-    q: Tensor, k: Tensor, v: Tensor, extra: Tensor | None, const_term: ConstantTerm, taps: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    given = q
-    (q, k, v), name = rows_as_stored(q, k, v)
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    branch: Tensor | None,
+    branch_scale: float,
+    taps: Tensor,
+    const_term: ConstantTerm,
+    *,
+    training: bool,
+) -> Forward:
+    """y / ‖y‖ + taps * v with y = const/2 + q̂(k̂ᵀV)/π + branch_scale · branch, in float32 or float64.
+
+    Args:
+        q, k, v: `(B, heads, N, head_dim)`.
+        branch: of the same shape, or None.
+        branch_scale: its factor.
+        taps: `(heads, taps)`, an odd number of filter weights per head, or none.
+        const_term: as in :func:`fibo_robot.attention.angular.linear_angular`.
+        training: keep the directions apart from the output.
+    """
+    given, head_dim = q, q.shape[-1]
+    (q, k, v), name = _rows(q, k, v)
     own = const_term == "own"
     constant = v if own else constant_value(v, const_term)
-    scaled, out, inverse = empty_tokens_first(v), empty_tokens_first(q), q.new_empty(q.shape[:-1])
-    job = _job(q, own=own, has_extra=extra is not None)
-    place(job, q=q, k=k, v=v, constant=constant, scaled=scaled, out=out)
-    job["inverse"] = inverse.data_ptr()
-    if extra is not None:
-        (extra,), _ = rows_as_stored(extra)
-        place(job, extra=extra)
-    if taps is not None:
-        taps = taps.detach().contiguous()
-        job["taps"], job["num_taps"] = taps.data_ptr(), taps.shape[1]
+    out, inverse = empty_tokens_first(q), q.new_empty(q.shape[:-1])
+    direction = empty_tokens_first(q) if training and taps.shape[1] else out
+    state = q.new_empty(*q.shape[:2], q.shape[-1], q.shape[-1])
+    taps = taps.detach().contiguous()
+    job = _job(q, name, taps, own=own)
+    place(job, q=q, k=k, v=v, constant=constant, direction=direction, out=out)
+    job["inverse"], job["state"] = inverse.data_ptr(), state.data_ptr()
+    if branch is not None:
+        (branch,), _ = rows_as_stored(branch)
+        place(job, branch=branch)
+        job["has_branch"], job["branch_scale"] = True, branch_scale
     workers = _workers(q)
-    run(kernels.scale_values(name, q.shape[-1]), job, workers)
-    state = product(k.transpose(-2, -1), scaled)
-    product(q, state, out)
+    run(kernels.summarise(name, q.shape[-1]), job, workers)
     run(kernels.finish(name, q.shape[-1]), job, workers)
-    head_dim = given.shape[-1]
-    return as_given(out, given), inverse, state[..., :head_dim, :head_dim].contiguous()
+    result = as_given(out, given)
+    direction = result if direction is out else as_given(direction, given)
+    return Forward(result, direction, inverse, state[..., :head_dim, :head_dim].contiguous())
 
 
-def directions_backward(
+def backward(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
+    direction: Tensor,
     inverse: Tensor,
     state: Tensor,
+    taps: Tensor,
     const_term: ConstantTerm,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and of what was added; arguments as :func:`directions` returned them.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, y and the taps; arguments as :func:`forward` took and returned them.
 
     With r = 1/‖q‖ and t the gradient of q̂, that of q is r·(t - q̂(q̂·t)); and so for k and for the output.
     """
     given = q
-    (grad, q, k, v, out), name = rows_as_stored(grad, q, k, v, out)
+    (q, k, v), name = _rows(q, k, v)
+    (grad, direction), _ = rows_as_stored(grad, direction)
     missing = q.shape[-1] - given.shape[-1]
     state = torch.nn.functional.pad(state, (0, missing, 0, missing)) if missing else state
-    grad_y, grad_u, grad_q, grad_k, grad_v = (empty_tokens_first(q) for _ in range(5))
-    job = _job(q, own=const_term == "own")
-    place(job, q=q, k=k, out=out, grad=grad, grad_y=grad_y, grad_u=grad_u, grad_q=grad_q)
-    place(job, grad_k=grad_k, grad_v=grad_v)
-    job["inverse"] = inverse.data_ptr()
+    grad_y, grad_q, grad_k, grad_v = (empty_tokens_first(q) for _ in range(4))
+    grad_state, taps = torch.empty_like(state), taps.detach().contiguous()
+    job = _job(q, name, taps, own=const_term == "own")
+    tiles = -(-q.shape[2] // int(job["tile"][0]))
+    tap_grads = q.new_empty(*q.shape[:2], tiles, taps.shape[1])
+    place(job, q=q, k=k, v=v, direction=direction, grad=grad)
+    place(job, grad_y=grad_y, grad_q=grad_q, grad_k=grad_k, grad_v=grad_v)
+    job["inverse"], job["state"] = inverse.data_ptr(), state.data_ptr()
+    job["grad_state"], job["tap_grads"] = grad_state.data_ptr(), tap_grads.data_ptr()
     workers = _workers(q)
-    run(kernels.before_products(name, q.shape[-1]), job, workers)
-    grad_state = product(q.transpose(-2, -1), grad_u)
-    product(grad_y, state.transpose(-2, -1), grad_q)
-    product(v, grad_state.transpose(-2, -1) / math.pi, grad_k)
-    product(k, grad_state, grad_v)
-    run(kernels.after_products(name, q.shape[-1]), job, workers)
+    run(kernels.differentiate_state(name, q.shape[-1]), job, workers)
+    run(kernels.differentiate(name, q.shape[-1]), job, workers)
     if const_term != "own":
         whole = grad_y.sum(dim=-2, keepdim=True)
         grad_v.add_(whole, alpha=0.5 if const_term == "sum" else 0.5 / q.shape[-2])
     grads = [as_given(tensor, given) for tensor in (grad_q, grad_k, grad_v, grad_y)]
-    return grads[0], grads[1], grads[2], grads[3]
+    return grads[0], grads[1], grads[2], grads[3], tap_grads.sum(dim=(0, 2))
 
 
-def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """a @ b of `(B, heads, ·, ·)`, example by example: all at once, strided tensors would be copied."""
-    if out is None:
-        out = a.new_empty(*a.shape[:-1], b.shape[-1])
-    for example in range(len(a)):
-        torch.bmm(a[example], b[example], out=out[example])
-    return out
+def _rows(*tensors: Tensor) -> tuple[list[Tensor], str]:
+    """Tensors as kernels and BLAS read them: rows that do not overlap."""
+    rows, name = rows_as_stored(*tensors)
+    return [row if row.stride(2) >= row.shape[3] else row.contiguous() for row in rows], name
 
 
 def _workers(q: Tensor) -> int | None:
@@ -115,9 +133,11 @@ def _workers(q: Tensor) -> int | None:
     return None if q.shape[:-1].numel() >= ROWS_WORTH_THREADS else 1
 
 
-def _job(q: Tensor, *, own: bool, has_extra: bool = False) -> np.ndarray:
-    batch, heads, tokens, _ = q.shape
+def _job(q: Tensor, name: str, taps: Tensor, *, own: bool) -> np.ndarray:
+    batch, heads, tokens, channels = q.shape
     job = np.zeros(1, kernels.JOB)
-    job["batch"], job["heads"], job["tokens"], job["epsilon"] = batch, heads, tokens, NORM_EPSILON
-    job["own"], job["has_extra"] = own, has_extra
+    job["batch"], job["heads"], job["tokens"], job["channels"] = batch, heads, tokens, channels
+    job["tile"] = -(-tokens // -(-tokens // TILE)) if tokens else TILE  # of about one size
+    job["taps"], job["num_taps"] = taps.data_ptr(), taps.shape[1]
+    job["product"], job["own"], job["epsilon"] = product_address(name), own, NORM_EPSILON
     return job

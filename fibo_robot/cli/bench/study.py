@@ -47,9 +47,10 @@ def study(
         from fibo_robot.benchmarks.study.flips import write_sheet
 
         for found in write_sheet(output / chosen.name, *flips, sheet):
-            seeds = f"all {len(found.seeds)} seeds" if len(found.seeds) > 1 else f"seed {found.seeds[0]}"
+            seeds = ", ".join(str(seed) for seed in found.seeds)
             typer.echo(
-                f"{found.right} right and {found.wrong} wrong with {seeds}: {len(found.pictures)} pictures",
+                f"{found.right} right and {found.wrong} wrong with every seed ({seeds}): "
+                f"{len(found.pictures)} pictures",
                 err=is_standard_output(json),
             )
         typer.echo(f"wrote {sheet}", err=is_standard_output(json))
