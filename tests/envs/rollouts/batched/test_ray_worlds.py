@@ -119,9 +119,9 @@ def test_an_actor_that_hangs_is_ended_and_its_episodes_are_dealt_out_again(
 
     one = rollout(ToyPolicy(TASK.shape_meta(), 0.2), TASK, SEEDS, engine=BatchedEngine(2, "cpu", maker()))
     struck = tmp_path / "struck"
-    engine = RayBatchedEngine(2, "cpu", actors=2, make=sleeping(struck), timeouts=Timeouts(command=4.0))
+    engine = RayBatchedEngine(2, "cpu", actors=2, make=sleeping(struck), timeouts=Timeouts(command=8.0))
     evaluation = rollout(ToyPolicy(TASK.shape_meta(), 0.2), TASK, SEEDS, engine=engine)
     assert struck.exists(), "no world hung"
     assert traces(evaluation) == traces(one) and not evaluation.errors
     again = {e.seed: e.worker_errors for e in evaluation.episodes if e.worker_errors}
-    assert again[SEEDS[5]] == ("A Ray actor did not answer for 4 s.",) and SEEDS[0] not in again
+    assert "A Ray actor did not answer for 8 s." in again[SEEDS[5]] and SEEDS[0] not in again
