@@ -29,7 +29,7 @@ class CheckedClip:
         size_bytes: its length; a clip of another length is checked again.
         frames, fps, height, width: as they would be read; 0 where it cannot be.
         codec: FFmpeg's name, or how pictures are coded; empty where unknown.
-        reader: what reads it: `decord`, `av`, or `pictures`.
+        reader: what reads it: `av`, or `pictures`.
         problem: why it cannot be read; empty where it can.
     """
 

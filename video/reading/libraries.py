@@ -1,7 +1,7 @@
 """Libraries that decode in the place of PyAV where they are asked for, and for which files they are exact.
 
 PyAV, which reads everything, is in :mod:`fibo_robot.video.reading.decoding`: only it is asked strictly, and
-no other is faster for any habit of access (`fibo bench decoding`).
+neither makes the reader faster, however frames are asked for (`fibo bench decoding`).
 """
 
 import importlib
