@@ -23,7 +23,7 @@ class Capacity:
 # At least twice what noisy experts' demonstrations took at most. Contacts (with candidate pairs, mean over
 # worlds) and rows that MuJoCo Warp counted, 20 each: 19, 121 in PickPlaceCan; 87, 381 in NutAssemblySquare.
 # In Lift and Stack MuJoCo counted, which has no candidates: 15, 57 in Lift. ToolHang and TwoArmTransport have
-# no expert: theirs are several times what random motion takes.
+# no expert: random motion took 86, 289 in the latter, the former's are a guess.
 CAPACITIES = {
     "Lift": Capacity(40, 128),
     "PickPlaceCan": Capacity(64, 256),
