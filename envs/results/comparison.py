@@ -29,8 +29,8 @@ from fibo_robot.statistics import (
     Interval,
     PairedCounts,
     average_over_runs,
+    difference_over_checkpoints,
     difference_over_runs,
-    difference_over_seeds,
     episodes_to_resolve,
     mcnemar_exact,
     newcombe_interval,
@@ -72,8 +72,8 @@ class PairRow:
             95 % confidence.
         p_value: that both succeed equally often.
         p_holm: the same, adjusted for the number of pairs compared (Holm 1979).
-        test: `mcnemar`, `runs` for a t test with variance between runs and between seeds, or `seeds` for a
-            paired t test on two runs' mean outcomes over their last checkpoints.
+        test: `mcnemar`; `runs`, a t test with variance between runs and between seeds; or `checkpoints`, a
+            randomisation test on two single runs' mean outcomes over their last checkpoints.
         common_seeds: seeds the comparison rests on, which every run of both has.
         only_a: common seeds that only `a` solved; `only_b` likewise. None but for `mcnemar`.
         episodes_needed: common seeds that would tell a difference of this size apart four times in five;
@@ -249,16 +249,16 @@ def _method_row(label: str, runs: Sequence[Run]) -> MethodRow:
 
 def _pair_row(a: str, runs_a: Sequence[Run], b: str, runs_b: Sequence[Run]) -> PairRow:
     common = _common_seeds(a, runs_a, b, runs_b)
-    outcomes_a, outcomes_b = (
-        [{seed: outcomes[seed] for seed in common} for outcomes in map(outcomes_of, runs)]
-        for runs in (runs_a, runs_b)
-    )
-    if len(runs_a) > 1 or isinstance(runs_a[0], LastCheckpoints):
-        several = len(runs_a) > 1
-        found = (
-            difference_over_runs(outcomes_a, outcomes_b)
-            if several
-            else difference_over_seeds(outcomes_a[0], outcomes_b[0])
+    runs = [runs_a, runs_b]
+    several = len(runs_a) > 1
+    if several or isinstance(runs_a[0], LastCheckpoints):
+        # Several runs' own outcomes; or those of the checkpoints of the one run that each method has.
+        compare_means = difference_over_runs if several else difference_over_checkpoints
+        found = compare_means(
+            *(
+                [_on(common, run) for run in (method if several else evaluations_of(method[0]))]
+                for method in runs
+            )
         )
         low, high = found.interval or (None, None)
         return PairRow(
@@ -268,12 +268,10 @@ def _pair_row(a: str, runs_a: Sequence[Run], b: str, runs_b: Sequence[Run]) -> P
             low=low,
             high=high,
             p_value=found.p_value,
-            test="runs" if several else "seeds",
+            test="runs" if several else "checkpoints",
             common_seeds=len(common),
         )
-    counts = PairedCounts.of(
-        *([outcome == 1 for outcome in outcomes.values()] for outcomes in (outcomes_a[0], outcomes_b[0]))
-    )
+    counts = PairedCounts.of(*([share == 1 for share in _on(common, method[0]).values()] for method in runs))
     needed = episodes_to_resolve(*counts.rates, discordant=counts.discordant) if counts.difference else None
     low, high = newcombe_interval(counts)
     return PairRow(
@@ -289,6 +287,12 @@ def _pair_row(a: str, runs_a: Sequence[Run], b: str, runs_b: Sequence[Run]) -> P
         only_b=counts.only_b,
         episodes_needed=needed,
     )
+
+
+def _on(seeds: Sequence[int], run: Run) -> dict[int, float]:
+    """A run's outcomes on these seeds."""
+    outcomes = outcomes_of(run)
+    return {seed: outcomes[seed] for seed in seeds}
 
 
 def _common_seeds(a: str, runs_a: Sequence[Run], b: str, runs_b: Sequence[Run]) -> list[int]:

@@ -22,8 +22,8 @@ from fibo_robot.statistics.training_runs import (
     RunDifference,
     average_over_checkpoints,
     average_over_runs,
+    difference_over_checkpoints,
     difference_over_runs,
-    difference_over_seeds,
 )
 
 __all__ = [
@@ -35,8 +35,8 @@ __all__ = [
     "RunDifference",
     "average_over_checkpoints",
     "average_over_runs",
+    "difference_over_checkpoints",
     "difference_over_runs",
-    "difference_over_seeds",
     "episodes_to_resolve",
     "format_interval",
     "format_rate",

@@ -169,41 +169,61 @@ def difference_over_runs(
         by_seed = (tables[0].mean(0) - tables[1].mean(0)).var(ddof=1) / len(seeds)
         interaction = by_seed - sum(_residual(table) for table in tables)
         parts.append((max(0.0, float(interaction)), len(seeds) - 1))
-    return _difference(difference, parts, confidence)
-
-
-def difference_over_seeds(
-    a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE
-) -> RunDifference:
-    """Difference of two single runs' mean outcomes, by Student's t over the seeds' differences.
-
-    For outcomes that are shares of a run's checkpoints; successes and failures are compared exactly
-    (:mod:`.paired`). Only seeds are drawn: what other training runs would give is not in it.
-
-    Args:
-        a, b: outcomes by seed.
-
-    Raises:
-        ValueError: fewer than two seeds, or others for `b`.
-    """
-    seeds = sorted(a)
-    if len(seeds) < 2 or set(b) != set(seeds):
-        raise ValueError("a comparison over seeds needs two runs on the same seeds, at least two of them")
-    differences = np.array([a[seed] - b[seed] for seed in seeds])
-    return _difference(
-        float(differences.mean()), [(float(differences.var(ddof=1)) / len(seeds), len(seeds) - 1)], confidence
-    )
-
-
-def _difference(difference: float, parts: Sequence[tuple[float, int]], confidence: float) -> RunDifference:
-    """A difference with an interval and a p-value from the parts of its variance."""
     error = math.sqrt(sum(variance for variance, _ in parts))
     if error == 0:
         return RunDifference(difference, None, None)
     half = _student(confidence, parts) * error
-    p_value = 2 * float(special.stdtr(_degrees_of_freedom(parts), -abs(difference) / error))
+    freedom = _degrees_of_freedom(parts)
+    p_value = 2 * float(special.stdtr(freedom, -abs(difference) / error))
     interval = Interval(max(-1.0, difference - half), min(1.0, difference + half))
     return RunDifference(difference, interval, p_value)
+
+
+def difference_over_checkpoints(
+    a: Sequence[Mapping[int, bool]], b: Sequence[Mapping[int, bool]], confidence: float = CONFIDENCE
+) -> RunDifference:
+    """Difference of two single runs' mean success rates over their checkpoints, all on the same seeds.
+
+    Only seeds are drawn: what other training runs would give is not in it. The interval squares and adds the
+    limits of :func:`average_over_checkpoints`, corrected for the correlation of the mean outcomes on a seed,
+    as Newcombe (1998, method 10) does with Wilson's; it holds near 0 and 1, where Student's t does not. The
+    p-value is that of flipping the signs of the seeds' differences (Fisher's randomisation test).
+
+    Args:
+        a, b: outcomes by seed, one mapping per checkpoint.
+
+    Raises:
+        ValueError: fewer than two checkpoints of either, or checkpoints on different seeds.
+    """
+    seeds = sorted(a[0]) if a else []
+    if not seeds or any(set(checkpoint) != set(seeds) for checkpoint in (*a, *b)):
+        raise ValueError("a comparison over checkpoints needs every checkpoint on the same seeds")
+    means = [np.mean([[run[seed] for seed in seeds] for run in runs], axis=0, dtype=float) for runs in (a, b)]
+    (rate_a, (low_a, high_a)), (rate_b, (low_b, high_b)) = (
+        (found.rate, found.interval)
+        for found in (average_over_checkpoints(runs, confidence) for runs in (a, b))
+    )
+    varies = min(mean.std() for mean in means) > 0
+    correlation = float(np.corrcoef(means)[0, 1]) if varies else 0.0
+    down = rate_a - low_a, high_b - rate_b
+    up = high_a - rate_a, rate_b - low_b
+    below, above = (
+        math.sqrt(max(0.0, one**2 - 2 * correlation * one * other + other**2)) for one, other in (down, up)
+    )
+    difference = rate_a - rate_b
+    interval = Interval(max(-1.0, difference - below), min(1.0, difference + above))
+    return RunDifference(difference, interval, _sign_flip_p_value(means[0] - means[1]))
+
+
+def _sign_flip_p_value(differences: np.ndarray) -> float:
+    """Two-sided p-value that differences are as likely positive as negative; exact for up to 13 beside 0."""
+    differences = differences[differences != 0]
+    count, observed = len(differences), abs(differences.sum()) - 1e-9
+    if count <= 13:
+        signs = np.array(list(itertools.product((1, -1), repeat=count)))
+        return float(np.mean(np.abs(signs @ differences) >= observed))
+    signs = np.random.default_rng(0).choice((1, -1), size=(9999, count))
+    return float(1 + np.sum(np.abs(signs @ differences) >= observed)) / 10_000
 
 
 def _covariance(a: Mapping[int, float], b: Mapping[int, float]) -> float:
