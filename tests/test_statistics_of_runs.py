@@ -186,7 +186,10 @@ def test_runs_judged_by_their_checkpoints_mean_cover_and_checkpoints_taken_for_r
     assert NOMINAL[0] < np.mean(rates) < NOMINAL[1]
 
     def differences(tables_a, tables_b):
-        found = [difference_over_runs(*map(shared_shares, pair)).interval for pair in zip(tables_a, tables_b)]
+        found = [
+            difference_over_runs(shared_shares(one), shared_shares(other)).interval
+            for one, other in zip(tables_a, tables_b)
+        ]
         return np.mean([interval is not None and 0.15 in interval for interval in found])
 
     assert NOMINAL[0] < differences(a.mean(2), b.mean(2)) < NOMINAL[1]
@@ -203,7 +206,7 @@ def test_a_difference_over_checkpoints_covers_that_of_these_checkpoints(rates, s
         for rate in rates
     ]
     difference = rates[0] - rates[1]
-    found = [difference_over_checkpoints(*map(shared, pair)).interval for pair in zip(*tables)]
+    found = [difference_over_checkpoints(shared(one), shared(other)).interval for one, other in zip(*tables)]
     assert np.mean([interval is not None and difference in interval for interval in found]) > NOMINAL[0]
     if max(rates) > 0.9:
         # Student's t on the seeds' differences is too sure where few of them differ.

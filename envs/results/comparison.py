@@ -249,17 +249,20 @@ def _method_row(label: str, runs: Sequence[Run]) -> MethodRow:
 
 def _pair_row(a: str, runs_a: Sequence[Run], b: str, runs_b: Sequence[Run]) -> PairRow:
     common = _common_seeds(a, runs_a, b, runs_b)
-    runs = [runs_a, runs_b]
     several = len(runs_a) > 1
     if several or isinstance(runs_a[0], LastCheckpoints):
-        # Several runs' own outcomes; or those of the checkpoints of the one run that each method has.
-        compare_means = difference_over_runs if several else difference_over_checkpoints
-        found = compare_means(
-            *(
-                [_on(common, run) for run in (method if several else evaluations_of(method[0]))]
-                for method in runs
+        if several:
+            outcomes_a, outcomes_b = ([_on(common, run) for run in method] for method in (runs_a, runs_b))
+            found = difference_over_runs(outcomes_a, outcomes_b)
+        else:
+            checkpoints_a, checkpoints_b = (
+                [
+                    {seed: rows[seed].success_once for seed in common}
+                    for rows in map(Evaluation.by_seed, checkpoints)
+                ]
+                for checkpoints in (evaluations_of(runs_a[0]), evaluations_of(runs_b[0]))
             )
-        )
+            found = difference_over_checkpoints(checkpoints_a, checkpoints_b)
         low, high = found.interval or (None, None)
         return PairRow(
             a=a,
@@ -271,7 +274,9 @@ def _pair_row(a: str, runs_a: Sequence[Run], b: str, runs_b: Sequence[Run]) -> P
             test="runs" if several else "checkpoints",
             common_seeds=len(common),
         )
-    counts = PairedCounts.of(*([share == 1 for share in _on(common, method[0]).values()] for method in runs))
+    counts = PairedCounts.of(
+        *([share == 1 for share in _on(common, method[0]).values()] for method in (runs_a, runs_b))
+    )
     needed = episodes_to_resolve(*counts.rates, discordant=counts.discordant) if counts.difference else None
     low, high = newcombe_interval(counts)
     return PairRow(

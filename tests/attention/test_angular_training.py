@@ -109,9 +109,9 @@ def test_a_token_whose_sum_is_zero_stays_zero():
 def test_half_precision_is_rounded_once():
     q, k, v, branch = inputs(32)
     halves = [tensor.detach().to(torch.bfloat16).requires_grad_() for tensor in (q, k, v, branch)]
-    out = castling_training(*halves[:3], "own", branch=halves[3])
-    wide = [tensor.double() for tensor in halves]
-    expected = by_formula(*wide[:3], "own", None, wide[3], 1.0)
+    q, k, v, branch = halves
+    out = castling_training(q, k, v, "own", branch=branch)
+    expected = by_formula(q.double(), k.double(), v.double(), "own", None, branch.double(), 1.0)
     assert out.dtype == torch.bfloat16
     assert (out.double() - expected).abs().max() < 2**-8
     assert torch.autograd.grad(out.sum(), halves[0])[0].dtype == torch.bfloat16

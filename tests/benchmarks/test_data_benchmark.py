@@ -57,7 +57,9 @@ def test_the_same_in_lerobots_format_is_read_and_another_file_is_refused(
     assert next(batches)["obs"]["agentview_image"].shape == (4, 2, 3, 84, 84)
     other = shutil.copy(demonstrations, tmp_path / "other.hdf5")
     with h5py.File(other, "r+") as file:
-        file["data/demo_0/actions"][2, 1] += 0.25
+        actions = file["data/demo_0/actions"]
+        assert isinstance(actions, h5py.Dataset)
+        actions[2, 1] += 0.25
     with pytest.raises(BenchmarkError, match="fibo demos convert"):
         check_same_samples(replace(asked, path=str(other)))
 

@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fibo_robot.attention.maps import attention_weights
+from fibo_robot.attention.modules import AttentionModule
 from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.benchmarks.study import flips
 from fibo_robot.benchmarks.study.flips import SHOWN, find_flips
@@ -109,7 +110,8 @@ def test_outcomes_that_the_models_do_not_confirm_are_refused(tested_runs: Path, 
 def test_the_map_is_what_the_last_layer_gives_each_patch(tested_runs: Path, coloured: Path) -> None:
     classifier = load_image_classifier(next((tested_runs / "small").glob("fibottention*")))
     images = torch.randint(256, (SHOWN, 3, 16, 16), dtype=torch.uint8)
-    core = classifier.encoder.vit.blocks[-1].attn.core
+    modules = classifier.encoder.vit.modules()
+    core = [module.core for module in modules if isinstance(module, AttentionModule)][-1]
     inputs = []
     handle = core.register_forward_pre_hook(lambda module, given: inputs.append(given))
     scores, received = flips._scores_and_received(classifier, images)
