@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fibo_robot.attention.angular import NORM_EPSILON, ConstantTerm, convolve, linear_angular
+from fibo_robot.attention.compiling import constant_result
 from fibo_robot.attention.operator import result_like, without_autocast
 
 
@@ -40,6 +41,7 @@ def castling_training(
     return convolve(v, taps, F.normalize(y, dim=-1, eps=NORM_EPSILON))
 
 
+@constant_result
 def _has_kernel(dtype: torch.dtype) -> bool:
     from fibo_robot.attention.backends.numba_branch import is_available  # numba: slow to import
 
