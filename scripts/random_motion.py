@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fibo_robot.envs import get_task
+from fibo_robot.envs.demonstrations.record import stack_observations
 from fibo_robot.envs.demonstrations.writer import Demonstration, DemonstrationWriter, split_masks, write_part
 
 HELD = 5
@@ -40,10 +41,8 @@ def main() -> None:
             observation = env.observe()
         dones = np.array(rewards, np.int64)
         dones[-1] = 1
-        obs = {key: np.stack([one[key] for one in seen]) for key in seen[0]}
-        demonstration = Demonstration(
-            obs, actions, np.array(states), np.array(rewards), dones, env.model_xml, {"seed": seed}
-        )
+        obs, states, rewards = stack_observations(seen), np.array(states), np.array(rewards)
+        demonstration = Demonstration(obs, actions, states, rewards, dones, env.model_xml, {"seed": seed})
         write_part(writer.part(seed), demonstration)
     env.close()
     names = {f"demo_{seed}": seed for seed in range(arguments.episodes)}

@@ -81,7 +81,11 @@ def find_flips(records: Sequence[Record], a: str, b: str) -> tuple[Flips, Flips]
             hint = did_you_mean(name, [variant.name for variant in VARIANTS])
             raise BenchmarkError(f"The study has no variant '{name}'. {hint}")
     correct = {
-        name: {r.seed: _outcomes(r) for r in records if r.variant == name and r.correct is not None}
+        name: {
+            r.seed: np.array([*r.outcomes().values()])
+            for r in records
+            if r.variant == name and r.correct is not None
+        }
         for name in (a, b)
     }
     seeds = tuple(sorted(correct[a].keys() & correct[b].keys()))
@@ -118,7 +122,7 @@ def write_sheet(folder: Path, a: str, b: str, path: Path) -> tuple[Flips, Flips]
     flips = find_flips(records, a, b)
     if not any(found.pictures for found in flips):
         raise BenchmarkError(f"No test picture flips between '{a}' and '{b}' with every seed.")
-    runs = {name: [_run(records, name, seed, folder) for seed in flips[0].seeds] for name in (a, b)}
+    runs = {name: [_run(name, seed, folder) for seed in flips[0].seeds] for name in (a, b)}
     table = read_pictures(load_checkpoint(runs[a][0]).config["data"]["root"])
     numbers = [number for found in flips for number in found.shown]
     seen = {name: _look(folders, table, numbers) for name, folders in runs.items()}
@@ -164,14 +168,9 @@ def sheet(flips: Sequence[Flips], seen: Mapping[str, Seen], table: PictureTable)
     return figure
 
 
-def _outcomes(record: Record) -> np.ndarray:
-    return np.array(list(record.outcomes().values()))
-
-
-def _run(records: Sequence[Record], variant: str, seed: int, folder: Path) -> Path:
+def _run(variant: str, seed: int, folder: Path) -> Path:
     (found,) = (v for v in VARIANTS if v.name == variant)
-    rate = next(r.learning_rate for r in records if r.variant == variant and r.seed == seed)
-    return folder / Run(found, seed, rate).folder
+    return folder / Run(found, seed, learning_rate=None).folder
 
 
 def _look(folders: Sequence[Path], table: PictureTable, numbers: Sequence[int]) -> Seen:

@@ -10,24 +10,25 @@ are not runs: the mean of their outcomes on a seed is the run's outcome there.
 
 import csv
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from fibo_robot.envs.results.comparison_notes import notes_on
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.results.figures import rates_figure
 from fibo_robot.envs.results.runs import LastCheckpoints, Run, evaluations_of, outcomes_of
-from fibo_robot.envs.rollouts.identity import other_task_note
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically, write_json
 from fibo_robot.statistics import (
     CONFIDENCE,
     Interval,
     PairedCounts,
+    RunDifference,
     average_over_runs,
     difference_over_checkpoints,
     difference_over_runs,
@@ -37,6 +38,7 @@ from fibo_robot.statistics import (
 )
 
 SCHEMA_VERSION = 1
+Outcome = TypeVar("Outcome", bool, float)
 
 
 class ComparisonError(FiboError):
@@ -136,56 +138,7 @@ def compare(methods: Mapping[str, Sequence[Run]]) -> Comparison:
     evaluations = {
         label: [one for run in runs for one in evaluations_of(run)] for label, runs in methods.items()
     }
-    notes = (
-        *_condition_notes(evaluations),
-        *_version_notes(evaluations),
-        *_repetition_notes(evaluations),
-    )
-    return Comparison(rows, tuple(_holm(pairs)), notes)
-
-
-def _condition_notes(methods: Mapping[str, Sequence[Evaluation]]) -> Iterator[str]:
-    """A sentence for each method evaluated on another task than its own, or where seeds do not repeat."""
-    for label, runs in methods.items():
-        others = {other_task_note(run.other_task) for run in runs if run.other_task}
-        yield from (f"{label}: {note}" for note in sorted(others))
-        if any(run.rollout.get("reproducible") is False for run in runs):
-            yield f"{label}: its simulation is not exact; an episode of one seed may end otherwise next time."
-
-
-def _repetition_notes(methods: Mapping[str, Sequence[Evaluation]]) -> Iterator[str]:
-    """How far two evaluations of the same weights agree, seed by seed: what their simulation leaves open."""
-    single = {label: runs[0] for label, runs in methods.items() if len(runs) == 1}
-    for (a, first), (b, second) in itertools.combinations(single.items(), 2):
-        if (first.policy.get("weights") or 0) != second.policy.get("weights"):
-            continue
-        ours, theirs = first.by_seed(), second.by_seed()
-        pairs = [(ours[seed], theirs[seed]) for seed in _common_seeds(a, [first], b, [second])]
-        otherwise = sum(one.success_once != other.success_once for one, other in pairs)
-        as_long = sum(one.length == other.length for one, other in pairs)
-        alike = sum(one.trace == other.trace for one, other in pairs)
-        yield (
-            f"{a} and {b} have the same weights: of {len(pairs)} common seeds {otherwise} ended otherwise, "
-            f"{as_long} took the same number of steps, {alike} are equal bit for bit."
-        )
-
-
-def _version_notes(methods: Mapping[str, Sequence[Evaluation]]) -> list[str]:
-    """A sentence for each package of which the evaluations were made with different versions."""
-    versions: dict[str, dict[str, list[str]]] = {}  # by package, by version, the methods that had it
-    for label, runs in methods.items():
-        for package in {name for others in methods.values() for run in others for name in run.versions}:
-            for run in runs:
-                labels = versions.setdefault(package, {}).setdefault(run.versions.get(package, "unknown"), [])
-                if label not in labels:
-                    labels.append(label)
-    return [
-        f"Evaluated with different versions of {package}: "
-        + ", ".join(f"{version} ({', '.join(labels)})" for version, labels in sorted(found.items()))
-        + ". Episodes may differ for that alone."
-        for package, found in sorted(versions.items())
-        if len(found) > 1
-    ]
+    return Comparison(rows, tuple(_holm(pairs)), tuple(notes_on(evaluations)))
 
 
 def _check_comparable(methods: Mapping[str, Sequence[Run]]) -> None:
@@ -229,7 +182,8 @@ def _method_row(label: str, runs: Sequence[Run]) -> MethodRow:
         found = average_over_runs([outcomes_of(run) for run in runs])
         rate, interval = found.rate, found.interval
     elif isinstance(runs[0], LastCheckpoints):
-        rate, interval = runs[0].average.rate, runs[0].average.interval
+        average = runs[0].average
+        rate, interval = average.rate, average.interval
     else:
         rate, interval = runs[0].success_rate, runs[0].interval
     return MethodRow(
@@ -249,34 +203,16 @@ def _method_row(label: str, runs: Sequence[Run]) -> MethodRow:
 
 def _pair_row(a: str, runs_a: Sequence[Run], b: str, runs_b: Sequence[Run]) -> PairRow:
     common = _common_seeds(a, runs_a, b, runs_b)
-    several = len(runs_a) > 1
-    if several or isinstance(runs_a[0], LastCheckpoints):
-        if several:
-            outcomes_a, outcomes_b = ([_on(common, run) for run in method] for method in (runs_a, runs_b))
-            found = difference_over_runs(outcomes_a, outcomes_b)
-        else:
-            checkpoints_a, checkpoints_b = (
-                [
-                    {seed: rows[seed].success_once for seed in common}
-                    for rows in map(Evaluation.by_seed, checkpoints)
-                ]
-                for checkpoints in (evaluations_of(runs_a[0]), evaluations_of(runs_b[0]))
-            )
-            found = difference_over_checkpoints(checkpoints_a, checkpoints_b)
-        low, high = found.interval or (None, None)
-        return PairRow(
-            a=a,
-            b=b,
-            difference=found.difference,
-            low=low,
-            high=high,
-            p_value=found.p_value,
-            test="runs" if several else "checkpoints",
-            common_seeds=len(common),
-        )
-    counts = PairedCounts.of(
-        *([share == 1 for share in _on(common, method[0]).values()] for method in (runs_a, runs_b))
+    if len(runs_a) > 1:
+        means_a, means_b = ([_on(common, outcomes_of(run)) for run in runs] for runs in (runs_a, runs_b))
+        return _difference_row(a, b, difference_over_runs(means_a, means_b), "runs", len(common))
+    of_a, of_b = (
+        [_on(common, evaluation.outcomes()) for evaluation in evaluations_of(run)]
+        for run in (runs_a[0], runs_b[0])
     )
+    if isinstance(runs_a[0], LastCheckpoints):
+        return _difference_row(a, b, difference_over_checkpoints(of_a, of_b), "checkpoints", len(common))
+    counts = PairedCounts.of(list(of_a[0].values()), list(of_b[0].values()))
     needed = episodes_to_resolve(*counts.rates, discordant=counts.discordant) if counts.difference else None
     low, high = newcombe_interval(counts)
     return PairRow(
@@ -294,9 +230,22 @@ def _pair_row(a: str, runs_a: Sequence[Run], b: str, runs_b: Sequence[Run]) -> P
     )
 
 
-def _on(seeds: Sequence[int], run: Run) -> dict[int, float]:
-    """A run's outcomes on these seeds."""
-    outcomes = outcomes_of(run)
+def _difference_row(a: str, b: str, found: RunDifference, test: str, common_seeds: int) -> PairRow:
+    low, high = found.interval or (None, None)
+    return PairRow(
+        a=a,
+        b=b,
+        difference=found.difference,
+        low=low,
+        high=high,
+        p_value=found.p_value,
+        test=test,
+        common_seeds=common_seeds,
+    )
+
+
+def _on(seeds: Sequence[int], outcomes: Mapping[int, Outcome]) -> dict[int, Outcome]:
+    """The outcomes on these seeds."""
     return {seed: outcomes[seed] for seed in seeds}
 
 

@@ -96,6 +96,10 @@ class Evaluation:
         """Counted episodes by seed."""
         return {episode.seed: episode for episode in self.counted}
 
+    def outcomes(self) -> dict[int, bool]:
+        """Whether each counted episode was solved at some step, by seed."""
+        return {episode.seed: episode.success_once for episode in self.counted}
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `eval.json`."""
         rows = [

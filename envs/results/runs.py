@@ -43,21 +43,24 @@ class LastCheckpoints:
         Raises:
             ValueError: there are fewer than two checkpoints, or one has no episode that counts.
         """
-        return average_over_checkpoints(
-            [
-                {seed: episode.success_once for seed, episode in evaluation.by_seed().items()}
-                for evaluation in self.evaluations.values()
-            ]
-        )
+        return average_over_checkpoints([one.outcomes() for one in self.evaluations.values()])
+
+    @property
+    def _episodes(self) -> int:
+        """Counted ones of each checkpoint, at most."""
+        return max(len(evaluation.counted) for evaluation in self.evaluations.values())
+
+    @property
+    def _best(self) -> str:
+        """The checkpoint with the highest rate."""
+        return max(self.rates.items(), key=lambda row: row[1])[0]
 
     def to_text(self) -> str:
         """Three sentences: the mean, what its interval is for, and that the best of them is no result."""
-        average, rates = self.average, self.rates
-        episodes = max(len(evaluation.counted) for evaluation in self.evaluations.values())
-        best = max(rates, key=lambda name: rates[name])
+        average, rates, best = self.average, self.rates, self._best
         return (
             f"mean of the last {len(rates)} checkpoints: {format_rate(average.rate)} "
-            f"({format_interval(*average.interval)}), {episodes} episodes each.\n"
+            f"({format_interval(*average.interval)}), {self._episodes} episodes each.\n"
             "The interval is for these checkpoints on other seeds; another training run may lie outside it.\n"
             f"The best of them, {best} with {format_rate(rates[best])}, is chosen on these test seeds: "
             "report the mean."
@@ -65,15 +68,15 @@ class LastCheckpoints:
 
     def save(self, folder: Path) -> Path:
         """Write `last.json` beside the folders of the evaluations; returns its path."""
-        average, rates = self.average, self.rates
+        average = self.average
         write_json(
             folder / LAST_FILE,
             {
                 "success_once": average.rate,
                 "success_interval": list(average.interval),
-                "n_episodes": max(len(evaluation.counted) for evaluation in self.evaluations.values()),
-                "checkpoints": rates,
-                "best_chosen_on_test_seeds": max(rates, key=lambda name: rates[name]),
+                "n_episodes": self._episodes,
+                "checkpoints": self.rates,
+                "best_chosen_on_test_seeds": self._best,
             },
         )
         return folder / LAST_FILE
@@ -114,9 +117,9 @@ def evaluations_of(run: Run) -> tuple[Evaluation, ...]:
 
 def outcomes_of(run: Run) -> dict[int, float]:
     """Success by seed, as a share of its checkpoints; of the seeds that count for all of them."""
-    checkpoints = [evaluation.by_seed() for evaluation in evaluations_of(run)]
+    checkpoints = [evaluation.outcomes() for evaluation in evaluations_of(run)]
     seeds = sorted(set.intersection(*map(set, checkpoints)))
-    return {seed: float(np.mean([rows[seed].success_once for rows in checkpoints])) for seed in seeds}
+    return {seed: float(np.mean([outcomes[seed] for outcomes in checkpoints])) for seed in seeds}
 
 
 def load_run(path: Path | str) -> Run:

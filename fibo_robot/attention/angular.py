@@ -91,9 +91,9 @@ _castling_inference = torch.library.custom_op(
 @_castling_inference.register_kernel("cpu")
 @without_autocast
 def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
-    from fibo_robot.attention.backends import numba_angular, numba_branch  # numba: slow to import
+    from fibo_robot.attention.backends import numba_angular, numba_blas  # numba: slow to import
 
-    if not numba_branch.is_available(q.dtype):
+    if not numba_blas.is_available(q.dtype):
         return _inference_anywhere(q, k, v, const_term, taps)
     # Half precision is computed in float32, and rounded once.
     dtype, given = torch.promote_types(q.dtype, torch.float32), q.dtype
@@ -174,9 +174,9 @@ _last_of_mass = torch.library.custom_op(
 @_last_of_mass.register_kernel("cpu")
 @without_autocast
 def _(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
-    from fibo_robot.attention.backends import numba_branch  # numba: slow to import
+    from fibo_robot.attention.backends import numba_blas, numba_branch  # numba: slow to import
 
-    if not numba_branch.is_available(torch.float32):
+    if not numba_blas.is_available(torch.float32):
         return _last_of_mass_anywhere(q, k, mass, scale)
     return numba_branch.last_of_mass(q, k, mass, scale)
 
@@ -214,9 +214,9 @@ _strongest_softmax = torch.library.custom_op(
 @_strongest_softmax.register_kernel("cpu")
 @without_autocast
 def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    from fibo_robot.attention.backends import numba_branch
+    from fibo_robot.attention.backends import numba_blas, numba_branch
 
-    if not numba_branch.is_available(q.dtype):
+    if not numba_blas.is_available(q.dtype):
         return _branch_anywhere(q, k, v, cutoffs, scale)
     out, passed, lse = numba_branch.strongest_softmax(q, k, v, cutoffs, scale)
     return out, passed.mean(dtype=torch.float32), lse
@@ -255,9 +255,9 @@ _strongest_softmax_backward = torch.library.custom_op(
 def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from fibo_robot.attention.backends import numba_branch
+    from fibo_robot.attention.backends import numba_blas, numba_branch
 
-    if not numba_branch.is_available(q.dtype):
+    if not numba_blas.is_available(q.dtype):
         return _branch_backward_anywhere(grad, q, k, v, lse, cutoffs, scale)
     return numba_branch.strongest_softmax_backward(grad, q, k, v, lse, cutoffs, scale)
 

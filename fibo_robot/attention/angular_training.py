@@ -43,7 +43,7 @@ def castling_training(
 
 @constant_result
 def _has_kernel(dtype: torch.dtype) -> bool:
-    from fibo_robot.attention.backends.numba_branch import is_available  # numba: slow to import
+    from fibo_robot.attention.backends.numba_blas import is_available  # numba: slow to import
 
     return is_available(dtype)
 

@@ -128,7 +128,7 @@ def test_without_a_kernel_the_formula_serves(monkeypatch):
     taps = torch.randn(3, 9, dtype=torch.float64)
     arguments = (q, k, v, "own", taps, branch, torch.tensor(0.5))
     fused = castling_training(*arguments)
-    monkeypatch.setattr("fibo_robot.attention.backends.numba_branch.product_address", lambda dtype: None)
+    monkeypatch.setattr("fibo_robot.attention.backends.numba_blas.product_address", lambda dtype: None)
     torch.testing.assert_close(castling_training(*arguments), fused)
     torch.testing.assert_close(castling_inference(q, k, v, "own", taps), castling_training(*arguments[:5]))
 

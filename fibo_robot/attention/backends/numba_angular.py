@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fibo_robot.attention.angular import NORM_EPSILON, ConstantTerm, constant_value
 from fibo_robot.attention.backends import numba_angular_kernels as kernels
-from fibo_robot.attention.backends.numba_blas import product_address
+from fibo_robot.attention.backends.numba_blas import product_address, separate_rows
 from fibo_robot.attention.backends.numba_runner import as_given, place, rows_as_stored, run
 from fibo_robot.attention.operator import empty_tokens_first
 
@@ -125,7 +125,7 @@ def backward(
 def _rows(*tensors: Tensor) -> tuple[list[Tensor], str]:
     """Tensors as kernels and BLAS read them: rows that do not overlap."""
     rows, name = rows_as_stored(*tensors)
-    return [row if row.stride(2) >= row.shape[3] else row.contiguous() for row in rows], name
+    return [separate_rows(row) for row in rows], name
 
 
 def _workers(q: Tensor) -> int | None:

@@ -13,7 +13,9 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from torch import Tensor
 
+from fibo_robot.attention.backends.numba_runner import DTYPE_NAMES, computing_dtype
 from fibo_robot.attention.backends.numba_vectors import STORED, operation
 
 TRANSPOSED, AS_IT_IS = ord("T"), ord("N")
@@ -28,6 +30,17 @@ def product_address(dtype: str) -> int | None:
         return ctypes.cast(getattr(library, _NAMES[dtype]), ctypes.c_void_p).value
     except (OSError, AttributeError):
         return None
+
+
+def is_available(dtype: torch.dtype) -> bool:
+    """Whether PyTorch's BLAS can be called from compiled code for tensors of this type."""
+    return product_address(DTYPE_NAMES[computing_dtype(dtype)]) is not None
+
+
+def separate_rows(tensor: Tensor) -> Tensor:
+    """A `(B, heads, N, D)` tensor as BLAS reads it: rows of adjacent channels that do not overlap."""
+    as_it_is = tensor.stride(3) == 1 and tensor.stride(2) >= tensor.shape[3]
+    return tensor if as_it_is else tensor.contiguous()
 
 
 @operation

@@ -9,16 +9,11 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention.backends import numba_branch_kernels as kernels
-from fibo_robot.attention.backends.numba_blas import product_address
-from fibo_robot.attention.backends.numba_runner import DTYPE_NAMES, LANES, place, run
+from fibo_robot.attention.backends.numba_blas import product_address, separate_rows
+from fibo_robot.attention.backends.numba_runner import DTYPE_NAMES, LANES, computing_dtype, place, run
 from fibo_robot.attention.operator import empty_tokens_first
 
 CACHED_WEIGHTS = 2**17  # half a megabyte in float32; the backward pass has two such buffers
-
-
-def is_available(dtype: torch.dtype) -> bool:
-    """Whether PyTorch's BLAS can be called from compiled code for tensors of this type."""
-    return product_address(DTYPE_NAMES[_computing_dtype(dtype)]) is not None
 
 
 def strongest_softmax(
@@ -76,14 +71,8 @@ def last_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
     return found
 
 
-def _computing_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
 def _rows(*tensors: Tensor) -> list[Tensor]:
-    """Tensors as BLAS reads them: rows of adjacent channels that do not overlap."""
-    wide = (tensor.to(_computing_dtype(tensor.dtype)) for tensor in tensors)
-    return [t if t.stride(3) == 1 and t.stride(2) >= t.shape[3] else t.contiguous() for t in wide]
+    return [separate_rows(tensor.to(computing_dtype(tensor.dtype))) for tensor in tensors]
 
 
 def _job(q: Tensor, k: Tensor, scale: float) -> np.ndarray:

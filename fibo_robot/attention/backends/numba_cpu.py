@@ -21,6 +21,7 @@ from fibo_robot.attention.backends.numba_kernels import JOB
 from fibo_robot.attention.backends.numba_runner import (
     LANES,
     as_given,
+    computing_dtype,
     place,
     rows_as_stored,
     run,
@@ -50,7 +51,7 @@ def forward(
         out `(B, heads, N, D)` in q's dtype, a view of `(B, N, heads, D)`, and the log of each query's softmax
         denominator `(B, heads, N)`.
     """
-    given, dtype = q, _computing_dtype(q)
+    given, dtype = q, computing_dtype(q.dtype)
     rows, name = rows_as_stored(q, k, v)
     out = empty_tokens_first(rows[0])
     lse = torch.empty(q.shape[:-1], dtype=dtype)
@@ -79,7 +80,7 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, as `out` in shape and strides; arguments as in :func:`forward` and from it."""
-    given, dtype = q, _computing_dtype(q)
+    given, dtype = q, computing_dtype(q.dtype)
     batch, heads = q.shape[:2]
     rows, name = rows_as_stored(q, k, v, out, grad)
     grads = [empty_tokens_first(rows[0]) for _ in range(3)]
@@ -119,10 +120,6 @@ def _job(
     job["width"] = -(-tokens // LANES) * LANES
     job["zero_logit"], job["scale"] = zero_logit, scale
     return job
-
-
-def _computing_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 @lru_cache(maxsize=256)

@@ -166,6 +166,11 @@ def place(record: np.ndarray, **tensors: Tensor) -> None:
         record[name] = tensor.data_ptr(), batch * size, head * size, token * size
 
 
+def computing_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What numbers of a tensor's type are computed in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def rows_as_stored(*tensors: Tensor) -> tuple[list[Tensor], str]:
     """Tensors as kernels read them, and the name of the first one's dtype."""
     rows = [_row_as_stored(tensor) for tensor in tensors]
