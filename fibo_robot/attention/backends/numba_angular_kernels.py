@@ -12,6 +12,7 @@ import numpy as np
 from numba.np.numpy_support import carray
 
 from fibo_robot.attention.backends.numba_blas import AS_IT_IS, TRANSPOSED, multiply
+from fibo_robot.attention.backends.numba_lanes import dot, total
 from fibo_robot.attention.backends.numba_runner import (
     VIEW,
     Kernel,
@@ -24,7 +25,6 @@ from fibo_robot.attention.backends.numba_runner import (
 from fibo_robot.attention.backends.numba_vectors import (
     ITEMSIZE,
     add_scaled,
-    dot,
     load,
     number,
     peek,
@@ -32,7 +32,6 @@ from fibo_robot.attention.backends.numba_vectors import (
     product,
     scaled,
     store,
-    total,
     zero_row,
 )
 

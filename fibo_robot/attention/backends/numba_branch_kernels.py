@@ -13,6 +13,7 @@ import numpy as np
 from numba.np.numpy_support import carray
 
 from fibo_robot.attention.backends.numba_blas import AS_IT_IS, TRANSPOSED, multiply
+from fibo_robot.attention.backends.numba_lanes import above, larger, largest, total
 from fibo_robot.attention.backends.numba_runner import (
     LANES,
     VIEW,
@@ -25,11 +26,8 @@ from fibo_robot.attention.backends.numba_runner import (
 )
 from fibo_robot.attention.backends.numba_vectors import (
     ITEMSIZE,
-    above,
     add_scaled,
     exponential,
-    larger,
-    largest,
     load,
     number,
     peek,
@@ -39,7 +37,6 @@ from fibo_robot.attention.backends.numba_vectors import (
     scaled,
     shifted,
     store,
-    total,
     zero_row,
 )
 
@@ -117,7 +114,7 @@ def _keep_row(row, job, l_i, cutoff, wide, item):
     inverse = one / l_i
     for column in range(0, job.width, LANES):
         weights = scaled(inverse, load(row + column * item, wide))
-        kept = above(weights, cutoff, weights)
+        kept = above(weights, cutoff, weights, wide)
         sums = add_scaled(sums, one, kept)
         store(row + column * item, kept)
     return total(sums)
@@ -129,7 +126,7 @@ def _differentiate_row(row, changes, job, lse, cutoff, wide, item):
     sums, one = wide, number(1, wide)
     for column in range(0, job.width, LANES):
         weights = exponential(shifted(load(row + column * item, wide), -lse))
-        kept = above(weights, cutoff, load(changes + column * item, wide))
+        kept = above(weights, cutoff, load(changes + column * item, wide), wide)
         sums = add_scaled(sums, one, product(weights, kept))
         store(row + column * item, weights)
         store(changes + column * item, kept)
@@ -138,7 +135,7 @@ def _differentiate_row(row, changes, job, lse, cutoff, wide, item):
         weights = load(row + column * item, wide)
         change = shifted(load(changes + column * item, wide), -delta)
         store(changes + column * item, product(weights, change))
-        store(row + column * item, above(weights, cutoff, weights))
+        store(row + column * item, above(weights, cutoff, weights, wide))
 
 
 @inlined
@@ -224,7 +221,7 @@ def _mass_above(weights, job, threshold, wide, item):
     rows = job.batch * job.queries
     for place in range(weights, weights + rows * job.width * item, LANES * item):
         row = load(place, wide)
-        sums = add_scaled(sums, one, above(row, threshold, row))
+        sums = add_scaled(sums, one, above(row, threshold, row, wide))
     return total(sums)
 
 

@@ -1,8 +1,7 @@
 """Diagonal attention on the CPU: numba kernels that touch only the pairs on the diagonals.
 
 Work is O(N · offsets · head_dim), memory O(N · (offsets + head_dim)). The kernels (numba_kernels.py) read
-tensors of any strides and write `(B, N, heads, D)`, which is how a module's projections lie: nothing is
-copied. Every number is written by exactly one task, so results do not depend on the number of threads. Half
+tensors of any strides and write `(B, N, heads, D)`, which is how a module's projections lie. Every number is written by exactly one task, so results do not depend on the number of threads. Half
 precision is computed in float32.
 
 The backward pass has two phases. The first walks over queries: it stores each pair's softmax weight and logit
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention.backends import numba_kernels, numba_kernels_backward
-from fibo_robot.attention.backends.numba_kernels import JOB
+from fibo_robot.attention.backends.numba_diagonals import JOB
 from fibo_robot.attention.backends.numba_runner import (
     LANES,
     as_given,
@@ -118,6 +117,9 @@ def _job(
     )
     job["slots"] = num_prefix_tokens + 2 * int(np.diff(starts).max())
     job["width"] = -(-tokens // LANES) * LANES
+    blocks = -(-(tokens - num_prefix_tokens) // LANES)
+    workers = torch.get_num_threads()  # each run copies what it meets: no more runs than all of them need
+    job["runs"] = 1 if workers == 1 else min(max(blocks, 1), -(-2 * workers // max(1, batch * heads)))
     job["zero_logit"], job["scale"] = zero_logit, scale
     return job
 

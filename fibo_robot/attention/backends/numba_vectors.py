@@ -66,7 +66,7 @@ def operation(code: Callable[..., Any]) -> Callable[..., Any]:
     return intrinsic(code)
 
 
-def _splat(builder: Any, scalar: Any, vector_type: ir.VectorType) -> Any:
+def splat(builder: Any, scalar: Any, vector_type: ir.VectorType) -> Any:
     undefined = ir.Constant(vector_type, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
     mask = ir.Constant(ir.VectorType(ir.IntType(32), vector_type.count), None)
@@ -78,7 +78,9 @@ def _constant(kind: ir.Type, value: float) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
-def _llvm(builder: Any, name: str, result: ir.Type, *arguments: Any, fastmath: tuple[str, ...] = ()) -> Any:
+def call_llvm(
+    builder: Any, name: str, result: ir.Type, *arguments: Any, fastmath: tuple[str, ...] = ()
+) -> Any:
     """Call an LLVM intrinsic that is overloaded on its last argument's type, a vector."""
     kind = arguments[-1].type
     function = cgutils.get_or_insert_function(
@@ -139,6 +141,43 @@ def store(typingctx, address, row):
 
 
 @operation
+def fetch(typingctx, address, like):
+    """Have the row that lies at this address brought into the cache; there may be none."""
+
+    def code(context, builder, signature, arguments):
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        flags = [ir.Constant(flag, value) for value in (0, 3, 1)]  # to read, to be kept, data
+        for line in range(0, ITEMSIZE[like.dtype] * like.lanes, 64):
+            place = builder.add(arguments[0], ir.Constant(INT, line))
+            builder.call(function, [builder.inttoptr(place, byte), *flags])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, like), code
+
+
+@operation
+def computed(typingctx, row):
+    """The row as numbers that are stored in the type they are computed in."""
+
+    def code(context, builder, signature, arguments):
+        return arguments[0]
+
+    return Row(row.computing, row.lanes)(row), code
+
+
+@operation
+def stored(typingctx, row, like):
+    """The row as numbers that are stored as those of `like`."""
+
+    def code(context, builder, signature, arguments):
+        return arguments[0]
+
+    return like(row, like), code
+
+
+@operation
 def peek(typingctx, address, like):
     """The number at this address, in the type that the row `like` computes in."""
 
@@ -175,7 +214,7 @@ def shifted(typingctx, row, amount):
     """A number added to every lane."""
 
     def code(context, builder, signature, arguments):
-        return builder.fadd(arguments[0], _splat(builder, arguments[1], row.llvm))
+        return builder.fadd(arguments[0], splat(builder, arguments[1], row.llvm))
 
     return row(row, row.scalar), code
 
@@ -195,7 +234,7 @@ def scaled(typingctx, factor, row):
     """A number times a row."""
 
     def code(context, builder, signature, arguments):
-        return builder.fmul(_splat(builder, arguments[0], row.llvm), arguments[1])
+        return builder.fmul(splat(builder, arguments[0], row.llvm), arguments[1])
 
     return row(row.scalar, row), code
 
@@ -205,64 +244,20 @@ def add_scaled(typingctx, total, factor, row):
     """total + factor · row."""
 
     def code(context, builder, signature, arguments):
-        product = builder.fmul(_splat(builder, arguments[1], row.llvm), arguments[2], flags=SUM)
+        product = builder.fmul(splat(builder, arguments[1], row.llvm), arguments[2], flags=SUM)
         return builder.fadd(arguments[0], product, flags=SUM)
 
     return total(total, row.scalar, row), code
 
 
 @operation
-def dot(typingctx, a, b):
-    """The sum of the products of two rows."""
+def quotient(typingctx, a, b):
+    """Lane by lane."""
 
     def code(context, builder, signature, arguments):
-        product = builder.fmul(*arguments, flags=SUM)
-        zero = ir.Constant(a.llvm.element, 0.0)
-        return _llvm(builder, "vector.reduce.fadd", a.llvm.element, zero, product, fastmath=SUM)
-
-    return a.scalar(a, b), code
-
-
-@operation
-def total(typingctx, row):
-    """The sum of a row."""
-
-    def code(context, builder, signature, arguments):
-        zero = ir.Constant(row.llvm.element, 0.0)
-        return _llvm(builder, "vector.reduce.fadd", row.llvm.element, zero, arguments[0], fastmath=SUM)
-
-    return row.scalar(row), code
-
-
-@operation
-def largest(typingctx, row):
-    """The largest number of a row that is one."""
-
-    def code(context, builder, signature, arguments):
-        return _llvm(builder, "vector.reduce.fmax", row.llvm.element, arguments[0])
-
-    return row.scalar(row), code
-
-
-@operation
-def larger(typingctx, a, b):
-    """Lane by lane the larger number of two; the other where one is NaN."""
-
-    def code(context, builder, signature, arguments):
-        return _llvm(builder, "maxnum", a.llvm, *arguments)
+        return builder.fdiv(*arguments)
 
     return a(a, b), code
-
-
-@operation
-def above(typingctx, row, bound, values):
-    """The values whose lanes in the row are above a number, and 0 in place of the others."""
-
-    def code(context, builder, signature, arguments):
-        passes = builder.fcmp_unordered(">", arguments[0], _splat(builder, arguments[1], row.llvm))
-        return builder.select(passes, arguments[2], ir.Constant(row.llvm, None))
-
-    return row(row, row.scalar, row), code
 
 
 @operation

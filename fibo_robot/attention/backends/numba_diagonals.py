@@ -1,0 +1,183 @@
+"""What the compiled loops of diagonal attention share, forward and backward: how queries meet their keys.
+
+- A task is a run of patch tokens of one head of one example, or that head's prefix tokens, which see
+  everything and take longest: so their tasks come first.
+- LANES neighbouring patch tokens are a block. On one diagonal they meet as many neighbours, so a block's
+  products lie side by side in registers, a row for each diagonal, and its softmax needs no sum across lanes.
+- The rows that a run meets are copied first, to where they lie side by side: as views of a projection they
+  are apart by a multiple of a page or nearly, and would share a few lines of the cache.
+- A diagonal is a row of `diagonals`, below. A prefix token has one too, on which nothing moves.
+- Slot p < prefix belongs to prefix key p; an offset o has two more, for the shifts -o and +o to its key.
+"""
+
+import numpy as np
+
+from fibo_robot.attention.backends.numba_lanes import dots
+from fibo_robot.attention.backends.numba_runner import LANES, VIEW, inlined, row_at
+from fibo_robot.attention.backends.numba_vectors import (
+    add_scaled,
+    computed,
+    fetch,
+    integer_at,
+    load,
+    number,
+    peek,
+    store,
+)
+
+# Addresses and sizes. `lse` and `masked` are `(B, heads, N)` in the computing dtype, `total` is
+# `(B, heads, D)`: the sum of v, or in the backward pass what every row of v gets from masked pairs. `weights`
+# and `d_logits` `(B, heads, slots, patches)` belong to the pairs of patch queries, `prefix_weights` and
+# `prefix_d_logits` `(B, heads, prefix, N)` to those of prefix queries; their rows are padded to `width`.
+# Weights are those that multiply v: in zero_logit mode, what a pair has beyond e⁰. Head h owns
+# `offsets[starts[h]:starts[h + 1]]`. A head's patch tokens make `runs` tasks.
+JOB = np.dtype(
+    [
+        ("claimed", "i8"),
+        *((name, VIEW) for name in ("q", "k", "v", "out", "grad", "grad_q", "grad_k", "grad_v")),
+    ]
+    + [("total", VIEW)]
+    + [(name, "i8") for name in ("lse", "masked", "offsets", "starts")]
+    + [(name, "i8") for name in ("weights", "d_logits", "prefix_weights", "prefix_d_logits")]
+    + [
+        (name, "i8")
+        for name in ("groups", "heads", "tokens", "prefix", "slots", "width", "runs", "zero_logit")
+    ]
+    + [("scale", "f8")]
+)
+# Of a diagonal: which token the block's first one meets and how far the next one's is from it, which of the
+# block's tokens meet any, from FIRST to before LAST, and the slot of these pairs.
+START, STEP, FIRST, LAST, SLOT = range(5)
+COLUMNS = 5
+AHEAD = 8  # rows that are on their way while one is copied
+LINE = 64  # bytes of a line of the cache
+
+
+@inlined
+def number_of_tasks(job):
+    """Of one call."""
+    return job.groups * (1 + job.runs)
+
+
+@inlined
+def task_at(job, task):
+    """Example, head, and tokens [first, last) of a task; prefix tokens are those before `prefix`."""
+    if task < job.groups:
+        return task // job.heads, task % job.heads, 0, job.prefix
+    group, run = (task - job.groups) // job.runs, (task - job.groups) % job.runs
+    blocks = (job.tokens - job.prefix + LANES - 1) // LANES
+    first = job.prefix + blocks * run // job.runs * LANES
+    last = job.prefix + blocks * (run + 1) // job.runs * LANES
+    return group // job.heads, group % job.heads, first, min(last, job.tokens)
+
+
+@inlined
+def list_diagonals(job, head, token, last, backward, diagonals):
+    """Lists the diagonals that meet tokens from this one to before `last`; returns how many they are.
+
+    From queries to keys, or `backward` from keys to the queries of the same pairs.
+    """
+    for p in range(job.prefix):
+        diagonals[p, START], diagonals[p, STEP], diagonals[p, SLOT] = p, 0, p
+        diagonals[p, FIRST], diagonals[p, LAST] = 0, last - token
+    count, slot = job.prefix, job.prefix
+    for i in range(integer_at(job.starts, head), integer_at(job.starts, head + 1)):
+        offset = integer_at(job.offsets, i)
+        other = 1 if backward and offset > 0 else 0
+        diagonals[count, START], diagonals[count, STEP], diagonals[count, SLOT] = (
+            token - offset,
+            1,
+            slot + other,
+        )
+        diagonals[count, FIRST], diagonals[count, LAST] = max(0, job.prefix + offset - token), last - token
+        count += diagonals[count, FIRST] < last - token
+        if offset > 0 and token + offset < job.tokens:
+            diagonals[count, START], diagonals[count, STEP] = token + offset, 1
+            diagonals[count, SLOT] = slot + 1 - other
+            diagonals[count, FIRST] = 0
+            diagonals[count, LAST] = min(last, job.tokens - offset) - token
+            count += 1
+        slot += 2
+    return count
+
+
+@inlined
+def copy_rows(job, view, batch, head, first, last, place, like, size):
+    """Copies the prefix tokens' rows, and all that tokens from `first` to before `last` meet, to a place.
+
+    A token's row comes to lie at `place + token * size`, in the computing dtype.
+    """
+    for token in range(job.prefix):
+        store(place + token * size, computed(load(row_at(view, batch, head, token), like)))
+    end = integer_at(job.starts, head + 1)
+    if end == integer_at(job.starts, head):
+        return
+    reach = integer_at(job.offsets, end - 1)
+    for token in range(max(job.prefix, first - reach), min(job.tokens, last + reach)):
+        fetch(row_at(view, batch, head, token + AHEAD), like)
+        store(place + token * size, computed(load(row_at(view, batch, head, token), like)))
+
+
+@inlined
+def _met(rows, size, diagonals, i, r, tokens):
+    """Address of the row that token r of a block meets on a diagonal; of any, if it meets none."""
+    token = diagonals[i, START] + r * diagonals[i, STEP]
+    return rows + min(max(token, 0), tokens - 1) * size
+
+
+@inlined
+def products(job, view, batch, head, token, last, rows, diagonals, count, sums, like, plain, size, item):
+    """Writes what a block's rows of a view give with the rows that they meet, LANES sums for each diagonal."""
+    final, tokens = last - 1, job.tokens
+    for r in range(0, last - token, 4):
+        row0 = load(row_at(view, batch, head, token + r), like)
+        row1 = load(row_at(view, batch, head, min(token + r + 1, final)), like)
+        row2 = load(row_at(view, batch, head, min(token + r + 2, final)), like)
+        row3 = load(row_at(view, batch, head, min(token + r + 3, final)), like)
+        for i in range(count):
+            four = dots(
+                row0, load(_met(rows, size, diagonals, i, r, tokens), plain),
+                row1, load(_met(rows, size, diagonals, i, r + 1, tokens), plain),
+                row2, load(_met(rows, size, diagonals, i, r + 2, tokens), plain),
+                row3, load(_met(rows, size, diagonals, i, r + 3, tokens), plain),
+            )  # fmt: skip
+            store(sums + (i * LANES + r) * item, four)
+
+
+@inlined
+def weighted_sum(acc, weights, r, rows, diagonals, count, tokens, plain, wide, size, item):
+    """Adds the rows that token r of a block meets, each with its weight."""
+    for i in range(count):
+        if diagonals[i, FIRST] <= r and r < diagonals[i, LAST]:
+            weight = peek(weights + (i * LANES + r) * item, wide)
+            acc = add_scaled(acc, weight, load(_met(rows, size, diagonals, i, r, tokens), plain))
+    return acc
+
+
+@inlined
+def products_with_all(job, row, view, batch, head, sums, like, item):
+    """Writes what a row gives with every token's of a view; there is room for a multiple of four."""
+    final = job.tokens - 1
+    for token in range(0, job.tokens, 4):
+        four = dots(
+            row, load(row_at(view, batch, head, token), like),
+            row, load(row_at(view, batch, head, min(token + 1, final)), like),
+            row, load(row_at(view, batch, head, min(token + 2, final)), like),
+            row, load(row_at(view, batch, head, min(token + 3, final)), like),
+        )  # fmt: skip
+        store(sums + token * item, four)
+
+
+@inlined
+def weighted_sum_of_all(job, first, weights, step, view, batch, head, like, wide):
+    """The sum of all tokens' rows of a view from a first one on, each with its weight, `step` bytes apart."""
+    acc = other = like  # two sums: each waits for itself
+    pairs = (job.tokens - first) // 2
+    for token in range(first, first + 2 * pairs, 2):
+        place = weights + (token - first) * step
+        acc = add_scaled(acc, peek(place, wide), load(row_at(view, batch, head, token), like))
+        other = add_scaled(other, peek(place + step, wide), load(row_at(view, batch, head, token + 1), like))
+    for token in range(first + 2 * pairs, job.tokens):
+        place = weights + (token - first) * step
+        acc = add_scaled(acc, peek(place, wide), load(row_at(view, batch, head, token), like))
+    return add_scaled(acc, number(1, wide), other)
