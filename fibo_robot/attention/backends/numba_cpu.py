@@ -1,8 +1,9 @@
 """Diagonal attention on the CPU: numba kernels that touch only the pairs on the diagonals.
 
 Work is O(N · offsets · head_dim), memory O(N · (offsets + head_dim)). The kernels (numba_kernels.py) read
-tensors of any strides and write `(B, N, heads, D)`, which is how a module's projections lie. Every number is written by exactly one task, so results do not depend on the number of threads. Half
-precision is computed in float32.
+tensors of any strides and write `(B, N, heads, D)`, which is how a module's projections lie. Every number is
+written by exactly one task, so results do not depend on the number of threads. Half precision is computed in
+float32.
 
 The backward pass has two phases. The first walks over queries: it stores each pair's softmax weight and logit
 gradient, and sums dq. The second walks over keys, gathers their pairs and sums dk and dv.

@@ -12,7 +12,7 @@
 
 import numpy as np
 
-from fibo_robot.attention.backends.numba_lanes import dots
+from fibo_robot.attention.backends.numba_lanes import between, dots, filled
 from fibo_robot.attention.backends.numba_runner import LANES, VIEW, inlined, row_at
 from fibo_robot.attention.backends.numba_vectors import (
     add_scaled,
@@ -127,7 +127,7 @@ def _met(rows, size, diagonals, i, r, tokens):
 
 @inlined
 def products(job, view, batch, head, token, last, rows, diagonals, count, sums, like, plain, size, item):
-    """Writes what a block's rows of a view give with the rows that they meet, LANES sums for each diagonal."""
+    """Writes the products of a block's rows of a view with the rows they meet, LANES for each diagonal."""
     final, tokens = last - 1, job.tokens
     for r in range(0, last - token, 4):
         row0 = load(row_at(view, batch, head, token + r), like)
@@ -152,6 +152,18 @@ def weighted_sum(acc, weights, r, rows, diagonals, count, tokens, plain, wide, s
             weight = peek(weights + (i * LANES + r) * item, wide)
             acc = add_scaled(acc, weight, load(_met(rows, size, diagonals, i, r, tokens), plain))
     return acc
+
+
+@inlined
+def masked_pairs(job, diagonals, count, wide):
+    """How many keys each query of a block does not see."""
+    hidden = filled(number(job.tokens, wide), wide)
+    for i in range(count):
+        seen = between(
+            diagonals[i, FIRST], diagonals[i, LAST], filled(number(1, wide), wide), number(0, wide)
+        )
+        hidden = add_scaled(hidden, number(-1, wide), seen)
+    return hidden
 
 
 @inlined

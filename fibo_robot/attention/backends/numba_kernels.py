@@ -20,6 +20,7 @@ from fibo_robot.attention.backends.numba_diagonals import (
     LINE,
     copy_rows,
     list_diagonals,
+    masked_pairs,
     number_of_tasks,
     products,
     products_with_all,
@@ -63,21 +64,21 @@ def _softmax(job, diagonals, count, scores, wide, item):
     Returns, for the block's queries, m_i, l_i and the weight of a masked pair.
     """
     zero, one, minus, lowest = number(0, wide), number(1, wide), number(-1, wide), number(-np.inf, wide)
-    m_i, hidden = filled(lowest, wide), filled(number(job.tokens, wide), wide)
+    m_i = filled(lowest, wide)
     for i in range(count):
         place, first, last = scores + i * LANES * item, diagonals[i, FIRST], diagonals[i, LAST]
         row = between(first, last, scaled(number(job.scale, wide), load(place, wide)), lowest)
-        hidden = add_scaled(hidden, minus, between(first, last, filled(one, wide), zero))
         m_i = larger(m_i, row)
         store(place, row)
     m_i = above(m_i, lowest, m_i, wide)
     l_i = masked = wide
     if job.zero_logit:
+        hidden = masked_pairs(job, diagonals, count, wide)
         m_i = above(hidden, zero, larger(m_i, wide), m_i)
         masked = above(hidden, zero, exponential(scaled(minus, m_i)), wide)
         l_i = product(hidden, masked)
     for i in range(count):
-        place, first, last = scores + i * LANES * item, diagonals[i, FIRST], diagonals[i, LAST]
+        place = scores + i * LANES * item
         powers = exponential(add_scaled(load(place, wide), minus, m_i))
         l_i = add_scaled(l_i, one, powers)
         store(place, add_scaled(powers, minus, masked))
@@ -90,13 +91,8 @@ def _attend(job, batch, head, query, last, keys, values, diagonals, scores, like
     count = list_diagonals(job, head, query, last, False, diagonals)
     products(job, job.q, batch, head, query, last, keys, diagonals, count, scores, like, plain, size, item)
     m_i, l_i, masked = _softmax(job, diagonals, count, scores, wide, item)
-    lanes = scores + count * LANES * item
-    largest_at, sum_at, masked_at, inverse_at = (
-        lanes,
-        lanes + LANES * item,
-        lanes + 2 * LANES * item,
-        lanes + 3 * LANES * item,
-    )
+    largest_at, row = scores + count * LANES * item, LANES * item
+    sum_at, masked_at, inverse_at = largest_at + row, largest_at + 2 * row, largest_at + 3 * row
     store(largest_at, m_i)
     store(sum_at, l_i)
     store(masked_at, masked)

@@ -15,6 +15,7 @@ from fibo_robot.attention.backends.numba_diagonals import (
     START,
     copy_rows,
     list_diagonals,
+    masked_pairs,
     number_of_tasks,
     products,
     products_with_all,
@@ -22,7 +23,7 @@ from fibo_robot.attention.backends.numba_diagonals import (
     weighted_sum,
     weighted_sum_of_all,
 )
-from fibo_robot.attention.backends.numba_lanes import above, between, dot, filled
+from fibo_robot.attention.backends.numba_lanes import above, between, dot
 from fibo_robot.attention.backends.numba_runner import (
     LANES,
     Kernel,
@@ -74,12 +75,9 @@ def _query_gradients(
         number(job.scale, wide),
         number(-1, wide),
     )
-    hidden = filled(number(job.tokens, wide), wide)
-    for i in range(count):
-        first, end = diagonals[i, FIRST], diagonals[i, LAST]
-        hidden = add_scaled(hidden, minus, between(first, end, filled(number(1, wide), wide), zero))
     masked = wide
     if job.zero_logit:
+        hidden = masked_pairs(job, diagonals, count, wide)
         masked = above(hidden, zero, exponential(scaled(minus, lse)), wide)
     store(lse_at, masked)
     for i in range(count):
