@@ -21,7 +21,7 @@ from fibo_robot.attention.diagonal import Backend
 from fibo_robot.attention.wythoff import head_offsets
 from fibo_robot.benchmarks.harness import speedup
 
-TOKENS = (65, 97, 129, 161, 197, 257, 325, 393, 513)
+TOKENS = (33, 50, 65, 97, 129, 161, 197, 257, 325, 393, 513)
 NUM_HEADS, HEAD_DIM = 6, 64  # ViT-S
 BATCH = 8
 

@@ -55,7 +55,7 @@ class TrainingCase:
 
 def measure(case: TrainingCase, device: str, kernel: Backend, rounds: Rounds) -> list[dict[str, Any]]:
     """Rows of one case, one per attention; arguments as of `speed.measure`."""
-    chosen = choose_backend(torch.device(device), case.tokens, torch.bfloat16, training=True)
+    chosen = choose_backend(torch.device(device), case.tokens, torch.bfloat16)
     shape = (case.batch, case.frames, 3, case.image_size, case.image_size)
     pixels = torch.rand(shape if case.kind != "image" else (case.batch, *shape[2:]), device=device)
     steps: dict[str, Callable[[], object]] = {}

@@ -26,12 +26,11 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 
 BACKEND_VARIABLE = "FIBO_ATTENTION_BACKEND"
 LARGEST_HEAD_DIM = 256
-# Tokens. On one thread numba's kernels take, of the dense mask's time, 0.65 at 65 tokens, 0.47 at 97 and 0.2
-# at 197 (inference), 0.86, 0.63 and 0.39 with the backward pass (benchmarks/crossover.py, busy machine). The
-# bounds leave some room. They are fixed: a choice measured on each machine would differ between runs, and
-# with it the rounding of a result.
-SHORTEST_FOR_NUMBA = 64
-SHORTEST_FOR_NUMBA_TRAINING = 96
+# Tokens. On one thread numba's kernels take, of the dense mask's time, 0.44 at 50 tokens, 0.35 at 65 and 0.23
+# at 197 (inference), 0.63, 0.54 and 0.31 with the backward pass (benchmarks/crossover.py, busy machine). The
+# bound is fixed: a choice measured on each machine would differ between runs, and with it the rounding of a
+# result.
+SHORTEST_FOR_NUMBA = 48
 SHORTEST_FOR_TRITON = 1024
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -78,26 +77,21 @@ def diagonal_attention(
     head_sets = _check_offsets(offsets, q.shape[1], q.shape[2], num_prefix_tokens)
     require_choice("mask_mode", mask_mode, MASK_MODES)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    name = _resolve_backend(backend, q, training)
+    name = _resolve_backend(backend, q)
     if name in KERNEL_DEVICES:
         _check_kernel(name, q)
     function = {"reference": reference_attention, "sdpa": sdpa_attention}.get(name, sparse_attention)
     return function(q, k, v, head_sets, num_prefix_tokens=num_prefix_tokens, mask_mode=mask_mode, scale=scale)
 
 
-def choose_backend(
-    device: torch.device, num_tokens: int, dtype: torch.dtype, training: bool = False
-) -> Backend:
+def choose_backend(device: torch.device, num_tokens: int, dtype: torch.dtype) -> Backend:
     """The backend measured fastest for this device, sequence length and dtype.
 
-    On a CPU, numba wins from SHORTEST_FOR_NUMBA tokens on, and from SHORTEST_FOR_NUMBA_TRAINING on where
-    gradients are computed too. On CUDA the Triton kernel is chosen for long sequences; where exactly it
-    starts to win is not yet measured on a GPU. Any other device computes the dense mask through PyTorch's
-    kernels.
+    On a CPU, numba wins from SHORTEST_FOR_NUMBA tokens on. On CUDA the Triton kernel is chosen for long
+    sequences; where exactly it starts to win is not yet measured on a GPU. Any other device computes the
+    dense mask through PyTorch's kernels.
     """
-    shortest = SHORTEST_FOR_NUMBA_TRAINING if training else SHORTEST_FOR_NUMBA
-    if device.type == "cpu" and num_tokens >= shortest:
+    if device.type == "cpu" and num_tokens >= SHORTEST_FOR_NUMBA:
         return "numba"
     if device.type == "cuda" and num_tokens >= SHORTEST_FOR_TRITON and dtype != torch.float64:
         return "triton"
@@ -122,7 +116,7 @@ def force_backend(backend: Backend) -> Iterator[None]:
         _forced_backend = before
 
 
-def _resolve_backend(backend: str | None, q: Tensor, training: bool) -> Backend:
+def _resolve_backend(backend: str | None, q: Tensor) -> Backend:
     if backend is not None:
         return _check_backend(backend, "backend")
     if _forced_backend is not None:
@@ -130,7 +124,7 @@ def _resolve_backend(backend: str | None, q: Tensor, training: bool) -> Backend:
     from_environment = os.environ.get(BACKEND_VARIABLE)
     if from_environment:
         return _check_backend(from_environment, BACKEND_VARIABLE)
-    return choose_backend(q.device, q.shape[-2], q.dtype, training)
+    return choose_backend(q.device, q.shape[-2], q.dtype)
 
 
 def _check_backend(backend: str, source: str) -> Backend:
