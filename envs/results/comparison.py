@@ -49,7 +49,9 @@ class ComparisonError(FiboError):
 class MethodRow:
     """One method's numbers. `low` and `high` bound `success_rate` with 95 % confidence.
 
-    `checkpoints` of each run were evaluated; `episodes` and `successes` are those of all of them.
+    `checkpoints` of each run were evaluated; `episodes` and `successes` are those of all of them. Of the
+    trainings, mean minutes of the clock and of the processor, and the most memory one needed (MiB); None
+    where a run does not tell.
     """
 
     method: str
@@ -63,6 +65,9 @@ class MethodRow:
     success_at_end: float
     mean_length: float
     errors: int
+    training_minutes: float | None = None
+    training_cpu_minutes: float | None = None
+    training_memory_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,19 @@ def _method_row(label: str, runs: Sequence[Run]) -> MethodRow:
         success_at_end=float(np.mean([evaluation.success_at_end_rate for evaluation in evaluations])),
         mean_length=float(np.mean([episode.length for episode in counted])),
         errors=sum(len(evaluation.errors) for evaluation in evaluations),
+        **_training_cost(runs),
     )
+
+
+def _training_cost(runs: Sequence[Run]) -> dict[str, float]:
+    costs = [evaluations_of(run)[-1].training.get("cost") for run in runs]  # the last knows the whole of it
+    if not all(costs):
+        return {}
+    return {
+        "training_minutes": float(np.mean([cost["seconds"] for cost in costs])) / 60,
+        "training_cpu_minutes": float(np.mean([cost["cpu_seconds"] for cost in costs])) / 60,
+        "training_memory_mb": max(cost["memory_mb"] for cost in costs),
+    }
 
 
 def _pair_row(a: str, runs_a: Sequence[Run], b: str, runs_b: Sequence[Run]) -> PairRow:

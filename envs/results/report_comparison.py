@@ -40,6 +40,8 @@ def add_comparison(report: Report, comparison: Comparison) -> Section:
         caption="Methods",
     )
     section.table(pair_rows(comparison), caption="Pairs")
+    if costs := cost_rows(comparison):
+        section.table(costs, caption="What training took: means over the runs, and the most memory of one")
     section.text(
         "Differences in percentage points, with 95 % intervals; solved alone: seeds that only the first, "
         "and only the second of the two solved. Single runs are paired on common seeds: exact McNemar "
@@ -50,6 +52,20 @@ def add_comparison(report: Report, comparison: Comparison) -> Section:
         "times in five."
     )
     return section
+
+
+def cost_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """Of the methods whose trainings tell what they took, rows of text for tables."""
+    return [
+        {
+            "Method": row.method,
+            "Training, min": f"{row.training_minutes:.1f}",
+            "Processor, min": f"{row.training_cpu_minutes:.1f}",
+            "Memory, MiB": f"{row.training_memory_mb:.0f}",
+        }
+        for row in comparison.methods
+        if row.training_minutes is not None
+    ]
 
 
 def pair_rows(comparison: Comparison) -> list[dict[str, str | int | None]]:

@@ -35,7 +35,7 @@ def compare(
     from fibo_robot.envs.results.comparison import ComparisonError
     from fibo_robot.envs.results.comparison import compare as run
     from fibo_robot.envs.results.report import add_evaluation, add_training
-    from fibo_robot.envs.results.report_comparison import add_comparison, pair_rows
+    from fibo_robot.envs.results.report_comparison import add_comparison, cost_rows, pair_rows
     from fibo_robot.envs.results.runs import LastCheckpoints, evaluations_of, load_method, load_run
     from fibo_robot.reporting import Report
     from fibo_robot.statistics import format_interval, format_rate
@@ -62,6 +62,11 @@ def compare(
             str(row.errors),
         )
     console.print(methods_table)
+    if costs := cost_rows(comparison):
+        costs_table = _table(*costs[0])
+        for cost in costs:
+            costs_table.add_row(*cost.values())
+        console.print(costs_table)
     if comparison.pairs:
         pairs_table = _table(*PAIR_COLUMNS)
         for pair in pair_rows(comparison):

@@ -13,6 +13,7 @@ from fibo_robot.durations import in_words
 from fibo_robot.files import write_json
 from fibo_robot.training import checkpoint
 from fibo_robot.training.checkpoint import HISTORY
+from fibo_robot.training.cost import TrainingCost
 from fibo_robot.training.module import ModelModule
 
 
@@ -29,11 +30,12 @@ class CheckpointDirectory(Checkpoint):
         directory: Path,
         config: dict[str, Any],
         meta: dict[str, Any],
+        cost: TrainingCost,
         every_n_epochs: int = 1,
         keep_last: int = 0,
     ) -> None:
-        self.directory, self.config, self.meta, self.every_n_epochs = directory, config, meta, every_n_epochs
-        self.keep_last = keep_last
+        self.directory, self.config, self.meta, self.cost = directory, config, meta, cost
+        self.every_n_epochs, self.keep_last = every_n_epochs, keep_last
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         done = trainer.current_epoch + 1
@@ -48,7 +50,8 @@ class CheckpointDirectory(Checkpoint):
         weights = {
             key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")
         }
-        meta = {**self.meta, **pl_module.checkpoint_meta(), "epoch": done, "step": trainer.global_step}
+        progress = {"epoch": done, "step": trainer.global_step, "cost": self.cost.measured()}
+        meta = {**self.meta, **pl_module.checkpoint_meta(), **progress}
         checkpoint.save_checkpoint(self.directory, weights, self.config, meta)
         if self.keep_last:
             kept = checkpoint.epoch_folder(self.directory, done)

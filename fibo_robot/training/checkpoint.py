@@ -69,7 +69,9 @@ class Checkpoint:
         return {"checkpoint": self.name, **known}
 
     def training(self) -> dict[str, Any]:
-        """How the model came about: its `config`, and `history`, one row of metrics an epoch.
+        """How the model came about: its `config`, `history`, one row of metrics an epoch, and its `cost`.
+
+        The cost is empty where it is not known.
 
         Raises:
             CheckpointError: the history is damaged; a checkpoint without one has no rows.
@@ -79,7 +81,7 @@ class Checkpoint:
             history = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged ({error}). Remove it: only curves are lost.") from error
-        return {"config": self.config, "history": history}
+        return {"config": self.config, "history": history, "cost": self.meta.get("cost", {})}
 
 
 def save_checkpoint(

@@ -26,6 +26,7 @@ from fibo_robot.training.callbacks import CheckpointDirectory, History
 from fibo_robot.training.castling import CastlingSchedule
 from fibo_robot.training.checkpoint import TRAINER
 from fibo_robot.training.config import ConfigError, options_of
+from fibo_robot.training.cost import TrainingCost
 from fibo_robot.training.module import ModelModule
 from fibo_robot.training.resume import epochs_done, refuse_other_config, refuse_other_data
 from fibo_robot.training.sharding import FSDP2
@@ -113,7 +114,12 @@ def _trainer(
         )
     # First, so that the history and the checkpoint of an epoch know what it did.
     callbacks: list[pl.Callback] = [] if rollouts is None else [build(rollouts, run_dir=run_dir)]
-    callbacks += [History(run_dir), CheckpointDirectory(run_dir, resolved, meta, every, keep_last)]
+    cost = TrainingCost()
+    callbacks += [
+        History(run_dir),
+        cost,
+        CheckpointDirectory(run_dir, resolved, meta, cost, every, keep_last),
+    ]
     if has_castling:
         callbacks.append(CastlingSchedule(castling_end))
     if decay is not None:

@@ -76,7 +76,7 @@ def test_a_checkpoint_says_what_it_is_wherever_it_lies(saved, tmp_path):
 
 def test_how_a_checkpoint_came_about_is_its_config_and_history(saved):
     config = load_checkpoint(saved).config
-    assert load_checkpoint(saved).training() == {"config": config, "history": []}
+    assert load_checkpoint(saved).training() == {"config": config, "history": [], "cost": {}}
     (saved / "history.json").write_text('[{"step": 1}]')
     assert load_checkpoint(saved).training()["history"] == [{"step": 1}]
     (saved / "history.json").write_text('[{"step"')

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from fibo_robot.cli.main import app
 from fibo_robot.envs.results.comparison import ComparisonError, compare
+from fibo_robot.envs.results.report_comparison import cost_rows
 from tests.envs.results.evaluations import evaluation, last, saved_checkpoints
 
 
@@ -247,3 +248,18 @@ def test_the_command_compares_methods_of_several_runs_with_several_checkpoints(t
     assert values["pairs"][0]["test"] == "runs"
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(f"{label}, training run 2, epoch_00001" in page for label in "ab")
+
+
+def test_what_training_took_stands_beside_success_where_every_run_tells(tmp_path):
+    def trained(seconds, memory):
+        cost = {"seconds": seconds, "cpu_seconds": 2 * seconds, "memory_mb": memory}
+        return replace(evaluation("sssf"), training={"cost": cost})
+
+    known, unknown = [trained(60, 500.0), trained(180, 700.0)], [trained(60, 500.0), evaluation("ssff")]
+    comparison = compare({"known": known, "unknown": unknown})
+    assert cost_rows(comparison) == [
+        {"Method": "known", "Training, min": "2.0", "Processor, min": "4.0", "Memory, MiB": "700"}
+    ]
+    comparison.save(tmp_path)
+    row = json.loads((tmp_path / "comparison.json").read_text())["methods"][0]
+    assert (row["training_minutes"], row["training_cpu_minutes"], row["training_memory_mb"]) == (2, 4, 700)
