@@ -72,30 +72,32 @@ def task_at(job, task):
 
 
 @inlined
+def _list(diagonals, i, start, step, first, last, slot):
+    """Writes one diagonal."""
+    diagonals[i, START], diagonals[i, STEP] = start, step
+    diagonals[i, FIRST], diagonals[i, LAST], diagonals[i, SLOT] = first, last, slot
+
+
+@inlined
 def list_diagonals(job, head, token, last, backward, diagonals):
     """Lists the diagonals that meet tokens from this one to before `last`; returns how many they are.
 
     From queries to keys, or `backward` from keys to the queries of the same pairs.
     """
+    size = last - token
     for p in range(job.prefix):
-        diagonals[p, START], diagonals[p, STEP], diagonals[p, SLOT] = p, 0, p
-        diagonals[p, FIRST], diagonals[p, LAST] = 0, last - token
+        _list(diagonals, p, p, 0, 0, size, p)
     count, slot = job.prefix, job.prefix
     for i in range(integer_at(job.starts, head), integer_at(job.starts, head + 1)):
         offset = integer_at(job.offsets, i)
         other = 1 if backward and offset > 0 else 0
-        diagonals[count, START], diagonals[count, STEP], diagonals[count, SLOT] = (
-            token - offset,
-            1,
-            slot + other,
-        )
-        diagonals[count, FIRST], diagonals[count, LAST] = max(0, job.prefix + offset - token), last - token
-        count += diagonals[count, FIRST] < last - token
+        first = max(0, job.prefix + offset - token)
+        if first < size:
+            _list(diagonals, count, token - offset, 1, first, size, slot + other)
+            count += 1
         if offset > 0 and token + offset < job.tokens:
-            diagonals[count, START], diagonals[count, STEP] = token + offset, 1
-            diagonals[count, SLOT] = slot + 1 - other
-            diagonals[count, FIRST] = 0
-            diagonals[count, LAST] = min(last, job.tokens - offset) - token
+            met = min(size, job.tokens - offset - token)
+            _list(diagonals, count, token + offset, 1, 0, met, slot + 1 - other)
             count += 1
         slot += 2
     return count
@@ -181,15 +183,15 @@ def products_with_all(job, row, view, batch, head, sums, like, item):
 
 
 @inlined
-def weighted_sum_of_all(job, first, weights, step, view, batch, head, like, wide):
-    """The sum of all tokens' rows of a view from a first one on, each with its weight, `step` bytes apart."""
+def weighted_sum_of_all(job, first, weights, view, batch, head, like, wide, item):
+    """The sum of all tokens' rows of a view from a first one on, each with its weight."""
     acc = other = like  # two sums: each waits for itself
     pairs = (job.tokens - first) // 2
     for token in range(first, first + 2 * pairs, 2):
-        place = weights + (token - first) * step
+        place = weights + (token - first) * item
         acc = add_scaled(acc, peek(place, wide), load(row_at(view, batch, head, token), like))
-        other = add_scaled(other, peek(place + step, wide), load(row_at(view, batch, head, token + 1), like))
+        other = add_scaled(other, peek(place + item, wide), load(row_at(view, batch, head, token + 1), like))
     for token in range(first + 2 * pairs, job.tokens):
-        place = weights + (token - first) * step
+        place = weights + (token - first) * item
         acc = add_scaled(acc, peek(place, wide), load(row_at(view, batch, head, token), like))
     return add_scaled(acc, number(1, wide), other)

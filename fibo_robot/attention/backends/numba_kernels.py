@@ -125,7 +125,7 @@ def _attend_to_all(job, batch, head, query, scores, like, wide, item):
         store(scores + i * item, powers)
         sums = add_scaled(sums, one, powers)
     l_i = total(sums)
-    acc = weighted_sum_of_all(job, 0, scores, item, job.v, batch, head, like, wide)
+    acc = weighted_sum_of_all(job, 0, scores, job.v, batch, head, like, wide, item)
     store(row_at(job.out, batch, head, query), scaled(one / l_i, acc))
     lse = job.lse + ((batch * job.heads + head) * job.tokens + query) * item
     poke(lse, number(m_i + math.log(l_i), wide))

@@ -112,7 +112,7 @@ def _prefix_query_gradients(job, batch, head, query, like, wide, item):
         changes = scaled(scale, shifted(load(d_logits + i * item, wide), -delta))
         store(weights + i * item, powers)
         store(d_logits + i * item, product(powers, changes))
-    acc = weighted_sum_of_all(job, 0, d_logits, item, job.k, batch, head, like, wide)
+    acc = weighted_sum_of_all(job, 0, d_logits, job.k, batch, head, like, wide, item)
     store(row_at(job.grad_q, batch, head, query), acc)
     poke(job.masked + (group * job.tokens + query) * item, number(0, wide))
 
@@ -185,8 +185,8 @@ def _prefix_key_gradients(job, batch, head, key, like, plain, wide, item):
     """Writes dk and dv of a prefix key, which every query sees."""
     group, one = batch * job.heads + head, number(1, wide)
     pairs = (group * job.slots + key) * job.width * item
-    acc_k = weighted_sum_of_all(job, job.prefix, job.d_logits + pairs, item, job.q, batch, head, like, wide)
-    acc_v = weighted_sum_of_all(job, job.prefix, job.weights + pairs, item, job.grad, batch, head, like, wide)
+    acc_k = weighted_sum_of_all(job, job.prefix, job.d_logits + pairs, job.q, batch, head, like, wide, item)
+    acc_v = weighted_sum_of_all(job, job.prefix, job.weights + pairs, job.grad, batch, head, like, wide, item)
     if job.zero_logit:
         acc_v = add_scaled(acc_v, one, stored(load(row_at(job.total, batch, head, 0), plain), like))
     for query in range(job.prefix):
