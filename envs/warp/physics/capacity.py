@@ -1,5 +1,6 @@
 """How many contacts and constraints there is room for in a world, and the memory that a world takes."""
 
+import bisect
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +35,25 @@ CAPACITIES = {
 }
 
 
+def few_worlds(num_worlds: int) -> int:
+    """How many worlds can begin anew in a small batch of their own; more at a time wait for all worlds."""
+    return min(num_worlds // 8, 256)
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes that worlds take on a device: once, and each."""
 
     fixed: int
     per_world: int
+
+    def of(self, num_worlds: int) -> int:
+        """What so many worlds take, with the small batch in which some of them begin anew."""
+        return self.fixed + (num_worlds + few_worlds(num_worlds)) * self.per_world
+
+    def most_worlds(self, free: int) -> int:
+        """How many worlds at most fit into `free` bytes."""
+        return bisect.bisect_right(range(1, free // self.per_world + 1), free, key=self.of)
 
 
 def memory_needed(model: MjModel, capacity: Capacity) -> Memory:

@@ -50,12 +50,14 @@ def test_the_estimate_holds_what_is_allocated_and_little_more(
     def most(worlds: int) -> int:
         begin = allocated.most = allocated.live
         task = WarpTask(LIFT, worlds, "cpu", export=lift_export, start_states=lift_starts)
-        for _ in range(2):  # the first step of all records, the second replays
+        for _ in range(2):  # what runs first is recorded, the second time it is replayed
             task.start(range(worlds))
             task.advance(torch.zeros(worlds, 7))
+            task.start([0], [0])
         return allocated.most - begin
 
-    taken = (most(8) - most(2)) / 6
+    few, many = most(8), most(24)
     estimate = memory_needed(lift_export.mujoco_model(), CAPACITIES["Lift"])
-    assert taken <= estimate.per_world <= 1.5 * taken
-    assert most(2) <= estimate.fixed + 2 * estimate.per_world
+    taken = many - few
+    assert taken <= estimate.of(24) - estimate.of(8) <= 1.5 * taken
+    assert few <= estimate.of(8)
