@@ -2,7 +2,7 @@
 
 python scripts/measure_worlds.py docs/results/warp-worlds-cpu.json [TASK ...]
 
-Room is made generous, then four worlds move at random (every entry of an action is held for five control
+Room is made generous, then two worlds move at random (every entry of an action is held for five control
 steps, so that arms go somewhere). Tool hang, which has no expert, is moved from its solved state too: the
 frame in its stand and the tool on the frame are the most that touches there. Memory is what Warp's allocator
 on a CPU hands out per world, with the room that the task has.
@@ -22,14 +22,20 @@ from fibo_robot.benchmarks.harness import write_results
 from fibo_robot.envs import get_task
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.tasks import Task
+from fibo_robot.envs.warp.exporting.from_robosuite import cached_export
 from fibo_robot.envs.warp.exporting.start_states import StartState
-from fibo_robot.envs.warp.physics.capacity import CAPACITIES, Capacity, memory_needed
+from fibo_robot.envs.warp.physics.capacity import (
+    CAPACITIES,
+    Capacity,
+    few_worlds,
+    memory_needed,
+)
 from fibo_robot.envs.warp.task import WarpTask
 from fibo_robot.progress import track
 
 TASKS = ("lift", "can", "square", "stack", "tool_hang", "transport")
-WORLDS, STEPS, HELD = 4, 40, 5
-ROOMY = Capacity(500, 1200)
+WORLDS, STEPS, HELD = 2, 30, 5
+ROOMY = Capacity(600, 2000)
 
 
 def used_in_motion(task: Task, starts: list[StartState] | None) -> Capacity:
@@ -58,10 +64,13 @@ def assembled(env: SimulationEnv) -> StartState:
     turns = list(Rotation.create_group("O"))
 
     def put(name: str, site: str, target: np.ndarray, rotation: Rotation) -> None:
-        for position in (np.zeros(3), target - data.get_site_xpos(site)):
+        """Turn an object, then move it so that a site of it comes to lie at the target."""
+        position = np.zeros(3)
+        for _ in range(2):
             pose = np.concatenate([position, np.roll(rotation.as_quat(), 1)])
             data.set_joint_qpos(f"{name}_joint0", pose)
             robosuite.sim.forward()
+            position = target - data.get_site_xpos(site)
 
     base = np.mean([data.get_geom_xpos(f"stand_wall{index}") for index in range(4)], axis=0)
     base[2] = data.get_geom_xpos("stand_base")[2] + 0.005
@@ -99,7 +108,7 @@ class Counting:
 
 
 def bytes_per_world(task: Task) -> float:
-    """What each world takes at most while it begins, steps and begins again."""
+    """What a world takes at most while it begins, steps and begins again; those of the small batch count."""
     import warp
 
     device = warp.get_device("cpu")
@@ -109,17 +118,17 @@ def bytes_per_world(task: Task) -> float:
         gc.collect()
         counting.most = begin = counting.live
         worlds = WarpTask(task, count, "cpu")
-        for _ in range(2):  # the first step of all records, the second replays
+        for _ in range(2):  # what runs first is recorded, the second time it is replayed
             worlds.start(range(count))
             worlds.advance(torch.zeros(count, task.action.dim))
-        worlds.start([count], [0])
+            worlds.start([count], [0])
         worlds.close()
         return counting.most - begin
 
     device.default_allocator = counting
     try:
-        few, many = 8, 24
-        return (most(many) - most(few)) / (many - few)
+        few, many = 8, 16
+        return (most(many) - most(few)) / (many + few_worlds(many) - few - few_worlds(few))
     finally:
         device.default_allocator = counting._inner
 
@@ -141,14 +150,14 @@ def main() -> None:
         room = CAPACITIES[task.env_name]
         used = {case: asdict(used_in_motion(task, starts)) for case, starts in cases.items()}
         taken = bytes_per_world(task)
-        export_model = WarpTask(task, 1, "cpu").mujoco_model
+        model = cached_export(task).mujoco_model()
         row = {
             "case": name,
             "env_name": task.env_name,
             "used": used,
             "room": asdict(room),
             "bytes_per_world": round(taken),
-            "estimated_bytes_per_world": memory_needed(export_model, room).per_world,
+            "estimated_bytes_per_world": memory_needed(model, room).per_world,
         }
         print(row, flush=True)
         rows.append(row)

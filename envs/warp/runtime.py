@@ -112,7 +112,7 @@ def _free_memory(device: torch.device) -> int:
 
 
 class Compilation:
-    """Shows how far the compilation of kernels for a device is; nothing where no bars are, or all are cached."""
+    """Shows how far the compilation of kernels is; nothing where no bars are, or where all are cached."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

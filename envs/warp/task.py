@@ -17,12 +17,12 @@ from fibo_robot.envs.simulation.object_state import SCENE_OBJECTS
 from fibo_robot.envs.tasks import Task, get_task
 from fibo_robot.envs.warp.errors import WarpError
 from fibo_robot.envs.warp.exporting.export import TaskExport, cache_folder
-from fibo_robot.envs.warp.exporting.from_robosuite import cached_export
 from fibo_robot.envs.warp.exporting.start_states import StartState, StartStates
-from fibo_robot.envs.warp.physics.capacity import CAPACITIES, Capacity, memory_needed
+from fibo_robot.envs.warp.physics.capacity import Capacity
+from fibo_robot.envs.warp.prepare import prepare
 from fibo_robot.envs.warp.rules.observation import check_keys, observe, single_spaces
 from fibo_robot.envs.warp.rules.success import Judgement, judge
-from fibo_robot.envs.warp.runtime import Compilation, check_memory, import_warp, resolve_device
+from fibo_robot.envs.warp.runtime import Compilation
 
 if TYPE_CHECKING:
     from fibo_robot.envs.warp.guard import Fault
@@ -93,17 +93,10 @@ class WarpTask(gymnasium.vector.VectorEnv):
             WarpError: the device, the versions of MuJoCo and Warp, the task or the memory do not allow it.
         """
         self.task = get_task(task) if isinstance(task, str) else task
-        if num_worlds < 1:
-            raise WarpError(f"There must be at least one world, not {num_worlds}.")
         self.obs_keys = self.task.check_keys(tuple(self.task.low_dim) if obs_keys is None else obs_keys)
-        self.device = resolve_device(device)
-        import_warp()
-        self.export = export or cached_export(self.task)
-        self.export.check_fits(self.task)
+        prepared = prepare(self.task, num_worlds, device, export, capacity)
+        self.device, self.export = prepared.device, prepared.export
         check_keys(self.task, self.export, self.obs_keys)
-        capacity = capacity or CAPACITIES[self.task.env_name]
-        memory = memory_needed(self.export.mujoco_model(), capacity)
-        check_memory(memory, num_worlds, self.device)
         # Only now, with versions and device checked, the modules that import Warp.
         from fibo_robot.envs.warp import guard
         from fibo_robot.envs.warp.physics.worlds import Physics
@@ -111,7 +104,7 @@ class WarpTask(gymnasium.vector.VectorEnv):
         self._guard = guard
         self._compilation = Compilation(self.device)
         with self._compilation.of("model"):
-            self._physics = Physics(self.export, num_worlds, self.device, capacity)
+            self._physics = Physics(self.export, num_worlds, self.device, prepared.capacity)
         self.mujoco_model, self.model = self._physics.mujoco_model, self._physics.model
         self.data = self._physics.data
         self._start_states = start_states or StartStates(self.task)

@@ -30,7 +30,7 @@ CAPACITIES = {
     "PickPlaceCan": Capacity(64, 256),
     "NutAssemblySquare": Capacity(192, 768),
     "Stack": Capacity(64, 192),
-    "ToolHang": Capacity(200, 640),
+    "ToolHang": Capacity(384, 1536),
     "TwoArmTransport": Capacity(200, 640),
 }
 

@@ -10,8 +10,7 @@ replays is changed in place. The graph holds one physics step, not a control ste
 keeps all scratch memory that it holds: half a megabyte per world and physics step in Lift.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
+from fibo_robot.envs.simulation.warp_streams import in_torchs_order
 from fibo_robot.envs.warp.exporting.export import TaskExport
 from fibo_robot.envs.warp.physics import contact_kernels as kernels
 from fibo_robot.envs.warp.physics.capacity import Capacity, few_worlds
@@ -67,7 +67,7 @@ class Physics:
         self.mujoco_model = export.mujoco_model()
         self._physics_step = Recorded(self._launch_physics_step)
         self._warp_device = wp.device_from_torch(device)
-        with self._on_stream():
+        with in_torchs_order(self._warp_device):
             self.model = mjw.put_model(self.mujoco_model)
             # Force sensors of robosuite's grippers, which no observation here reads.
             self.model.opt.disableflags |= int(mjw.DisableBit.SENSOR)
@@ -112,16 +112,6 @@ class Physics:
     def _touching_by_name(self) -> dict[str, Tensor]:
         return {name: self._touching_view[:, row] for row, name in enumerate(self.export.success.touching)}
 
-    @contextmanager
-    def _on_stream(self) -> Iterator[None]:
-        """Launch and allocate on the device, in order with torch's work."""
-        with wp.ScopedDevice(self._warp_device):
-            if self._device.type != "cuda":
-                yield
-                return
-            with wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(self._device))):
-                yield
-
     def usage(self) -> Capacity:
         """What the last control step took at most: contacts per world, constraints of one world."""
         contacts = -(-int(self.peaks.contacts) // self.data.nworld)
@@ -160,7 +150,7 @@ class Physics:
         Args:
             worlds: indices `(n,)`; where they are few, nothing is computed of others. None: all.
         """
-        with self._on_stream():
+        with in_torchs_order(self._warp_device):
             few = self._few if worlds is not None else None
             if few is None or len(worlds) > few.size or not few.refresh(worlds):
                 mjw.step1(self.model, self.data)
@@ -168,7 +158,7 @@ class Physics:
 
     def step(self) -> None:
         """One control step with :attr:`actions`."""
-        with self._on_stream():
+        with in_torchs_order(self._warp_device):
             for peak in (self._peak_contacts, self._peak_constraints, self._peak_nonzeros):
                 peak.zero_()
             for arm in self._arms:

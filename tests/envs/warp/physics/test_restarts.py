@@ -10,11 +10,12 @@ import warp as wp
 
 from fibo_robot.envs.warp.exporting.export import TaskExport
 from fibo_robot.envs.warp.exporting.start_states import StartStates
+from fibo_robot.envs.warp.physics.capacity import few_worlds
 from fibo_robot.envs.warp.task import WarpTask
 from tests.envs.warp.conftest import LIFT
 
 pytestmark = [pytest.mark.sim, pytest.mark.warp, pytest.mark.slow]  # Warp compiles its kernels
-WORLDS, FEW = 16, 2
+WORLDS, FEW = 6, 2
 CONTACT = 5  # `mjCNSTR_CONTACT_FRICTIONLESS`: constraints of this type and above are contacts
 
 
@@ -62,9 +63,13 @@ def differing(one: dict[str, Any], other: dict[str, Any], worlds: list[int]) -> 
 
 
 @pytest.fixture(scope="module")
-def sixteen(lift_export: TaskExport, lift_starts: StartStates) -> WarpTask:
-    lift_starts.ensure(range(24))
-    worlds = WarpTask(LIFT, WORLDS, "cpu", export=lift_export, start_states=lift_starts)
+def six(lift_export: TaskExport, lift_starts: StartStates) -> WarpTask:
+    """Six worlds, of which two begin anew apart: so many would, of six."""
+    assert few_worlds(8 * FEW) == FEW
+    lift_starts.ensure(range(12))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fibo_robot.envs.warp.physics.worlds.few_worlds", lambda num_worlds: FEW)
+        worlds = WarpTask(LIFT, WORLDS, "cpu", export=lift_export, start_states=lift_starts)
     worlds.start(range(WORLDS))
     return worlds
 
@@ -76,7 +81,7 @@ def check_restarts(worlds: WarpTask, choices: list[list[int]]) -> None:
         for _ in range(2):
             assert worlds.advance(actions)["valid"].all()
         before = snapshot(worlds)
-        worlds.start([16 + number + world for world in range(len(chosen))], chosen)
+        worlds.start([6 + number + world for world in range(len(chosen))], chosen)
         after = snapshot(worlds)
         others = [world for world in range(WORLDS) if world not in chosen]
         assert not differing(after, before, others)
@@ -85,36 +90,36 @@ def check_restarts(worlds: WarpTask, choices: list[list[int]]) -> None:
         assert not differing(after, snapshot(worlds), list(range(WORLDS)))
 
 
-def test_a_small_batch_computes_what_all_worlds_would(sixteen: WarpTask) -> None:
-    few = sixteen._physics._few
+def test_a_small_batch_computes_what_all_worlds_would(six: WarpTask) -> None:
+    few = six._physics._few
     assert few is not None and few.size == FEW
-    check_restarts(sixteen, [[15], [3, 1], [0], [7, 15]])  # the first launches and records, the others replay
+    check_restarts(six, [[5], [3, 1], [0], [4, 5]])  # the first launches and records, the others replay
     # An episode then goes on as one that began with all worlds computed.
-    sixteen.start([16], [5])
-    sixteen.advance(torch.full((WORLDS, 7), 0.3))
-    small = sixteen.states()[5]
-    sixteen.start([16], [5])
-    sixteen._physics.refresh()
-    sixteen.advance(torch.full((WORLDS, 7), 0.3))
-    assert torch.equal(sixteen.states()[5], small)
+    six.start([7], [3])
+    six.advance(torch.full((WORLDS, 7), 0.3))
+    small = six.states()[3]
+    six.start([7], [3])
+    six._physics.refresh()
+    six.advance(torch.full((WORLDS, 7), 0.3))
+    assert torch.equal(six.states()[3], small)
 
 
 def test_contacts_that_do_not_fit_are_computed_with_all_worlds(
-    sixteen: WarpTask, lift_starts: StartStates
+    six: WarpTask, lift_starts: StartStates
 ) -> None:
-    few = sixteen._physics._few
+    few = six._physics._few
     assert few is not None
     room = few._few.naconmax
-    expected = snapshot(sixteen)
+    expected = snapshot(six)
     few._few.naconmax = 1
     try:
-        sixteen.start([17], [2])
+        six.start([8], [2])
     finally:
         few._few.naconmax = room
-    after = snapshot(sixteen)
+    after = snapshot(six)
     assert not differing(after, expected, [world for world in range(WORLDS) if world != 2])
-    sixteen._physics.refresh()
-    assert not differing(after, snapshot(sixteen), list(range(WORLDS)))
+    six._physics.refresh()
+    assert not differing(after, snapshot(six), list(range(WORLDS)))
 
 
 def test_a_start_with_too_many_contacts_is_noticed_in_its_first_step(worlds: WarpTask) -> None:
