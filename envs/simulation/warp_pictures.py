@@ -138,7 +138,7 @@ class WarpCameras:
         self._mujoco_warp.render(model, scene, context)
         packed = self._warp.to_torch(context.rgb_data)  # blue, green, red, 255 from the lowest byte on
         texels = packed.view(torch.uint8).reshape(*self._size, 4)
-        return texels[..., [2, 1, 0]].permute(0, 3, 1, 2).contiguous()
+        return texels[..., :3].flip(-1).permute(0, 3, 1, 2).contiguous()
 
 
 def one_world(warp_data: Any, world: int) -> Any:

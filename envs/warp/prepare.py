@@ -1,5 +1,6 @@
 """Whether worlds of a task can be had here, asked before anything that takes long or much."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ def prepare(
     task: "Task",
     num_worlds: int,
     device: str | torch.device,
+    obs_keys: Sequence[str] = (),
     export: TaskExport | None = None,
     capacity: Capacity | None = None,
 ) -> Prepared:
@@ -43,6 +45,7 @@ def prepare(
         task: what to simulate.
         num_worlds: how many worlds.
         device: `cuda`, `cuda:1`, or `cpu`.
+        obs_keys: what will be observed; pictures take memory.
         export: the compiled model; default: from the cache, or made here with robosuite.
         capacity: room for contacts and constraints; default: measured for the task, with a margin.
 
@@ -56,5 +59,7 @@ def prepare(
     export = export or cached_export(task)
     export.check_fits(task)
     capacity = capacity or CAPACITIES[task.env_name]
-    check_memory(memory_needed(export.mujoco_model(), capacity), num_worlds, place)
+    cameras = sum(key in task.image_keys for key in obs_keys)
+    memory = memory_needed(export.mujoco_model(), capacity, cameras, task.image_size**2)
+    check_memory(memory, num_worlds, place)
     return Prepared(place, export, capacity)

@@ -94,7 +94,7 @@ class WarpTask(gymnasium.vector.VectorEnv):
         """
         self.task = get_task(task) if isinstance(task, str) else task
         self.obs_keys = self.task.check_keys(tuple(self.task.low_dim) if obs_keys is None else obs_keys)
-        prepared = prepare(self.task, num_worlds, device, export, capacity)
+        prepared = prepare(self.task, num_worlds, device, self.obs_keys, export, capacity)
         self.device, self.export = prepared.device, prepared.export
         check_keys(self.task, self.export, self.obs_keys)
         # Only now, with versions and device checked, the modules that import Warp.

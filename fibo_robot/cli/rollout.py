@@ -101,7 +101,7 @@ def rollout(
             notes.append(_check_demonstrations(check_demos, task, workers))
         if engine == "warp" and isinstance(task, SimulatorTask):
             assert worlds is not None
-            _find_starts(task, worlds, device, range(seed, seed + episodes))
+            _find_starts(task, worlds, device, list(policy.shape_meta.obs), range(seed, seed + episodes))
         try:
             evaluation = run(
                 policy,
@@ -188,14 +188,14 @@ def _choose_engine(
     return engine, device
 
 
-def _find_starts(task: "Task", worlds: int, device: str, seeds: range) -> None:
+def _find_starts(task: "Task", worlds: int, device: str, obs_keys: list[str], seeds: range) -> None:
     """Compute where episodes begin, on the host and once for all rollouts of these seeds."""
     from fibo_robot.envs.warp import StartStates
     from fibo_robot.envs.warp.prepare import prepare
     from fibo_robot.progress import progress_bar
 
     task = task.resolved()
-    prepare(task, worlds, device)  # what is refused is refused before this long work
+    prepare(task, worlds, device, obs_keys)  # what is refused is refused before this long work
     with progress_bar("Finding start states") as progress:
         StartStates(task).ensure(seeds, progress)
 

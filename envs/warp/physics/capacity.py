@@ -56,11 +56,16 @@ class Memory:
         return bisect.bisect_right(range(1, free // self.per_world + 1), free, key=self.of)
 
 
-def memory_needed(model: MjModel, capacity: Capacity) -> Memory:
+def memory_needed(model: MjModel, capacity: Capacity, cameras: int = 0, pixels: int = 0) -> Memory:
     """What worlds take on a device, about; nothing is allocated there.
 
     One world is made on the host and its arrays are counted; what the solver and the collision search
-    allocate while they step is computed from their shapes. Cameras take more, and are not counted here.
+    allocate while they step is computed from their shapes. What a policy takes is not counted here.
+
+    Args:
+        model: the compiled scene.
+        capacity: room for contacts and constraints.
+        cameras: how many are observed, of so many `pixels` each.
     """
     import mujoco_warp as mjw
     import warp as wp
@@ -71,7 +76,14 @@ def memory_needed(model: MjModel, capacity: Capacity) -> Memory:
     solver = 4 * (_SQUARES * padded**2 + _ROWS * capacity.constraints + _VECTORS * model.nv)
     # Once for the recorded physics step, which keeps its own, and once for what is launched beside it.
     scratch = 2 * (solver + _search_bytes(model) * capacity.contacts)
-    return Memory(_FIXED, int(_MARGIN * (_array_bytes(data) + scratch)))
+    pictures = _picture_bytes(model, cameras, pixels) if cameras else 0
+    return Memory(_FIXED, int(_MARGIN * (_array_bytes(data) + scratch + pictures)))
+
+
+def _picture_bytes(model: MjModel, cameras: int, pixels: int) -> int:
+    """What a world's pictures take: two layers to draw into, each with a tree of boxes, and copies of them."""
+    layer = 4 * pixels + _BOX * model.ngeom
+    return 2 * layer + 3 * pixels * cameras * _COPIES
 
 
 def _search_bytes(model: MjModel) -> int:
@@ -91,6 +103,9 @@ def _search_bytes(model: MjModel) -> int:
 # copy of the mass matrix), eight numbers per constraint row, ten vectors of degrees of freedom.
 _SQUARES, _ROWS, _VECTORS = 3, 8, 10
 _SPARSE_PADDING = 32
+# Bytes per geom in a tree of boxes: corners and group (28), and two nodes of it. Copies of each picture, of a
+# byte per colour: as drawn, as observed, as the present and the past of an episode.
+_BOX, _COPIES = 128, 4
 # Buffers of the controllers, sizes of each world's own, and what an allocator rounds up.
 _MARGIN = 1.1
 # Model, meshes, textures, kernels and the CUDA context.
