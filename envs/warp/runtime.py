@@ -102,6 +102,7 @@ def check_memory(memory: Memory, num_worlds: int, device: torch.device) -> None:
 def _free_memory(device: torch.device) -> int:
     """Bytes free; where nobody knows, a number that refuses nothing."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch only keeps in reserve, Warp can have
         return torch.cuda.mem_get_info(device)[0]
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

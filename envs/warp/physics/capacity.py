@@ -21,10 +21,11 @@ class Capacity:
     constraints: int
 
 
-# At least twice what noisy experts' demonstrations took at most. Contacts (with candidate pairs, mean over
-# worlds) and rows that MuJoCo Warp counted, 20 each: 19, 121 in PickPlaceCan; 87, 381 in NutAssemblySquare.
-# In Lift and Stack MuJoCo counted, which has no candidates: 15, 57 in Lift. ToolHang and TwoArmTransport have
-# no expert: random motion took 86, 289 in the latter, the former's are a guess.
+# At least twice what was measured (docs/results). Contacts (with candidate pairs, mean over worlds) and rows
+# that noisy experts' demonstrations took at most, 20 each: 19, 121 in PickPlaceCan; 87, 381 in
+# NutAssemblySquare; in Lift and Stack MuJoCo counted, which has no candidates: 15, 57 in Lift.
+# TwoArmTransport and ToolHang have no expert: random motion took 86, 289 in the former; the latter's solved
+# state, in all worlds at once, @@TH@@.
 CAPACITIES = {
     "Lift": Capacity(40, 128),
     "PickPlaceCan": Capacity(64, 256),
@@ -81,7 +82,7 @@ def memory_needed(model: MjModel, capacity: Capacity, cameras: int = 0, pixels: 
 
 
 def _picture_bytes(model: MjModel, cameras: int, pixels: int) -> int:
-    """What a world's pictures take: two layers to draw into, each with a tree of boxes, and copies of them."""
+    """What a world's pictures take: two layers to draw into, each with a tree of boxes, and copies."""
     layer = 4 * pixels + _BOX * model.ngeom
     return 2 * layer + 3 * pixels * cameras * _COPIES
 

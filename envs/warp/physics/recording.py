@@ -15,30 +15,30 @@ CPU_GRAPHS = Version(wp.__version__) >= Version("1.15")
 
 
 class Recorded:
-    """A function that always launches the same kernels on the same arrays, on Warp's current stream.
+    """What a function launches, always the same kernels on the same arrays, on Warp's current stream.
 
-    Called the first time it launches them, which compiles what is not compiled, and records them; then it
-    replays. A graph keeps the scratch memory of what it holds.
+    The first time it launches them, which compiles what is not compiled, and records them; then it replays. A
+    graph keeps the scratch memory of what it holds. The function is known only while it is called: kept, a
+    method and its owner would hold each other, and closed worlds would not let go of their memory.
     """
 
-    def __init__(self, launch: Callable[[], None]) -> None:
-        self._launch = launch
+    def __init__(self) -> None:
         self._graph: Any = None
 
-    def __call__(self) -> None:
-        """Do it."""
+    def __call__(self, launch: Callable[[], None]) -> None:
+        """Do what `launch` does."""
         if self._graph is not None:
             wp.capture_launch(self._graph)
             return
-        self._launch()
+        launch()
         device = wp.get_device()
         if device.is_cuda or CPU_GRAPHS:
-            self._record(device)
+            self._record(launch, device)
 
-    def _record(self, device: Any) -> None:
+    def _record(self, launch: Callable[[], None], device: Any) -> None:
         """Record the launches without running them."""
         # CUDA's default stream cannot be captured; the graph may be replayed on it.
         stream = wp.Stream(device) if device.is_cuda else None
         with wp.ScopedStream(stream), wp.ScopedCapture(device, stream) as capture:
-            self._launch()
+            launch()
         self._graph = capture.graph

@@ -78,7 +78,7 @@ class FewRestarts:
         self._chosen = wp.zeros(data.nworld, dtype=bool)
         self._slots = wp.zeros(data.naconmax, dtype=int)
         self._slot_of = wp.zeros(self._few.naconmax, dtype=int)
-        self._compute, self._give_back = Recorded(self._launch_computation), Recorded(self._launch_return)
+        self._computation, self._return = Recorded(), Recorded()
 
     def refresh(self, worlds: Tensor) -> bool:
         """Bring these worlds up to date, and touch no other; False if contacts do not or did not fit.
@@ -93,7 +93,7 @@ class FewRestarts:
         index[:count] = worlds
         index[count:] = worlds[0]  # idle rows do again what another does
         self._count.fill_(count)
-        self._compute()
+        self._computation(self._compute)
         few, every = self._few, self._all
         counts = (few.nacon, few.ncollision, every.nacon, every.ncollision, self._taken, self._num_free)
         numbers = torch.cat([wp.to_torch(count) for count in counts]).tolist()
@@ -102,10 +102,10 @@ class FewRestarts:
             return False
         if max(there + max(0, taken - free), numbers[3]) > every.naconmax:
             return False
-        self._give_back()
+        self._return(self._give_back)
         return True
 
-    def _launch_computation(self) -> None:
+    def _compute(self) -> None:
         few, every = self._few, self._all
         for source, target in self._in:
             wp.launch(kernels.take_rows, dim=target.shape, inputs=[self._index, source, target])
@@ -121,7 +121,7 @@ class FewRestarts:
         inputs = [self._count, few.nacon, few.contact.worldid, self._num_free, self._slots, every.nacon]
         wp.launch(kernels.assign_slots, dim=few.naconmax, inputs=[*inputs, self._taken, self._slot_of])
 
-    def _launch_return(self) -> None:
+    def _give_back(self) -> None:
         few, every = self._few, self._all
         for source, target in self._out:
             inputs = [self._count, self._index, source, target]

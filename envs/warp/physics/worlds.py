@@ -65,7 +65,7 @@ class Physics:
         """Allocate everything."""
         self.export, self.capacity, self._device = export, capacity, device
         self.mujoco_model = export.mujoco_model()
-        self._physics_step = Recorded(self._launch_physics_step)
+        self._recorded = Recorded()
         self._warp_device = wp.device_from_torch(device)
         with in_torchs_order(self._warp_device):
             self.model = mjw.put_model(self.mujoco_model)
@@ -151,8 +151,9 @@ class Physics:
             worlds: indices `(n,)`; where they are few, nothing is computed of others. None: all.
         """
         with in_torchs_order(self._warp_device):
-            few = self._few if worlds is not None else None
-            if few is None or len(worlds) > few.size or not few.refresh(worlds):
+            few = self._few
+            apart = few is not None and worlds is not None and len(worlds) <= few.size and few.refresh(worlds)
+            if not apart:
                 mjw.step1(self.model, self.data)
             self._find_touching()
 
@@ -165,10 +166,10 @@ class Physics:
                 arm.set_goals(self._actions, self._resting)
             self._watch()  # the state that it begins in counts, too
             for _ in range(self.export.substeps):
-                self._physics_step()
+                self._recorded(self._physics_step)
             self._find_touching()
 
-    def _launch_physics_step(self) -> None:
+    def _physics_step(self) -> None:
         for arm in self._arms:
             arm.set_torques()
         mjw.step2(self.model, self.data)

@@ -11,7 +11,7 @@ import torch
 from fibo_robot.envs.warp import runtime
 from fibo_robot.envs.warp.errors import WarpError
 from fibo_robot.envs.warp.exporting.export import TaskExport
-from fibo_robot.envs.warp.physics.capacity import CAPACITIES, memory_needed
+from fibo_robot.envs.warp.physics.capacity import CAPACITIES, Memory, memory_needed
 from fibo_robot.envs.warp.task import WarpTask
 from fibo_robot.extras import MissingExtraError
 from tests.capabilities import REPOSITORY
@@ -73,6 +73,21 @@ def test_more_worlds_than_fit_are_refused_with_how_many_would(
         WarpTask(LIFT, 100_000, "cpu", export=lift_export)
     # Ten thousand worlds of Lift must be possible on a GPU of 80 GB, and their arrays are not nothing.
     assert 20_000 < memory.per_world < 2_000_000
+
+
+def test_memory_that_torch_keeps_in_reserve_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    reserved = 3 * 2**30
+    free = 2**30
+
+    def empty_cache() -> None:
+        nonlocal free, reserved
+        free, reserved = free + reserved, 0
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 * 2**30))
+    runtime.check_memory(Memory(2**30, 2**20), 2000, torch.device("cuda", 0))
+    with pytest.raises(WarpError, match=r"4000 worlds need about 5.2 GiB, and cuda:0 has 4.0 GiB free"):
+        runtime.check_memory(Memory(2**30, 2**20), 4000, torch.device("cuda", 0))
 
 
 @pytest.mark.warp

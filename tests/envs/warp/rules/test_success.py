@@ -72,7 +72,7 @@ def test_success_and_observations_are_robosuites(name: str) -> None:
     task = get_task(name, cameras=())
     env = task.make_env()
     export = export_environment(task, env)
-    outcomes = set()
+    outcomes, scene = set(), scene_of(env, export)
     for _ in episode(env, seed=3):
         scene = scene_of(env, export)
         judgement = judge(task.env_name, export.success, scene)
