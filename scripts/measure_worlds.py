@@ -2,13 +2,15 @@
 
 python scripts/measure_worlds.py docs/results/warp-worlds-cpu.json [TASK ...]
 
-Room is made generous, then two worlds move at random (every entry of an action is held for five control
-steps, so that arms go somewhere). Tool hang, which has no expert, is moved from its solved state too: the
-frame in its stand and the tool on the frame are the most that touches there. Memory is what Warp's allocator
-on a CPU hands out per world, with the room that the task has.
+Contacts and constraints are those of the replay beside the output (`fibo demos replay FILE --engine warp --json
+warp-replay-TASK-cpu.json`). Where there is none that counted them, two worlds with generous room move at random
+(every entry of an action is held for five control steps, so that arms go somewhere). Tool hang, which has no
+expert, is moved from its solved state too: the frame in its stand and the tool on the frame are the most that
+touches there. Memory is what Warp's allocator on a CPU hands out per world, with the room that the task has.
 """
 
 import argparse
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,20 +41,25 @@ SOLVED_STEPS = 2  # with so many contacts one takes seconds
 ROOMY = Capacity(600, 2000)
 
 
-def used_in_motion(task: Task, starts: list[StartState] | None) -> Capacity:
-    """The most that random motion takes, from the seeds' start states or from others."""
-    worlds = WarpTask(task, WORLDS, "cpu", capacity=ROOMY)
-    if starts is None:
-        worlds.start(range(WORLDS))
+def replayed(path: Path) -> dict[str, Capacity]:
+    """What a replay took at most, by its file; nothing where there is none, or it did not count."""
+    whole = json.loads(path.read_text()) if path.exists() else {}
+    return {path.name: Capacity(whole["contacts"], whole["constraints"])} if "contacts" in whole else {}
+
+
+def used_in_motion(task: Task, start: StartState | None = None) -> Capacity:
+    """The most that random motion takes in two worlds from seeds' start states, or in one from another."""
+    count = WORLDS if start is None else 1
+    worlds = WarpTask(task, count, "cpu", capacity=ROOMY)
+    if start is None:
+        worlds.start(range(count))
     else:
-        worlds.start_from(starts)
-        worlds.advance(
-            torch.zeros(WORLDS, task.action.dim)
-        )  # objects were put into each other by millimetres
+        worlds.start_from([start])
+        worlds.advance(torch.zeros(count, task.action.dim))  # objects may intersect by millimetres
     generator, most, actions = np.random.default_rng(0), Capacity(0, 0), torch.zeros(0)
-    for step in track(range(STEPS if starts is None else SOLVED_STEPS), f"{task.name}: moving"):
+    for step in track(range(STEPS if start is None else SOLVED_STEPS), f"{task.name}: moving"):
         if step % HELD == 0:
-            actions = torch.from_numpy(generator.uniform(-1, 1, (WORLDS, task.action.dim)))
+            actions = torch.from_numpy(generator.uniform(-1, 1, (count, task.action.dim)))
         worlds.advance(actions)
         now = worlds.usage()
         most = Capacity(max(most.contacts, now.contacts), max(most.constraints, now.constraints))
@@ -107,19 +114,20 @@ def main() -> None:
     rows = []
     for name in arguments.tasks:
         task = get_task(name, cameras=()).resolved()
-        cases: dict[str, list[StartState] | None] = {"random motion": None}
+        room = CAPACITIES[task.env_name]
+        used = replayed(arguments.output.with_name(f"warp-replay-{name}-cpu.json"))
+        if not used:
+            used["random motion"] = used_in_motion(task)
         if name == "tool_hang":
             env = task.make_env([])
-            cases["random motion from the solved state"] = [assembled(env)] * WORLDS
+            used["from the solved state"] = used_in_motion(task, assembled(env))
             env.close()
-        room = CAPACITIES[task.env_name]
-        used = {case: asdict(used_in_motion(task, starts)) for case, starts in cases.items()}
         taken = bytes_per_world(task)
         model = cached_export(task).mujoco_model()
         row = {
             "case": name,
             "env_name": task.env_name,
-            "used": used,
+            "used": {case: asdict(most) for case, most in used.items()},
             "room": asdict(room),
             "bytes_per_world": round(taken),
             "estimated_bytes_per_world": memory_needed(model, room).per_world,
