@@ -5,6 +5,7 @@ bar is made: who only imports this waits for nothing.
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -47,6 +48,42 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns) as progress:
         bar = progress.add_task(description, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
+@contextmanager
+def counter(description: str, after: float) -> Iterator[Callable[[str], None]]:
+    """A function that counts what is done, by name, of work whose length nobody knows.
+
+    Args:
+        description: what is done.
+        after: seconds for which nothing is shown unless something was counted: work that is quicker shows
+            nothing.
+    """
+    if not shown():
+        yield lambda name: None
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    progress = Progress(*columns, transient=True)
+    bar = progress.add_task(f"{description} …", total=None)
+    done = 0
+
+    def count(name: str) -> None:
+        nonlocal done
+        done += 1
+        progress.update(bar, description=f"{description}: {done} done, the last {name}")
+        progress.start()
+
+    timer = threading.Timer(after, progress.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield count
+    finally:
+        timer.cancel()
+        timer.join()  # it may just be starting the bar
+        progress.stop()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +40,8 @@ def use_every_bar() -> None:
     with progress.progress_bar("recording") as update:
         update(1, 4)
         update(4, 4)
+    with progress.counter("compiling", after=60.0) as count:
+        count("kernels")
     with progress.trials_bar("rolling out", 7, counted=2, successes=1, done=3) as add:
         for success in (True, False, None):
             add(success)
@@ -53,7 +56,8 @@ def test_a_terminal_sees_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = open_terminal(monkeypatch)
     use_every_bar()
     text = terminal.getvalue()
-    for shown in ("looking", "reading", "recording", "4/4", "rolling out", "6/7", "2 of 4 solved"):
+    counted = "compiling: 1 done, the last kernels"
+    for shown in ("looking", "reading", "recording", "4/4", counted, "rolling out", "6/7", "2 of 4 solved"):
         assert shown in text
 
 
@@ -62,6 +66,16 @@ def test_a_bar_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress.trials_bar("rolling out", 2, enabled=False) as add:
         add(True)
     assert terminal.getvalue() == ""
+
+
+def test_what_is_quick_and_counts_nothing_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    with progress.counter("compiling", after=60.0):
+        pass
+    assert terminal.getvalue() == ""
+    with progress.counter("compiling", after=0.0):
+        time.sleep(0.3)
+    assert "compiling …" in terminal.getvalue()
 
 
 def test_importing_it_imports_no_rich() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from fibo_robot.envs.simulation.rendering import FIXES, SHADING_VERSION, RendererError
 from fibo_robot.envs.simulation.untyped import MjModel
 from fibo_robot.envs.simulation.warp_shading import Shading, shade
+from fibo_robot.envs.simulation.warp_streams import in_torchs_order
 
 # What of a world's state is drawn; names are the same in `mujoco.MjData`.
 POSES = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
@@ -46,7 +47,7 @@ class WarpCameras:
         self._device = warp_model.geom_type.device
         self._shaded = shade(model, shading)
         ids = {name: model.camera(name).id for name in cameras}
-        with self._warp.ScopedDevice(self._device):
+        with in_torchs_order(self._device):
             self._model = self._shade(warp_model)
             lights = (num_worlds, self._shaded.num_lights)
             self._light_xpos = self._warp.zeros(lights, dtype=self._warp.vec3)
@@ -118,7 +119,7 @@ class WarpCameras:
         eyes, axes = warp.to_torch(warp_data.cam_xpos), warp.to_torch(warp_data.cam_xmat)
         model = self._model if geom_size is None else dataclasses.replace(self._model, geom_size=geom_size)
         pictures = {}
-        with warp.ScopedDevice(self._device):
+        with in_torchs_order(self._device):
             for context, _ in self._layers:
                 self._mujoco_warp.refit_bvh(model, scene, context)
             for name in self._layers[0][1] if cameras is None else cameras:
@@ -137,7 +138,7 @@ class WarpCameras:
         self._mujoco_warp.render(model, scene, context)
         packed = self._warp.to_torch(context.rgb_data)  # blue, green, red, 255 from the lowest byte on
         texels = packed.view(torch.uint8).reshape(*self._size, 4)
-        return texels[..., [2, 1, 0]].permute(0, 3, 1, 2).contiguous()
+        return texels[..., :3].flip(-1).permute(0, 3, 1, 2).contiguous()
 
 
 def one_world(warp_data: Any, world: int) -> Any:

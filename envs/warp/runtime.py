@@ -5,9 +5,9 @@ middle of compiling kernels, with an error that names neither cause nor cure.
 """
 
 import importlib.metadata
+import re
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,13 @@ import torch
 from packaging.specifiers import SpecifierSet
 
 from fibo_robot.envs.warp.errors import WarpError
+from fibo_robot.envs.warp.physics.capacity import Memory
 from fibo_robot.extras import installed_version, require
-from fibo_robot.progress import shown
+from fibo_robot.progress import counter, shown
 
 # What works together (the extras `sim` and `warp` of this package): mujoco-warp 3.9 reads the models of
-# mujoco 3.9 only, and its kernels do not compile with warp-lang 1.16.
-SUPPORTED = {"mujoco": "==3.9.0", "mujoco-warp": "==3.9.0.1", "warp-lang": ">=1.13,<1.16"}
+# mujoco 3.9 only, and its kernels do not compile with warp-lang 1.16; before 1.14, Warp has no log level.
+SUPPORTED = {"mujoco": "==3.9.0", "mujoco-warp": "==3.9.0.1", "warp-lang": ">=1.14,<1.16"}
 _PURPOSE = "Batched simulation"
 _SLOW = 3.0  # seconds after which a first step must be compiling: with cached kernels it takes one
 
@@ -78,29 +79,30 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return torch.device("cuda", index)
 
 
-def check_memory(fixed: int, per_world: int, num_worlds: int, device: torch.device) -> None:
+def check_memory(memory: Memory, num_worlds: int, device: torch.device) -> None:
     """Refuse more worlds than fit, before anything is allocated.
 
     Args:
-        fixed, per_world: bytes that are taken once, and by each world.
+        memory: what they take.
         num_worlds: how many they are.
         device: where they are to lie.
 
     Raises:
         WarpError: it does not fit; the message says how many worlds would.
     """
-    free, needed = _free_memory(device), fixed + num_worlds * per_world
+    free, needed = _free_memory(device), memory.of(num_worlds)
     if needed <= free:
         return
     raise WarpError(
         f"{num_worlds} worlds need about {needed / 2**30:.1f} GiB, and {device} has {free / 2**30:.1f} GiB "
-        f"free: take at most {max(0, (free - fixed) // per_world)} worlds."
+        f"free: take at most {memory.most_worlds(free)} worlds."
     )
 
 
 def _free_memory(device: torch.device) -> int:
     """Bytes free; where nobody knows, a number that refuses nothing."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch only keeps in reserve, Warp can have
         return torch.cuda.mem_get_info(device)[0]
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
@@ -110,18 +112,59 @@ def _free_memory(device: torch.device) -> int:
         return sys.maxsize
 
 
+class Compilation:
+    """Shows how far the compilation of kernels is; nothing where no bars are, or where all are cached."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._ran: set[str] = set()
+
+    @contextmanager
+    def of(self, what: str) -> Iterator[None]:
+        """Around what compiles the kernels that it needs when it runs for the first time, by name."""
+        if what in self._ran or not shown():
+            yield
+        else:
+            text = f"Compiling the simulation's kernels for {self._device} (minutes, once on this machine)"
+            with counter(text, _SLOW) as count, compiled_modules(count):
+                yield
+        self._ran.add(what)
+
+
 @contextmanager
-def compilation_notice(device: torch.device) -> Iterator[None]:
-    """Say that kernels are being compiled where the work within takes long; silent where bars are."""
-    text = f"Compiling the simulation's kernels for {device}: a minute or two, once on this machine …"
-    timer = threading.Timer(_SLOW, lambda: print(text, file=sys.stderr, flush=True))
-    timer.daemon = True
-    if shown():
-        timer.start()
+def compiled_modules(report: Callable[[str], None]) -> Iterator[None]:
+    """Call `report` with the name of each of Warp's modules that is compiled within; not of cached ones."""
+    warp, _ = import_warp()
+    logger = warp.get_logger()
+    warp.set_logger(_ModuleLogger(report, logger))
     try:
-        yield
+        with warp.ScopedLogLevel(warp.LOG_INFO):
+            yield
     finally:
-        timer.cancel()
+        warp.set_logger(logger)
+
+
+class _ModuleLogger:
+    """Takes from what Warp says which module it compiled, and passes on errors, as our log level has it."""
+
+    def __init__(self, report: Callable[[str], None], other: Any) -> None:
+        self._report, self._other = report, other
+
+    def info(self, message: str) -> None:
+        match = re.search(r"\bModule (\S+) .* load on device .*\(compiled\)$", message)
+        if match:
+            # Modules are named after Python's, or after one kernel and a hash of what it depends on.
+            name = match[1].rsplit(".", 1)[-1].split("__locals__")[0]
+            self._report(name.strip("_"))
+
+    def error(self, message: str) -> None:
+        self._other.error(message)
+
+    def debug(self, message: str) -> None:
+        """Nobody asked."""
+
+    def warning(self, message: str, category: Any = None, stacklevel: int = 1) -> None:
+        """Nobody asked."""
 
 
 def versions() -> dict[str, str]:

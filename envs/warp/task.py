@@ -17,12 +17,12 @@ from fibo_robot.envs.simulation.object_state import SCENE_OBJECTS
 from fibo_robot.envs.tasks import Task, get_task
 from fibo_robot.envs.warp.errors import WarpError
 from fibo_robot.envs.warp.exporting.export import TaskExport, cache_folder
-from fibo_robot.envs.warp.exporting.from_robosuite import cached_export
 from fibo_robot.envs.warp.exporting.start_states import StartState, StartStates
-from fibo_robot.envs.warp.physics.capacity import CAPACITIES, Capacity, memory_needed
+from fibo_robot.envs.warp.physics.capacity import Capacity
+from fibo_robot.envs.warp.prepare import prepare
 from fibo_robot.envs.warp.rules.observation import check_keys, observe, single_spaces
 from fibo_robot.envs.warp.rules.success import Judgement, judge
-from fibo_robot.envs.warp.runtime import check_memory, compilation_notice, import_warp, resolve_device
+from fibo_robot.envs.warp.runtime import Compilation
 
 if TYPE_CHECKING:
     from fibo_robot.envs.warp.guard import Fault
@@ -93,24 +93,18 @@ class WarpTask(gymnasium.vector.VectorEnv):
             WarpError: the device, the versions of MuJoCo and Warp, the task or the memory do not allow it.
         """
         self.task = get_task(task) if isinstance(task, str) else task
-        if num_worlds < 1:
-            raise WarpError(f"There must be at least one world, not {num_worlds}.")
         self.obs_keys = self.task.check_keys(tuple(self.task.low_dim) if obs_keys is None else obs_keys)
-        self.device = resolve_device(device)
-        import_warp()
-        self.export = export or cached_export(self.task)
-        self.export.check_fits(self.task)
+        prepared = prepare(self.task, num_worlds, device, self.obs_keys, export, capacity)
+        self.device, self.export = prepared.device, prepared.export
         check_keys(self.task, self.export, self.obs_keys)
-        capacity = capacity or CAPACITIES[self.task.env_name]
-        memory = memory_needed(self.export.mujoco_model(), capacity)
-        check_memory(memory.fixed, memory.per_world, num_worlds, self.device)
         # Only now, with versions and device checked, the modules that import Warp.
         from fibo_robot.envs.warp import guard
         from fibo_robot.envs.warp.physics.worlds import Physics
 
         self._guard = guard
-        with compilation_notice(self.device):
-            self._physics = Physics(self.export, num_worlds, self.device, capacity)
+        self._compilation = Compilation(self.device)
+        with self._compilation.of("model"):
+            self._physics = Physics(self.export, num_worlds, self.device, prepared.capacity)
         self.mujoco_model, self.model = self._physics.mujoco_model, self._physics.model
         self.data = self._physics.data
         self._start_states = start_states or StartStates(self.task)
@@ -172,27 +166,26 @@ class WarpTask(gymnasium.vector.VectorEnv):
 
     def start_from(self, starts: Sequence[StartState], worlds: Sequence[int] | None = None) -> None:
         """Begin episodes in given states, such as a demonstration's first; otherwise as :meth:`start`."""
+        ended: Sequence[int] = ()
         if worlds is None:
-            self._end(range(len(starts), self.num_worlds))
-            worlds = range(len(starts))
+            worlds, ended = range(len(starts)), range(len(starts), self.num_worlds)
+            self._end(ended)
         if len(worlds) != len(starts) or len(set(worlds)) != len(worlds):
             raise WarpError(f"{len(starts)} episodes need as many distinct worlds, not {list(worlds)}.")
         self._check_worlds(worlds)
         if not starts:
             return
         begun = dict(zip(worlds, starts, strict=True))
-        for world, parked in enumerate(self._parked):
-            if world in begun or parked is None:
-                # A world that has no scene yet rests in another's: in the model's own, objects intersect.
-                self._parked[world] = begun.get(world, starts[0])
+        # A world that has no scene yet rests in another's: in the model's own, objects intersect.
+        bare = [world for world, parked in enumerate(self._parked) if parked is None]
+        self._parked = [begun.get(world, parked or starts[0]) for world, parked in enumerate(self._parked)]
         for world, start in begun.items():
             self.starts[world] = start
             self.faults.pop(world, None)
         index = torch.tensor(list(worlds), device=self.device)
         self._running[index], self._valid[index], self._elapsed[index] = True, True, 0
-        resting = [world for world, start in enumerate(self.starts) if start is None]
-        with compilation_notice(self.device):
-            self._put_back([*worlds, *resting])
+        with self._compilation.of("start" if len(worlds) == self.num_worlds else "restart"):
+            self._put_back(list(dict.fromkeys([*worlds, *ended, *bare])))
 
     def rest(self, worlds: Sequence[int]) -> None:
         """End these worlds' episodes: back in their start states, they hold still until started again."""
@@ -248,7 +241,7 @@ class WarpTask(gymnasium.vector.VectorEnv):
         physics.actions.copy_(torch.where(acting[:, None], actions, 0.0))
         physics.resting.copy_(~acting)
         before = physics.states()
-        with compilation_notice(self.device):
+        with self._compilation.of("step"):
             physics.step()
         self._elapsed += acting
         codes = self._guard.find_faults(physics)
@@ -286,7 +279,8 @@ class WarpTask(gymnasium.vector.VectorEnv):
         if images := [key for key in keys if key not in self.task.low_dim]:
             if self.pictures is None:
                 raise WarpError(f"Nothing draws {', '.join(images)} here: set `pictures` first.")
-            values |= self.pictures(images)
+            with self._compilation.of("pictures"):
+                values |= self.pictures(images)
         return {key: values[key] for key in keys}
 
     def info(self) -> dict[str, Tensor]:

@@ -100,7 +100,8 @@ def rollout(
         if check_demos is not None and not notes:
             notes.append(_check_demonstrations(check_demos, task, workers))
         if engine == "warp" and isinstance(task, SimulatorTask):
-            _find_starts(task, range(seed, seed + episodes))
+            assert worlds is not None
+            _find_starts(task, worlds, device, list(policy.shape_meta.obs), range(seed, seed + episodes))
         try:
             evaluation = run(
                 policy,
@@ -187,13 +188,16 @@ def _choose_engine(
     return engine, device
 
 
-def _find_starts(task: "Task", seeds: range) -> None:
+def _find_starts(task: "Task", worlds: int, device: str, obs_keys: list[str], seeds: range) -> None:
     """Compute where episodes begin, on the host and once for all rollouts of these seeds."""
     from fibo_robot.envs.warp import StartStates
+    from fibo_robot.envs.warp.prepare import prepare
     from fibo_robot.progress import progress_bar
 
+    task = task.resolved()
+    prepare(task, worlds, device, obs_keys)  # what is refused is refused before this long work
     with progress_bar("Finding start states") as progress:
-        StartStates(task.resolved()).ensure(seeds, progress)
+        StartStates(task).ensure(seeds, progress)
 
 
 def _print(evaluation: "Evaluation") -> None:

@@ -164,8 +164,9 @@ def _lost(seed: int, faults: tuple[str, ...]) -> Episode:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch, or Warp in its own words, found no room on the device."""
-    return isinstance(error, torch.OutOfMemoryError) or str(error).startswith("Failed to allocate")
+    """Whether PyTorch, Warp or CUDA, in their own words, found no room on the device."""
+    words = ("failed to allocate", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _usable(device: torch.device) -> torch.device:

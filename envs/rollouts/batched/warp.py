@@ -34,7 +34,7 @@ class WarpWorlds:
             task.quality.check_shading()
         self._starts = StartStates(task)
         self._simulator = WarpTask(task, num_worlds, device, obs_keys=obs_keys, start_states=self._starts)
-        self.num_worlds, self.device = num_worlds, device
+        self.num_worlds, self.device = num_worlds, self._simulator.device
         self._films: dict[tuple[str, int, int], WarpCameras] = {}
         self._cameras: WarpCameras | None = None
         if cameras:

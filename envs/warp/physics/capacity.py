@@ -1,5 +1,6 @@
 """How many contacts and constraints there is room for in a world, and the memory that a world takes."""
 
+import bisect
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -20,18 +21,24 @@ class Capacity:
     constraints: int
 
 
-# At least twice what noisy experts' demonstrations took at most. Contacts (with candidate pairs, mean over
-# worlds) and rows that MuJoCo Warp counted, 20 each: 19, 121 in PickPlaceCan; 87, 381 in NutAssemblySquare.
-# In Lift and Stack MuJoCo counted, which has no candidates: 15, 57 in Lift. ToolHang and TwoArmTransport have
-# no expert: random motion took 86, 289 in the latter, the former's are a guess.
+# At least twice what was measured (docs/results). Contacts (with candidate pairs, mean over worlds) and rows
+# that noisy experts' demonstrations took at most, 20 each: 19, 121 in PickPlaceCan; 87, 381 in
+# NutAssemblySquare; in Lift and Stack MuJoCo counted, which has no candidates: 15, 57 in Lift.
+# TwoArmTransport and ToolHang have no expert: random motion took 86, 289 in the former; the latter's solved
+# state, in all worlds at once, 167, 538.
 CAPACITIES = {
     "Lift": Capacity(40, 128),
     "PickPlaceCan": Capacity(64, 256),
     "NutAssemblySquare": Capacity(192, 768),
     "Stack": Capacity(64, 192),
-    "ToolHang": Capacity(200, 640),
+    "ToolHang": Capacity(384, 1536),
     "TwoArmTransport": Capacity(200, 640),
 }
+
+
+def few_worlds(num_worlds: int) -> int:
+    """How many worlds can begin anew in a small batch of their own; more at a time wait for all worlds."""
+    return min(num_worlds // 8, 256)
 
 
 @dataclass(frozen=True)
@@ -41,12 +48,25 @@ class Memory:
     fixed: int
     per_world: int
 
+    def of(self, num_worlds: int) -> int:
+        """What so many worlds take, with the small batch in which some of them begin anew."""
+        return self.fixed + (num_worlds + few_worlds(num_worlds)) * self.per_world
 
-def memory_needed(model: MjModel, capacity: Capacity) -> Memory:
+    def most_worlds(self, free: int) -> int:
+        """How many worlds at most fit into `free` bytes."""
+        return bisect.bisect_right(range(1, free // self.per_world + 1), free, key=self.of)
+
+
+def memory_needed(model: MjModel, capacity: Capacity, cameras: int = 0, pixels: int = 0) -> Memory:
     """What worlds take on a device, about; nothing is allocated there.
 
     One world is made on the host and its arrays are counted; what the solver and the collision search
-    allocate while they step is computed from their shapes. Cameras take more, and are not counted here.
+    allocate while they step is computed from their shapes. What a policy takes is not counted here.
+
+    Args:
+        model: the compiled scene.
+        capacity: room for contacts and constraints.
+        cameras: how many are observed, of so many `pixels` each.
     """
     import mujoco_warp as mjw
     import warp as wp
@@ -57,7 +77,14 @@ def memory_needed(model: MjModel, capacity: Capacity) -> Memory:
     solver = 4 * (_SQUARES * padded**2 + _ROWS * capacity.constraints + _VECTORS * model.nv)
     # Once for the recorded physics step, which keeps its own, and once for what is launched beside it.
     scratch = 2 * (solver + _search_bytes(model) * capacity.contacts)
-    return Memory(_FIXED, int(_MARGIN * (_array_bytes(data) + scratch)))
+    pictures = _picture_bytes(model, cameras, pixels) if cameras else 0
+    return Memory(_FIXED, int(_MARGIN * (_array_bytes(data) + scratch + pictures)))
+
+
+def _picture_bytes(model: MjModel, cameras: int, pixels: int) -> int:
+    """What a world's pictures take: two layers to draw into, each with a tree of boxes, and copies."""
+    layer = 4 * pixels + _BOX * model.ngeom
+    return 2 * layer + 3 * pixels * cameras * _COPIES
 
 
 def _search_bytes(model: MjModel) -> int:
@@ -77,6 +104,9 @@ def _search_bytes(model: MjModel) -> int:
 # copy of the mass matrix), eight numbers per constraint row, ten vectors of degrees of freedom.
 _SQUARES, _ROWS, _VECTORS = 3, 8, 10
 _SPARSE_PADDING = 32
+# Bytes per geom in a tree of boxes: corners and group (28), and two nodes of it. Copies of each picture, of a
+# byte per colour: as drawn, as observed, as the present and the past of an episode.
+_BOX, _COPIES = 128, 4
 # Buffers of the controllers, sizes of each world's own, and what an allocator rounds up.
 _MARGIN = 1.1
 # Model, meshes, textures, kernels and the CUDA context.

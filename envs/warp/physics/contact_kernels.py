@@ -53,8 +53,11 @@ def find_touching(
         return
     a = contact_geom[contact][0]
     b = contact_geom[contact][1]
+    world = contact_world[contact]
+    if world < 0:  # a slot without a contact: see restarts.py
+        return
     one = wp.uint8(1)
     there = first[pair, a] == one and second[pair, b] == one
     back = first[pair, b] == one and second[pair, a] == one
     if there or back:
-        touching[contact_world[contact], pair] = one
+        touching[world, pair] = one

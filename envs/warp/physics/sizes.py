@@ -5,6 +5,7 @@ In Lift the seed decides the cube's half sides. On the host MuJoCo itself says w
 anything is captured, and rows of them are replaced when an episode begins.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,20 @@ class WorldSizes:
             array = wp.array(rows, dtype=old.dtype, device=old.device)
             setattr(owner, attribute, array)
             self._views[name] = wp.to_torch(array)
+
+    def rows_of(self, model: Any, count: int) -> tuple[Any, list[tuple[Any, Any]]]:
+        """A model of `count` worlds that shares the rest with `model`, and pairs of sizes in both."""
+        if not self._views:
+            return model, []
+        fewer = dataclasses.replace(model, stat=dataclasses.replace(model.stat))
+        pairs = []
+        for name in self._views:
+            owner, attribute = _owner(fewer, name)
+            array = getattr(owner, attribute)
+            own = wp.clone(array[:count])
+            setattr(owner, attribute, own)
+            pairs.append((array, own))
+        return fewer, pairs
 
     def write(self, index: Tensor, scenes: Sequence[Mapping[str, np.ndarray]]) -> None:
         """Take the sizes of scenes into the worlds `index`."""

@@ -4,15 +4,13 @@ A control step is, for every physics step, torques and then `step2; step1` of Mu
 reached state is what the next torques need, and leaves everything that observations are made of up to date.
 So a control step costs no forward pass of its own, and robosuite's order (step1, torques, step2) is kept.
 
-All launches go to torch's current stream, and buffers are shared with torch without copies. The first control
-step compiles what it needs; then a physics step with its torques is recorded as a graph, which all later ones
-replay (on a CPU too, where that saves nine tenths of the time): whatever changes between replays is changed
-in place. The graph holds one physics step, not a control step's 25, because on a CPU it keeps all scratch
-memory that it holds: half a megabyte per world and physics step in Lift.
+All launches go to torch's current stream, and buffers are shared with torch without copies. The first physics
+step compiles what it needs and is recorded as a graph, which all later ones replay: whatever changes between
+replays is changed in place. The graph holds one physics step, not a control step's 25, because on a CPU it
+keeps all scratch memory that it holds: half a megabyte per world and physics step in Lift.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +18,19 @@ import mujoco_warp as mjw
 import numpy as np
 import torch
 import warp as wp
-from packaging.version import Version
 from torch import Tensor
 
+from fibo_robot.envs.simulation.warp_streams import in_torchs_order
 from fibo_robot.envs.warp.exporting.export import TaskExport
 from fibo_robot.envs.warp.physics import contact_kernels as kernels
-from fibo_robot.envs.warp.physics.capacity import Capacity
+from fibo_robot.envs.warp.physics.capacity import Capacity, few_worlds
 from fibo_robot.envs.warp.physics.controller import ArmController
+from fibo_robot.envs.warp.physics.recording import Recorded
+from fibo_robot.envs.warp.physics.restarts import FewRestarts
 from fibo_robot.envs.warp.physics.sizes import WorldSizes
 from fibo_robot.envs.warp.rules.scene import Scene
 
 ACTION_SIZE = 7  # entries of an action per arm
-# Warp records launches on a CPU since 1.15; before, a control step there is launched anew each time.
-_CPU_GRAPHS = Version(wp.__version__) >= Version("1.15")
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,9 @@ class Physics:
         """Allocate everything."""
         self.export, self.capacity, self._device = export, capacity, device
         self.mujoco_model = export.mujoco_model()
-        self._graph: Any = None
+        self._recorded = Recorded()
         self._warp_device = wp.device_from_torch(device)
-        with self._on_stream():
+        with in_torchs_order(self._warp_device):
             self.model = mjw.put_model(self.mujoco_model)
             # Force sensors of robosuite's grippers, which no observation here reads.
             self.model.opt.disableflags |= int(mjw.DisableBit.SENSOR)
@@ -84,6 +82,10 @@ class Physics:
                 for index, arm in enumerate(export.arms)
             ]
             self._allocate(num_worlds)
+            few = few_worlds(num_worlds)
+            self._few: FewRestarts | None = None
+            if few:
+                self._few = FewRestarts(few, self.mujoco_model, self.model, self.data, self._sizes, capacity)
             self.scene = Scene.of(self.mujoco_model, self.data, self._touching_by_name())
 
     def _allocate(self, num_worlds: int) -> None:
@@ -109,16 +111,6 @@ class Physics:
 
     def _touching_by_name(self) -> dict[str, Tensor]:
         return {name: self._touching_view[:, row] for row, name in enumerate(self.export.success.touching)}
-
-    @contextmanager
-    def _on_stream(self) -> Iterator[None]:
-        """Launch and allocate on the device, in order with torch's work."""
-        with wp.ScopedDevice(self._warp_device):
-            if self._device.type != "cuda":
-                yield
-                return
-            with wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(self._device))):
-                yield
 
     def usage(self) -> Capacity:
         """What the last control step took at most: contacts per world, constraints of one world."""
@@ -150,29 +142,32 @@ class Physics:
             wp.to_torch(arm.initial)[index] = values["qpos"][:, arm.arm.qpos]
             wp.to_torch(arm.finger_commands)[index] = 0.0
         self._sizes.write(index, scenes)
-        self.refresh()
+        self.refresh(index)
 
-    def refresh(self) -> None:
-        """Compute what follows from positions and velocities, in all worlds."""
-        with self._on_stream():
-            mjw.step1(self.model, self.data)
+    def refresh(self, worlds: Tensor | None = None) -> None:
+        """Compute what follows from positions and velocities.
+
+        Args:
+            worlds: indices `(n,)`; where they are few, nothing is computed of others. None: all.
+        """
+        with in_torchs_order(self._warp_device):
+            few = self._few
+            apart = few is not None and worlds is not None and len(worlds) <= few.size and few.refresh(worlds)
+            if not apart:
+                mjw.step1(self.model, self.data)
             self._find_touching()
 
     def step(self) -> None:
         """One control step with :attr:`actions`."""
-        with self._on_stream():
+        with in_torchs_order(self._warp_device):
             for peak in (self._peak_contacts, self._peak_constraints, self._peak_nonzeros):
                 peak.zero_()
             for arm in self._arms:
                 arm.set_goals(self._actions, self._resting)
+            self._watch()  # the state that it begins in counts, too
             for _ in range(self.export.substeps):
-                if self._graph is None:
-                    self._physics_step()
-                else:
-                    wp.capture_launch(self._graph)
+                self._recorded(self._physics_step)
             self._find_touching()
-            if self._graph is None and (self._device.type == "cuda" or _CPU_GRAPHS):
-                self._record()
 
     def _physics_step(self) -> None:
         for arm in self._arms:
@@ -180,14 +175,6 @@ class Physics:
         mjw.step2(self.model, self.data)
         mjw.step1(self.model, self.data)
         self._watch()
-
-    def _record(self) -> None:
-        """Record the physics step without running it."""
-        # CUDA's default stream cannot be captured; the graph may be replayed on it.
-        stream = wp.Stream(self._warp_device) if self._device.type == "cuda" else None
-        with wp.ScopedStream(stream), wp.ScopedCapture(self._warp_device, stream) as capture:
-            self._physics_step()
-        self._graph = capture.graph
 
     def _watch(self) -> None:
         data = self.data

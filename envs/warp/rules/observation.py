@@ -11,7 +11,16 @@ from torch import Tensor
 from fibo_robot.envs.simulation.object_state import OBJECT_STATES, Entry, SceneObject
 from fibo_robot.envs.warp.errors import WarpError
 from fibo_robot.envs.warp.exporting.export import Arm, TaskExport
-from fibo_robot.envs.warp.rules.scene import Scene, conjugate, multiply, rotate, upper, w_last
+from fibo_robot.envs.warp.rules.scene import (
+    Scene,
+    columns,
+    conjugate,
+    constant,
+    multiply,
+    rotate,
+    upper,
+    w_last,
+)
 
 if TYPE_CHECKING:
     from fibo_robot.envs.tasks import Task
@@ -93,14 +102,14 @@ def _proprioception(name: str, arm: Arm, scene: Scene) -> Tensor:
         case "eef_quat_site":
             site = scene.model.site(arm.eef_site)
             carrier = scene.body_quat[:, int(site.bodyid[0])]
-            return w_last(upper(multiply(carrier, carrier.new_tensor(site.quat))))
+            return w_last(upper(multiply(carrier, constant(site.quat, carrier))))
         case "gripper_qpos":
-            return scene.qpos[:, arm.finger_qpos]
+            return columns(scene.qpos, arm.finger_qpos)
         case "gripper_qvel":
-            return scene.qvel[:, arm.finger_qvel]
+            return columns(scene.qvel, arm.finger_qvel)
         case "joint_vel":
-            return scene.qvel[:, arm.qvel]
-    angles = scene.qpos[:, arm.qpos]
+            return columns(scene.qvel, arm.qvel)
+    angles = columns(scene.qpos, arm.qpos)
     return {"joint_pos": angles, "joint_pos_cos": angles.cos(), "joint_pos_sin": angles.sin()}[name]
 
 

@@ -1,6 +1,7 @@
 """Where everything is in all worlds at present, by name, as torch views of what MuJoCo Warp computed."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,22 @@ class Scene:
         if kind == "body":
             return position, self.body_quat[:, element.id]
         carrier = self.body_quat[:, int(element.bodyid[0])]
-        return position, multiply(carrier, carrier.new_tensor(element.quat))
+        return position, multiply(carrier, constant(element.quat, carrier))
+
+
+@functools.cache
+def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def constant(values: Iterable[float], like: Tensor) -> Tensor:
+    """Numbers in a tensor of `like`'s type and device, made once: making one there waits for all its work."""
+    return _on_device(tuple(map(float, values)), like.dtype, like.device)
+
+
+def columns(values: Tensor, indices: tuple[int, ...]) -> Tensor:
+    """Some columns of `(W, n)`, in a tensor of their own; the indices lie on its device already."""
+    return values.index_select(1, _on_device(indices, torch.int64, values.device))
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:

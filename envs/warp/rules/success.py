@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.envs.warp.exporting.export import SuccessRule
-from fibo_robot.envs.warp.rules.scene import Scene
+from fibo_robot.envs.warp.rules.scene import Scene, constant
 
 # robosuite's `1 - tanh(10 d) < 0.6`: the hand has left the object by so many metres.
 _HAND_AWAY = math.atanh(0.4) / 10.0
@@ -51,7 +51,7 @@ def _can(rule: SuccessRule, scene: Scene) -> Judgement:
     success = torch.zeros(len(scene.qpos), dtype=torch.bool, device=scene.qpos.device)
     for body, corners in rule.numbers.items():
         position = scene.position("body", body)
-        low, high = position.new_tensor(corners[:3]), position.new_tensor(corners[3:])
+        low, high = constant(corners[:3], position), constant(corners[3:], position)
         inside = ((low < position) & (position < high)).all(-1)
         success |= inside & _hand_is_away(scene, position)
     return Judgement(success, {})
@@ -62,7 +62,7 @@ def _square(rule: SuccessRule, scene: Scene) -> Judgement:
     success = torch.zeros(len(scene.qpos), dtype=torch.bool, device=scene.qpos.device)
     for body, (x, y, highest) in rule.numbers.items():
         position = scene.position("body", body)
-        beside = (position[:, :2] - position.new_tensor([x, y])).abs() < 0.03
+        beside = (position[:, :2] - constant((x, y), position)).abs() < 0.03
         success |= beside.all(-1) & (position[:, 2] < highest) & _hand_is_away(scene, position)
     return Judgement(success, {})
 

@@ -1,7 +1,9 @@
 """What the machine lacks is said in one sentence, before anything is allocated."""
 
+import importlib
 import importlib.metadata
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from fibo_robot.envs.warp import runtime
 from fibo_robot.envs.warp.errors import WarpError
 from fibo_robot.envs.warp.exporting.export import TaskExport
-from fibo_robot.envs.warp.physics.capacity import CAPACITIES, memory_needed
+from fibo_robot.envs.warp.physics.capacity import CAPACITIES, Memory, memory_needed
 from fibo_robot.envs.warp.task import WarpTask
 from fibo_robot.extras import MissingExtraError
 from tests.capabilities import REPOSITORY
@@ -66,8 +68,50 @@ def test_more_worlds_than_fit_are_refused_with_how_many_would(
     lift_export: TaskExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = memory_needed(lift_export.mujoco_model(), CAPACITIES["Lift"])
-    monkeypatch.setattr(runtime, "_free_memory", lambda device: memory.fixed + 1000 * memory.per_world + 5)
+    monkeypatch.setattr(runtime, "_free_memory", lambda device: memory.of(1000) + 5)
     with pytest.raises(WarpError, match=r"100000 worlds need about .* GiB free: take at most 1000 worlds"):
         WarpTask(LIFT, 100_000, "cpu", export=lift_export)
     # Ten thousand worlds of Lift must be possible on a GPU of 80 GB, and their arrays are not nothing.
     assert 20_000 < memory.per_world < 2_000_000
+
+
+def test_memory_that_torch_keeps_in_reserve_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    reserved = 3 * 2**30
+    free = 2**30
+
+    def empty_cache() -> None:
+        nonlocal free, reserved
+        free, reserved = free + reserved, 0
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 * 2**30))
+    runtime.check_memory(Memory(2**30, 2**20), 2000, torch.device("cuda", 0))
+    with pytest.raises(WarpError, match=r"4000 worlds need about 5.2 GiB, and cuda:0 has 4.0 GiB free"):
+        runtime.check_memory(Memory(2**30, 2**20), 4000, torch.device("cuda", 0))
+
+
+@pytest.mark.warp
+def test_modules_are_reported_when_they_are_compiled_and_not_when_they_are_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warp, _ = runtime.import_warp()
+    monkeypatch.setattr(warp.config, "kernel_cache_dir", str(tmp_path))
+    level, logger = warp.config.log_level, warp.get_logger()
+    # A module of its own: the cache of the machine knows it not, and this process neither.
+    module = tmp_path / "some_kernels.py"
+    module.write_text(
+        "import warp as wp\n\n@wp.kernel\ndef double(a: wp.array[float]):\n"
+        "    a[wp.tid()] = 2.0 * a[wp.tid()]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kernels = importlib.import_module("some_kernels")
+    array = warp.ones(3, dtype=float, device="cpu")
+    named: list[str] = []
+    with runtime.compiled_modules(named.append):
+        warp.launch(kernels.double, dim=3, inputs=[array], device="cpu")
+    assert named == ["some_kernels"] and array.numpy().tolist() == [2.0, 2.0, 2.0]
+    warp.get_module("some_kernels").unload()
+    with runtime.compiled_modules(named.append):
+        warp.launch(kernels.double, dim=3, inputs=[array], device="cpu")
+    assert named == ["some_kernels"] and array.numpy().tolist() == [4.0, 4.0, 4.0]
+    assert (warp.config.log_level, warp.get_logger()) == (level, logger)

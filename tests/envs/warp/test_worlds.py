@@ -1,5 +1,8 @@
 """Worlds follow robosuite, each its own seed's episode, whatever the others do."""
 
+import gc
+import weakref
+
 import gymnasium
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from gymnasium.vector import AutoresetMode
 from fibo_robot.envs.rollouts.engine import scene_digest
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.warp.errors import WarpError
+from fibo_robot.envs.warp.exporting.export import TaskExport
+from fibo_robot.envs.warp.exporting.start_states import StartStates
 from fibo_robot.envs.warp.task import WarpTask
 from fibo_robot.errors import FiboError
 from tests.envs.warp.conftest import LIFT
@@ -123,18 +128,33 @@ def test_wrong_requests_are_refused(worlds: WarpTask) -> None:
         worlds.observe(["objekt"])
 
 
-def test_a_recorded_control_step_is_the_launched_one_bit_for_bit(worlds: WarpTask) -> None:
+def test_a_recorded_control_step_is_the_launched_one_bit_for_bit(
+    worlds: WarpTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     physics, actions = worlds._physics, torch.rand(3, 7)
     worlds.advance(actions)
     worlds.start([0, 1])
-    if physics._graph is None:
+    if physics._recorded._graph is None:
         pytest.skip("Warp records on a CPU since 1.15")
     worlds.advance(actions)
     replayed = worlds.states()
-    recorded, physics._graph = physics._graph, None
+    monkeypatch.setattr(physics, "_recorded", lambda launch: launch())
+    worlds.start([0, 1])
+    worlds.advance(actions)
+    assert torch.equal(worlds.states()[:2], replayed[:2])
+
+
+def test_closed_worlds_let_go_of_their_memory_at_once(
+    lift_export: TaskExport, lift_starts: StartStates
+) -> None:
+    """Fewer worlds may take their place at once, and a device has no room for both."""
+    worlds = WarpTask(LIFT, 3, "cpu", export=lift_export, start_states=lift_starts)
+    worlds.start([0, 1, 2])
+    worlds.advance(torch.zeros(3, 7))
+    physics = weakref.ref(worlds._physics)
+    gc.disable()
     try:
-        worlds.start([0, 1])
-        worlds.advance(actions)
-        assert torch.equal(worlds.states()[:2], replayed[:2])
+        worlds.close()
+        assert physics() is None
     finally:
-        physics._graph = recorded
+        gc.enable()

@@ -14,6 +14,8 @@ from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.simulation.rendering import RendererError, RenderQuality
 from fibo_robot.envs.tasks import get_task
+from fibo_robot.envs.warp import StartStates, runtime
+from fibo_robot.envs.warp.errors import WarpError
 from tests.envs.rollouts.test_rollout_command import EPISODES, FIRST_SEED, save_policy
 from tests.envs.toy_task import ToyTask
 
@@ -77,6 +79,20 @@ def test_worlds_are_seen_and_filmed_as_the_single_world_is() -> None:
     finally:
         env.close()
         worlds.close()
+
+
+def test_too_many_worlds_are_refused_before_start_states_are_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ensure(*arguments: object) -> None:
+        raise AssertionError("start states take long")
+
+    monkeypatch.setattr(StartStates, "ensure", ensure)
+    monkeypatch.setattr(runtime, "_free_memory", lambda device: 2**30)
+    policy = save_policy(tmp_path / "policy")
+    with pytest.raises(WarpError, match=r"4 worlds need about .* take at most 0 worlds"):
+        fibo(policy, tmp_path / "out", "--engine", "warp", "--worlds", "4")
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_pictures_and_other_tasks_are_refused() -> None:
