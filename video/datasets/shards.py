@@ -80,7 +80,7 @@ def _read_shard(tar: Path, split: str) -> list[LabelledClip]:
             if PurePosixPath(name).suffix.lower() not in VIDEO_SUFFIXES:
                 continue
             label, own_split = _label(tar / key, [content(f"{key}.{suffix}") for suffix in _LABEL_SUFFIXES])
-            clips.append(LabelledClip(tar / name, label, own_split or split))
+            clips.append(LabelledClip(tar / name, (label,), own_split or split))
     return clips
 
 

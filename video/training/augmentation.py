@@ -15,7 +15,10 @@ from torchvision.transforms import v2
 
 
 class MixedBatch(NamedTuple):
-    """Clips or images `(B, [T,] 3, H, W)`, float in [0, 1], and targets `(B, classes)` that sum to 1."""
+    """Clips or images `(B, [T,] 3, H, W)`, float in [0, 1], and targets `(B, classes)` in [0, 1].
+
+    With one label each, a row of targets sums to 1.
+    """
 
     clips: Tensor
     targets: Tensor
@@ -31,8 +34,10 @@ class BatchAugmentation(nn.Module):
         brightness, contrast, saturation: largest relative change of colour jitter; 0 is off.
         random_erasing: probability that a rectangle of a clip is filled with noise (arXiv 1708.04896).
         mixup_alpha, cutmix_alpha: of the Beta distribution; 0 is off. With both on, each batch gets one of
-            them with equal chance.
-        label_smoothing: share of a target that is spread over all classes.
+            them with equal chance. Targets are mixed as the pictures are, those of several labels, too: half
+            of a clip with a label makes this label's target 0.5.
+        label_smoothing: share of a target that is spread over all classes; with several labels, each of which
+            is there or not, over these two.
     """
 
     def __init__(
@@ -68,7 +73,10 @@ class BatchAugmentation(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, clips: Tensor, labels: Tensor, num_classes: int) -> MixedBatch:
-        """Change uint8 clips `(B, T, 3, H, W)`, or images `(B, 3, H, W)`, with labels `(B,)`."""
+        """Change uint8 clips `(B, T, 3, H, W)`, or images `(B, 3, H, W)`, with labels `(B,)`.
+
+        Labels of several classes each are float `(B, classes)`, zeros and ones.
+        """
         if self.per_clip is not None:
             clips = torch.stack([self.per_clip(clip) for clip in clips])
         clips = clips.float() / 255
@@ -88,6 +96,7 @@ class BatchAugmentation(nn.Module):
             kind = tv_tensors.Video if clips.ndim == 5 else tv_tensors.Image
             mixed, targets = mix(alpha=alpha, num_classes=num_classes)(kind(clips), labels)
             clips = mixed.as_subclass(Tensor)
-        else:
+        elif not labels.is_floating_point():
             targets = F.one_hot(labels, num_classes).to(clips.dtype)
-        return MixedBatch(clips, targets * (1 - self.label_smoothing) + self.label_smoothing / num_classes)
+        outcomes = 2 if labels.is_floating_point() else num_classes
+        return MixedBatch(clips, targets * (1 - self.label_smoothing) + self.label_smoothing / outcomes)

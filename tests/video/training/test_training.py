@@ -173,7 +173,7 @@ def test_whole_clips_are_scaled_frame_by_frame(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (9, 48, 64, 3)).astype(np.uint8)
     path = clips.write_video(tmp_path / "clip.mp4", frames)
     data = ClipDataset(
-        [LabelledClip(path, "a")],
+        [LabelledClip(path, ("a",))],
         ["a"],
         ClipSampling(frames=9),
         Cropping(),
