@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from fibo_robot.cli.main import app
 from fibo_robot.video.datasets.recognise import read_clips
 from fibo_robot.video.datasets.table import ClipTable, ClipTableError, NoClipsFoundError
 
@@ -119,3 +121,10 @@ def test_what_has_one_label_to_a_clip_is_not_read_as_multi_label(root: Path, tmp
     write(root / "clips.csv", "path,labels\na.mp4,\n")
     with pytest.raises(ClipTableError, match="not one clip a label"):
         read_clips(root, multi_label=True)
+
+
+def test_such_clips_can_be_checked_before_training(root: Path, tmp_path: Path) -> None:
+    path = write(root / "list.txt", "run/x1 3 1 5\njump/y 7 4 5\n")
+    arguments = ["data", "check", str(path), "--output", str(tmp_path / "checked.csv"), "--multi-label"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0 and "2 readable, 3 to 4 frames" in result.stdout
