@@ -98,8 +98,8 @@ def _label(key: Path, contents: list[str | None]) -> tuple[str, str]:
     label = number or fields.get("label", text)
     if isinstance(label, list | dict):
         raise ClipTableError(
-            f"{key}.json: the field 'label' must be one name or number, not {json.dumps(label)[:40]}; several "
-            "labels to a clip are read from tables and lists."
+            f"{key}.json: the field 'label' must be one name or number, not {json.dumps(label)[:40]}: "
+            "several labels are read from tables and lists."
         )
     if label is None or label == "":
         has = f" {key.name}.json has {', '.join(fields)}." if fields else ""

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from fibo_robot.hub.source import local_folder
 from fibo_robot.training.rebuild import load_model
+
+# Kinds of classifiers and encoders register themselves, for checkpoints to name.
+from fibo_robot.video import attentive_probe, published_encoder  # noqa: F401
 from fibo_robot.video.classifier import ClipClassifier, VideoClassifier
 from fibo_robot.video.inference.views import read_views
 from fibo_robot.video.published import is_published, load_published
