@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from fibo_robot.errors import FiboError
+
+
+class AugmentationError(FiboError, ValueError):
+    """Augmentation was described in numbers that cannot be; the message names them."""
+
 
 class MixedBatch(NamedTuple):
     """Clips or images `(B, [T,] 3, H, W)`, float in [0, 1], and targets `(B, classes)` in [0, 1].
@@ -38,6 +44,9 @@ class BatchAugmentation(nn.Module):
             of a clip with a label makes this label's target 0.5.
         label_smoothing: share of a target that is spread over all classes; with several labels, each of which
             is there or not, over these two.
+
+    Raises:
+        AugmentationError: a number lies outside of what it can be.
     """
 
     def __init__(
@@ -54,6 +63,25 @@ class BatchAugmentation(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        shares = {
+            "horizontal_flip": horizontal_flip,
+            "random_erasing": random_erasing,
+            "label_smoothing": label_smoothing,
+        }
+        wrong = [f"{name} {value:g}" for name, value in shares.items() if not 0 <= value <= 1]
+        if wrong:
+            raise AugmentationError(f"{', '.join(wrong)}: it must lie in 0..1.")
+        least = {
+            "rand_augment_ops": rand_augment_ops,
+            "brightness": brightness,
+            "contrast": contrast,
+            "saturation": saturation,
+            "mixup_alpha": mixup_alpha,
+            "cutmix_alpha": cutmix_alpha,
+        }
+        wrong = [f"{name} {value:g}" for name, value in least.items() if not value >= 0]
+        if wrong:
+            raise AugmentationError(f"{', '.join(wrong)}: it must be 0, which is off, or more.")
         per_clip: list[nn.Module] = []
         if horizontal_flip:
             per_clip.append(v2.RandomHorizontalFlip(horizontal_flip))

@@ -1,5 +1,6 @@
 """Clips as tensors: choose frames, decode, crop, resize; seeded by the sample's number, not by the worker."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ class ClipDataset(Dataset[Sample | BrokenClip]):
         if isinstance(item, tuple):
             return self._item(*item, {})
         draw = int(torch.randint(2**62, ())) if self.training else 0
-        found = self._item(range(len(self))[item], draw, {})
+        found = self._item(range(len(self))[operator.index(item)], draw, {})
         if isinstance(found, BrokenClip):
             raise VideoDecodeError(found.reason)
         return found

@@ -16,7 +16,7 @@ from fibo_robot.training.overrides import train_from_overrides
 from fibo_robot.video import VideoReader, load_classifier, predict
 from fibo_robot.video.datasets.recognise import read_clips
 from fibo_robot.video.datasets.table import LabelledClip
-from fibo_robot.video.training.augmentation import BatchAugmentation
+from fibo_robot.video.training.augmentation import AugmentationError, BatchAugmentation
 from fibo_robot.video.training.clips import ClipDataset, collate_clips, new_clips
 from fibo_robot.video.training.data import TooManyBrokenClipsError, VideoData
 from fibo_robot.video.training.sampling import ClipSampling, Cropping, SamplingError
@@ -246,3 +246,11 @@ def test_every_frame_of_a_clip_is_changed_alike() -> None:
     ).clips
     assert all(torch.equal(clip[0], frame) for clip in changed for frame in clip)
     assert len({clip.numpy().tobytes() for clip in changed}) > 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"random_erasing": 2}, {"label_smoothing": -0.1}, {"mixup_alpha": -1}, {"brightness": -1}]
+)
+def test_augmentation_that_cannot_be_is_refused_before_training(options: dict[str, float]) -> None:
+    with pytest.raises(AugmentationError, match=next(iter(options))):
+        BatchAugmentation(**options)
