@@ -45,7 +45,8 @@ def mean_average_precision_interval(
 
     Examples are drawn anew, all of an example's labels together. A class without a positive in a resample is
     left out of that resample's mean, as it is out of the estimate; resamples without any positive count
-    nowhere. Without a single positive the interval is [0, 1].
+    nowhere. Where every class is ranked perfectly, resamples are, too: the interval is then a point, and no
+    promise. Without a single positive the interval is [0, 1].
 
     Args:
         targets, scores: as :func:`average_precision` takes them.

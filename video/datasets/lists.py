@@ -289,7 +289,7 @@ def _with_frame_counts(path: Path, lines: Sequence[str], delimiter: str) -> list
                 raise ClipTableError(
                     f"{path} gives {name} several labels ({line!r}), and each clip needs one here; a list of "
                     "folders of frames has the folder, the number of frames and one label. Where a clip may "
-                    "have several, say data.multi_label=true."
+                    "have several, say data.multi_label=true (fibo data check: --multi-label)."
                 )
             several |= len(numbers) > 1
         entries.append((name, numbers[-1]))
