@@ -33,12 +33,13 @@ def read_multi_label_list(path: Path) -> ClipTable:
         ClipTableError: it is no such list, or fewer than half of its clips are there.
     """
     lines = {n: line.strip() for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip()}
-    delimiters = {found[1] for line in lines.values() if (found := re.search(r"([,\t; ])\d+$", line))}
+    found = (re.search(r"(\s|[,;])\s*\d+$", line) for line in lines.values())
+    delimiters = {" " if match[1].isspace() else match[1] for match in found if match}
     if len(delimiters) != 1:
-        found = f"those found are {sorted(delimiters)}" if delimiters else "no line ends with a number"
+        seen = f"those found are {sorted(delimiters)}" if delimiters else "no line ends with a number"
         raise ClipTableError(
             f"{path} is no multi-label list: a line is a clip and the numbers of its labels, with one comma, "
-            f"tab, semicolon or space between ({found}). For labels in words write a table with columns "
+            f"semicolon or space between ({seen}). For labels in words write a table with columns "
             f"path and {LABELS}, as a.mp4,run{SEPARATOR}jump."
         )
     (delimiter,) = delimiters
@@ -65,12 +66,11 @@ class _Row:
 
 
 def _row(listed_in: Path, line: int, text: str, delimiter: str) -> _Row:
-    parts = [part.strip() for part in text.split(delimiter)]
-    count = 0
-    while count < len(parts) - 1 and parts[-1 - count].isdecimal():
-        count += 1
+    between = r"\s+" if delimiter == " " else rf"\s*{delimiter}\s*"
+    splits: list[tuple[str, list[str]]] = [(text.strip(), [])]
     # A name may itself end with a number; where it is there, it is known.
-    splits = [(delimiter.join(parts[: len(parts) - n]), parts[len(parts) - n :]) for n in range(count + 1)]
+    while match := re.fullmatch(rf"(.*\S){between}(\d+)", splits[-1][0]):
+        splits.append((match[1], [str(int(match[2])), *splits[-1][1]]))
     there = [(name, numbers) for name, numbers in splits if (listed_in.parent / name).exists()]
     if len(there) > 1:
         raise ClipTableError(
