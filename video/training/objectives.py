@@ -91,7 +91,7 @@ class OneLabel(Objective):
 class ManyLabels(Objective):
     """Any number of labels to each example: binary cross-entropy of each class, and average precision.
 
-    Classes that have no positive in the validation are left out of the mean.
+    Classes that have no positive in the validation are left out of the mean; without any there is none.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -100,7 +100,7 @@ class ManyLabels(Objective):
         self._classes: list[ClassPrecision] = []
 
     def loss(self, scores: Tensor, targets: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
-        of_each = F.binary_cross_entropy_with_logits(scores, targets, reduction="none").mean(1)
+        of_each = F.binary_cross_entropy_with_logits(scores.float(), targets, reduction="none").mean(1)
         return of_each.mean() if reduction == "mean" else of_each
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
@@ -114,8 +114,9 @@ class ManyLabels(Objective):
         self._seen.reset()
         of_class = average_precision(targets, scores)
         self._classes = per_class_precision(targets, of_class, self.labels)
-        known = of_class[~np.isnan(of_class)]
-        mean = known.mean() if len(known) else np.nan
+        if np.isnan(of_class).all():
+            return {}
+        mean = float(np.nanmean(of_class))
         return {"mean_average_precision": torch.tensor(mean, dtype=torch.float32, device=device)}
 
     def show(self, folder: Path, **about: Any) -> tuple[str, None]:

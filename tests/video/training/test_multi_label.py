@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,7 +151,8 @@ def test_mixed_clips_have_the_labels_of_both_in_their_shares(mix: str) -> None:
     clips[2:] = 255
     labels = torch.tensor([[1.0, 0, 1], [1, 0, 1], [0, 1, 1], [0, 1, 1]])
     torch.manual_seed(1)
-    mixed, targets = BatchAugmentation(**{mix: 1.0})(clips, labels, 3)
+    options: dict[str, Any] = {mix: 1.0}
+    mixed, targets = BatchAugmentation(**options)(clips, labels, 3)
     share = mixed.mean((1, 2, 3, 4))
     assert 0.01 < share[2] < 0.99
     torch.testing.assert_close(targets, torch.stack([1 - share, share, torch.ones(4)], 1))
@@ -185,3 +187,5 @@ def test_classes_without_positives_are_in_no_mean_and_the_next_validation_begins
         torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), torch.tensor([[1.0, 0, 0], [0.0, 0, 0]])
     )
     assert objective.finish()["mean_average_precision"] == 0.5
+    objective.update(torch.zeros(2, 3), torch.zeros(2, 3))
+    assert objective.finish() == {}  # nothing to find, and no number that JSON does not know

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from fibo_robot.video import VideoReader, load_classifier, predict
 from fibo_robot.video.datasets.recognise import read_clips
 from fibo_robot.video.datasets.table import LabelledClip
 from fibo_robot.video.training.augmentation import AugmentationError, BatchAugmentation
-from fibo_robot.video.training.clips import ClipDataset, collate_clips, new_clips
+from fibo_robot.video.training.clips import ClipDataset, Sample, collate_clips, new_clips
 from fibo_robot.video.training.data import TooManyBrokenClipsError, VideoData
 from fibo_robot.video.training.sampling import ClipSampling, Cropping, SamplingError
 from tests.video import clips
@@ -98,7 +99,7 @@ def dataset(clips: Path, training: bool, **options) -> ClipDataset:
     )
 
 
-def read(data: ClipDataset, index: int, draw: int) -> tuple[Tensor, int]:
+def read(data: ClipDataset, index: int, draw: int) -> Sample:
     """A sample of a clip that is not broken."""
     item = data[index, draw]
     assert isinstance(item, tuple)
@@ -251,6 +252,6 @@ def test_every_frame_of_a_clip_is_changed_alike() -> None:
 @pytest.mark.parametrize(
     "options", [{"random_erasing": 2}, {"label_smoothing": -0.1}, {"mixup_alpha": -1}, {"brightness": -1}]
 )
-def test_augmentation_that_cannot_be_is_refused_before_training(options: dict[str, float]) -> None:
+def test_augmentation_that_cannot_be_is_refused_before_training(options: dict[str, Any]) -> None:
     with pytest.raises(AugmentationError, match=next(iter(options))):
         BatchAugmentation(**options)
