@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from fibo_robot.training.checkpoint import CheckpointError
