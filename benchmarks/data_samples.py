@@ -16,7 +16,7 @@ import numpy as np
 
 from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
-from fibo_robot.extras import require
+from fibo_robot.envs.demonstrations.lerobot.layout import open_lerobot
 from fibo_robot.files import replace_atomically
 from fibo_robot.interfaces import ShapeMeta, Window
 from fibo_robot.policies.data.dataset import DemonstrationDataset
@@ -52,12 +52,10 @@ def our_dataset(samples: Samples) -> DemonstrationDataset:
 
 def v3_dataset(samples: Samples) -> DemonstrationDataset:
     """Ours of LeRobot's format, with pictures in its mp4 files."""
-    require("pyarrow", extra="parquet", purpose="LeRobot's data set format")
-    from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder
-
     assert samples.v3 is not None
-    source = LeRobotFolder(samples.v3)
-    return DemonstrationDataset(source, samples.shape_meta, samples.filter_key, window=samples.window)
+    return DemonstrationDataset(
+        open_lerobot(samples.v3), samples.shape_meta, samples.filter_key, window=samples.window
+    )
 
 
 def robomimic_dataset(samples: Samples, cache: Cache) -> Any:

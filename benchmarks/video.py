@@ -254,7 +254,7 @@ class _Pipeline(ClipDataset):
     """The data set of training, with its middle frames and crop, and no memory of files."""
 
     def __init__(self, clips: Sequence[Path]) -> None:
-        labelled = [LabelledClip(path, "") for path in clips]
+        labelled = [LabelledClip(path, ("",)) for path in clips]
         super().__init__(labelled, [""], ClipSampling(frames=FRAMES), Cropping(), IMAGE_SIZE, training=False)
 
     def _frames(self, index: int, generator: np.random.Generator) -> torch.Tensor:

@@ -98,7 +98,7 @@ CHECKPOINT = (
 )
 VIDEO_TEST = (
     "import numpy as np; from pathlib import Path\n"
-    "from fibo_robot.video.inference.evaluation import VideoTest\n"
+    "from fibo_robot.video.inference.results import VideoTest\n"
     "test = VideoTest(['a', 'b'], [Path('a.mp4')], np.array([1]), np.zeros((1, 1000, 2), np.float32))\n"
     "test.save(Path('run'))"
 )

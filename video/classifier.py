@@ -23,12 +23,14 @@ class ClipClassifier(nn.Module, ABC):
         sampling: which frames make a clip.
         image_size: S, pixels of the square frames it takes.
         meta: what is known of where it comes from; a checkpoint's meta.json.
+        multi_label: whether a clip has any number of labels instead of one.
     """
 
     labels: list[str]
     sampling: ClipSampling
     image_size: int
     meta: dict[str, Any]
+    multi_label: bool = False
 
     @abstractmethod
     def forward(self, clips: Tensor, /) -> Tensor:
@@ -40,6 +42,10 @@ class ClipClassifier(nn.Module, ABC):
 
         One crop is the middle one; more are spread along the longer side.
         """
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """What scores `(…, classes)` say: their softmax, or with several labels the sigmoid of each."""
+        return scores.sigmoid() if self.multi_label else scores.softmax(-1)
 
 
 class EncoderClassifier(nn.Module, Generic[Encoder]):

@@ -59,6 +59,7 @@ class PublishedClassifier(ClipClassifier):
         self.model, self._processor = model, processor
         config: Any = model.config
         self.labels = [config.id2label[number] for number in range(config.num_labels)]
+        self.multi_label = config.problem_type == "multi_label_classification"
         default = SAMPLING[config.model_type]
         frames = getattr(config, "num_frames", None) or config.frames_per_clip
         self.sampling = ClipSampling(default.kind, frames, default.rate)
@@ -174,6 +175,4 @@ def _architecture(folder: Path) -> str:
             f"{folder} holds {', '.join(names) or 'no model of transformers'}. Give a run directory, or "
             f"a checkpoint for video classification of one of {', '.join(SAMPLING)}."
         )
-    if config.get("problem_type") == "multi_label_classification":
-        raise PublishedError(f"{folder} gives several labels to one clip, which is not supported.")
     return names[0]

@@ -29,6 +29,7 @@ FIXES = {
     "osmesa": "install Debian's package libosmesa6 (apt-get install libosmesa6)",
     "warp": "install the extra that brings MuJoCo Warp (pip install 'fibo-robot[warp]')",
 }
+_drawing_process: int | None = None  # where EGL was started: a forked copy of it has none of its threads
 _LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
 
 
@@ -169,7 +170,8 @@ class OpenGLRenderer:
             max_size: pixels of the off-screen buffer's sides; larger pictures replace the buffer.
 
         Raises:
-            RendererError: if the context cannot be created.
+            RendererError: if the context cannot be created, or the process was forked from one that has
+                drawn.
         """
         mujoco = import_mujoco()
 
@@ -192,6 +194,14 @@ class OpenGLRenderer:
         self._create_context(max_size)
 
     def _create_context(self, size: int) -> None:
+        global _drawing_process
+        if self._backend == "egl" and _drawing_process not in (None, os.getpid()):
+            raise RendererError(
+                "This process was forked from one that has drawn already; EGL would wait for ever in it. "
+                "Start it anew: gymnasium.make_vec takes vector_kwargs={'context': 'spawn'}, PyTorch's "
+                "DataLoader multiprocessing_context='spawn'."
+            )
+        _drawing_process = os.getpid()
         self._size = size
         self._model.vis.global_.offwidth = self._model.vis.global_.offheight = size
         try:

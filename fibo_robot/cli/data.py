@@ -1,5 +1,6 @@
 """`fibo data`: public video data sets; checking clips before training, and making them quick to read."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +60,9 @@ def check(
     protocol: Annotated[
         str | None, typer.Option("--protocol", help="Which of a public data set's official splits.")
     ] = None,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="A clip has any number of labels, as data.multi_label says.")
+    ] = False,
     frame_rate: Annotated[
         float, typer.Option("--frame-rate", min=0.1, help="Of clips that are folders of pictures.")
     ] = 30.0,
@@ -70,13 +74,13 @@ def check(
     """
     from fibo_robot.video.datasets.check import check_clips, find_clips, outside_their_video
 
-    files, description = find_clips(data, protocol)
+    files, description = find_clips(data, protocol, multi_label)
     typer.echo(f"{len(files)} clips from {description}")
     rows = check_clips(files, output, workers, frame_rate)
     broken = [row for row in rows if row.problem]
     for row in broken:
         typer.echo(f"fibo: {row.problem}", err=True)
-    outside = outside_their_video(data, protocol, rows)
+    outside = outside_their_video(data, protocol, rows, multi_label)
     for problem in outside:
         typer.echo(f"fibo: {problem}", err=True)
     frames = sorted(row.frames for row in rows if not row.problem)
@@ -115,11 +119,11 @@ def reencode(
         f"{done.clips} clips in {target}, {after:.1f} MB (before: {before:.1f}); {done.lists} lists copied, "
         f"{done.left_behind} other files left behind"
     )
-    try:
-        listed = [clip.path for clip in read_clips(target).clips]
-    except ClipTableError:
-        listed = []
-    if originals := still_in_source(listed, source):
+    listed: set[Path] = set()
+    for multi_label in (False, True):
+        with suppress(ClipTableError):
+            listed |= {clip.path for clip in read_clips(target, multi_label=multi_label).clips}
+    if originals := still_in_source(sorted(listed), source):
         message = f"fibo: the lists name {originals} clips by whole paths, which lead to the originals."
         typer.echo(message, err=True)
     typer.echo(

@@ -122,8 +122,9 @@ def _results_table(results: list[_Result]) -> str:
         return "## Results\n\nNothing was measured in its run directory."
     rows = "\n".join(result.row() for result in results)
     return (
-        f"## Results\n\n| | rate | 95 % interval (Wilson) | over |\n|---|---|---|---|\n{rows}\n\n"
-        "One training run; the intervals are about its episodes or clips, not about training again."
+        f"## Results\n\n| | rate | 95 % interval | over |\n|---|---|---|---|\n{rows}\n\n"
+        "One training run; the intervals (Wilson's of a rate, a bootstrap's of a mean average precision) are "
+        "about its episodes or clips, not about training again."
     )
 
 
@@ -160,10 +161,15 @@ def _of_video_test(values: dict[str, Any], path: Path) -> Iterator[_Result]:
     count = f"{values['videos']} videos, {values['views']} views x {values['crops']} crops"
     if values["failures"]:
         count += f", {len(values['failures'])} more could not be read"
-    for name in ("top1", "top5"):
-        if values[name] is not None:
-            rate = values[name]
-            what = f"{name.replace('top', 'top-')} accuracy"
+    rates = {
+        "top1": "top-1 accuracy",
+        "top5": "top-5 accuracy",
+        "mean_average_precision": "mean average precision",
+    }
+    if not rates.keys() & values.keys():
+        raise KeyError("top1")
+    for name, what in rates.items():
+        if (rate := values.get(name)) is not None:
             yield _Result(what, rate["value"], rate["low"], rate["high"], count, path)
 
 

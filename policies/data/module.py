@@ -10,8 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError
-from fibo_robot.envs.demonstrations.lerobot.layout import is_lerobot
-from fibo_robot.extras import require
+from fibo_robot.envs.demonstrations.lerobot.layout import is_lerobot, open_lerobot
 from fibo_robot.interfaces import Window
 from fibo_robot.policies.data.dataset import Batch, DemonstrationDataset
 from fibo_robot.policies.data.hdf5 import Hdf5Source
@@ -167,9 +166,4 @@ def _as_is(batch: Any) -> Any:
 
 def _open(path: Path, checked: bool) -> DemonstrationSource:
     """The demonstrations at a path; `checked` where another process of this run looks into all of them."""
-    if not is_lerobot(path):
-        return Hdf5Source(path, checked=checked)
-    require("pyarrow", extra="parquet", purpose="LeRobot's data set format")
-    from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder
-
-    return LeRobotFolder(path)
+    return open_lerobot(path) if is_lerobot(path) else Hdf5Source(path, checked=checked)

@@ -24,7 +24,8 @@ def spread(mean: Any, sd: Any) -> Spread:
 
 def table_of(count, folds=2):
     clips = (
-        LabelledClip(Path(f"{i}.mp4"), "up" if i % 2 else "down", str(i // 2 % folds)) for i in range(count)
+        LabelledClip(Path(f"{i}.mp4"), ("up" if i % 2 else "down",), str(i // 2 % folds))
+        for i in range(count)
     )
     return ClipTable(tuple(clips), "made up")
 

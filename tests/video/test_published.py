@@ -1,6 +1,7 @@
 """Classifiers as transformers publishes them: of the same frames, the scores that its own pipeline gives."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,6 @@ def test_unusable_checkpoints_are_refused_with_a_reason(published: dict[str, Pat
         load_classifier(copy("other", model_type="bert", architectures=["BertModel"]))
     with pytest.raises(PublishedError, match="VideoMAEForPreTraining"):
         load_classifier(copy("headless", architectures=["VideoMAEForPreTraining"]))
-    with pytest.raises(PublishedError, match="several labels"):
-        load_classifier(copy("multi", problem_type="multi_label_classification"))
     pickled = copy("pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     with pytest.raises(PublishedError, match=r"no model\.safetensors"):
@@ -151,6 +150,20 @@ def test_unusable_checkpoints_are_refused_with_a_reason(published: dict[str, Pat
     (copy("damaged") / "config.json").write_text("{")
     with pytest.raises(PublishedError, match="damaged"):
         load_classifier(tmp_path / "damaged")
+
+
+def test_a_model_of_several_labels_gives_each_its_own_probability(
+    published: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "multi"
+    shutil.copytree(published["videomae"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["problem_type"] = "multi_label_classification"
+    (folder / "config.json").write_text(json.dumps(config))
+    classifier = load_classifier(folder)
+    scores = torch.tensor([[0.0, 100.0, -100.0]])
+    assert classifier.probabilities(scores).tolist() == [[0.5, 1, 0]]
+    assert load_classifier(published["videomae"]).probabilities(scores).sum() == 1
 
 
 def test_overlay_of_a_published_model_is_refused(

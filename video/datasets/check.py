@@ -44,7 +44,7 @@ class CheckedClip:
     problem: str = ""
 
 
-def find_clips(data: Path, protocol: str | None = None) -> tuple[list[Path], str]:
+def find_clips(data: Path, protocol: str | None = None, multi_label: bool = False) -> tuple[list[Path], str]:
     """The clips of a data set, or else all clips below a folder; and what was found.
 
     Clips that lie in the folder but would not be trained on, for want of a label, are among them, and so are
@@ -53,12 +53,13 @@ def find_clips(data: Path, protocol: str | None = None) -> tuple[list[Path], str
     Args:
         data: see :func:`fibo_robot.video.datasets.recognise.read_clips`.
         protocol: which of its official splits.
+        multi_label: each clip has any number of labels; see there.
 
     Raises:
         ClipTableError: there are no clips.
     """
     try:
-        table = read_clips(data, protocol=protocol)
+        table = read_clips(data, protocol=protocol, multi_label=multi_label)
     except (NoClipsFoundError, UnreadableDataError):
         refused: list[Path] = []
         files = clips_below(data, refused) if data.is_dir() else []
@@ -68,11 +69,13 @@ def find_clips(data: Path, protocol: str | None = None) -> tuple[list[Path], str
     return list(dict.fromkeys([*(clip.path for clip in table.clips), *table.left_out])), table.description
 
 
-def outside_their_video(data: Path, protocol: str | None, rows: Sequence[CheckedClip]) -> list[str]:
+def outside_their_video(
+    data: Path, protocol: str | None, rows: Sequence[CheckedClip], multi_label: bool = False
+) -> list[str]:
     """A sentence for each clip, given in seconds, that begins behind the end of its video."""
     ends = {row.path: row.frames / row.fps for row in rows if row.fps}
     try:
-        clips = read_clips(data, protocol=protocol).clips
+        clips = read_clips(data, protocol=protocol, multi_label=multi_label).clips
     except (NoClipsFoundError, UnreadableDataError):
         return []
     return [

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fibo_robot.errors import did_you_mean
 from fibo_robot.video.datasets.files import VIDEO_SUFFIXES, clips_below, subfolders
+from fibo_robot.video.datasets.multi_label import LABELS, labels_in_cell, read_multi_label_list
 from fibo_robot.video.datasets.table import (
     ClipTable,
     ClipTableError,
@@ -25,49 +26,63 @@ _DELIMITERS = (",", "\t", ";", " ")
 _KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
 
 
-def read_table_in(root: Path, protocol: str | None, split_column: str) -> ClipTable | None:
+def read_table_in(
+    root: Path, protocol: str | None, split_column: str, multi_label: bool = False
+) -> ClipTable | None:
     """The table `clips.csv` of a folder, or None where there is none."""
     table = root / "clips.csv"
     if not table.is_file():
         return None
     refuse_protocol(protocol, str(table))
-    return _read_table(table, split_column)
+    return _read_table(table, split_column, multi_label)
 
 
-def read_list_file(path: Path, protocol: str | None, split_column: str) -> ClipTable:
+def read_list_file(
+    path: Path, protocol: str | None, split_column: str, multi_label: bool = False
+) -> ClipTable:
     """A table with a header, a Kinetics annotation file, or a list of paths and labels.
+
+    Args:
+        path: the file.
+        protocol: refused: none of these has several.
+        split_column: column of a table that tells the split.
+        multi_label: a clip has any number of labels: a table with a column `labels`, or mmaction2's lists.
 
     Raises:
         ClipTableError: it is none of these; the message says what is missing.
     """
     refuse_protocol(protocol, str(path))
     columns = _columns(path)
-    if columns >= _KINETICS_COLUMNS:
+    if columns >= _KINETICS_COLUMNS and not multi_label:
         return _read_kinetics([path], path.parent)
-    return _read_table(path, split_column) if columns >= {"path", "label"} else _read_list(path)
+    if "path" in columns and columns & {"label", LABELS}:
+        return _read_table(path, split_column, multi_label)
+    return read_multi_label_list(path) if multi_label else _read_list(path)
 
 
-def read_split_lists(root: Path, protocol: str | None) -> ClipTable | None:
+def read_split_lists(root: Path, protocol: str | None, multi_label: bool = False) -> ClipTable | None:
     """One list per split in a folder or its folder `annotations`: `train.csv`, `val.csv`, `k400_test.txt` ….
 
     They are Kinetics annotation files (columns label, youtube_id, time_start, time_end, split, as published
     at https://github.com/cvdfoundation/kinetics-dataset; clips `ID_000010_000020.mp4` anywhere below the
-    folder), or lists of paths and labels. None where there are no such files.
+    folder), or lists of paths and labels, or of paths and any number of labels. None where there are no such
+    files.
     """
     places = [root, *(folder for folder in subfolders(root) if folder.name == "annotations")]
     lists = next((found for place in places if (found := _split_lists(place))), None)
     if not lists:
         return None
     refuse_protocol(protocol, str(root))
-    if all(_columns(path) >= _KINETICS_COLUMNS for path in lists.values()):
+    if not multi_label and all(_columns(path) >= _KINETICS_COLUMNS for path in lists.values()):
         return _read_kinetics(list(lists.values()), root)
     clips: list[LabelledClip] = []
     described = []
     for split, path in lists.items():
-        table = read_list_file(path, None, "split")
+        table = read_list_file(path, None, "split", multi_label)
         clips += [replace(clip, split=clip.split or split) for clip in table.clips]
         described.append(table.description.removeprefix(f"{path.parent}/"))
-    return ClipTable(tuple(clips), f"{root} (a list per split: {'; '.join(described)})")
+    description = f"{root} (a list per split: {'; '.join(described)})"
+    return ClipTable(tuple(clips), description, multi_label=multi_label)
 
 
 def _split_lists(folder: Path) -> dict[str, Path]:
@@ -128,12 +143,15 @@ def _read_rows(table: Path) -> tuple[list[str], list[_Row], str]:
     return columns, rows, delimiter
 
 
-def _read_table(table: Path, split_column: str) -> ClipTable:
+def _read_table(table: Path, split_column: str, multi_label: bool) -> ClipTable:
     columns, rows, delimiter = _read_rows(table)
-    for needed in ("path", "label"):
+    labels_column, other = (LABELS, "label") if multi_label else ("label", LABELS)
+    for needed in ("path", labels_column):
         if needed not in columns:
+            hint = f" With data.multi_label=true a column {LABELS} is read (run;jump), else label."
             raise ClipTableError(
-                f"{table} needs columns path and label; it has {', '.join(columns) or 'none'}."
+                f"{table} needs columns path and {labels_column}; it has {', '.join(columns) or 'none'}."
+                f"{hint if other in columns else ''}"
             )
     if not rows:
         raise ClipTableError(f"{table} names no clips: it has a header, but no rows.")
@@ -142,12 +160,15 @@ def _read_table(table: Path, split_column: str) -> ClipTable:
         raise ClipTableError(f"{table} has no column {split_column!r}. {hint}")
     clips = []
     for row in rows:
-        path, label = row.cells["path"], row.cells["label"]
-        if not path or not label:
-            raise ClipTableError(f"{table}, line {row.line}: the path or the label is empty.")
+        path, cell = row.cells["path"], row.cells[labels_column]
+        if not path or not (cell or multi_label):
+            missing = "path" if multi_label else "path or the label"
+            raise ClipTableError(f"{table}, line {row.line}: the {missing} is empty.")
         span = _span(row.cells, f"{table}, line {row.line}")
-        clips.append(LabelledClip(table.parent / path, label, row.cells.get(split_column, ""), span))
-    return ClipTable(tuple(clips), f"{table} (columns {', '.join(columns)}; delimiter {delimiter!r})")
+        labels = labels_in_cell(cell) if multi_label else (cell,)
+        clips.append(LabelledClip(table.parent / path, labels, row.cells.get(split_column, ""), span))
+    description = f"{table} (columns {', '.join(columns)}; delimiter {delimiter!r})"
+    return ClipTable(tuple(clips), description, multi_label=multi_label)
 
 
 def _span(cells: dict[str, str], place: str) -> Span | None:
@@ -183,7 +204,7 @@ def _read_kinetics(tables: Sequence[Path], root: Path) -> ClipTable:
             name, split = _kinetics_name(cells, f"{table}, line {row.line}"), cells.get("split") or table.stem
             path = by_name.get(name) or by_name.get(cells["youtube_id"])
             missing += path is None
-            clips.append(LabelledClip(path or root / split / f"{name}.mp4", cells["label"], split))
+            clips.append(LabelledClip(path or root / split / f"{name}.mp4", (cells["label"],), split))
     note = note_missing(clips, missing, root)
     if unlabelled:
         note += f"; {', '.join(unlabelled)} left out, without labels"
@@ -231,7 +252,7 @@ def _read_list(path: Path) -> ClipTable:
             f"{path.parent / entries[there.index(False)][0]}. Paths are relative to the list. If line 1 is a "
             "header, its columns must be path and label."
         )
-    clips = tuple(LabelledClip(path.parent / name, label) for name, label in entries)
+    clips = tuple(LabelledClip(path.parent / name, (label,)) for name, label in entries)
     return ClipTable(clips, f"{path} ({kind}, delimiter {delimiter!r})")
 
 
@@ -266,8 +287,9 @@ def _with_frame_counts(path: Path, lines: Sequence[str], delimiter: str) -> list
         if clip.exists():
             if len(numbers) > (2 if clip.is_dir() else 1):
                 raise ClipTableError(
-                    f"{path} gives {name} several labels ({line!r}), and each clip needs one here. A list of "
-                    "folders of frames has the folder, the number of frames and one label."
+                    f"{path} gives {name} several labels ({line!r}), and each clip needs one here; a list of "
+                    "folders of frames has the folder, the number of frames and one label. Where a clip may "
+                    "have several, say data.multi_label=true (fibo data check: --multi-label)."
                 )
             several |= len(numbers) > 1
         entries.append((name, numbers[-1]))

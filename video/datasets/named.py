@@ -145,7 +145,7 @@ def _divide(
     known = list(scheme.protocols)
     chosen = choose_protocol(protocol, known, scheme.name)
     clips = [
-        LabelledClip(path, scheme.label(found["label"]), split)
+        LabelledClip(path, (scheme.label(found["label"]),), split)
         for path, found in zip(paths, codes)
         if (split := scheme.protocols[chosen](found))
     ]

@@ -121,7 +121,7 @@ def _listed(root: Path, entries: list[tuple[str, str, str]], dataset: str) -> Cl
     if not entries:
         raise ClipTableError(f"The lists of {dataset} in {root} name no clips.")
     finder = ClipFinder(root, [name for name, _, _ in entries])
-    clips = [LabelledClip(finder.find(name), label, split) for name, label, split in entries]
+    clips = [LabelledClip(finder.find(name), (label,), split) for name, label, split in entries]
     note = note_missing(clips, finder.missing, root)
     return ClipTable(tuple(clips), f"{root} ({dataset}{note})")
 

@@ -22,7 +22,12 @@ from fibo_robot.video.datasets.table import (
 )
 
 
-def read_clips(root: Path | str, split_column: str = "split", protocol: str | None = None) -> ClipTable:
+def read_clips(
+    root: Path | str,
+    split_column: str = "split",
+    protocol: str | None = None,
+    multi_label: bool = False,
+) -> ClipTable:
     """Read labelled clips from a data set as it is published, or from a table or folder.
 
     The first of these that is found:
@@ -45,6 +50,10 @@ def read_clips(root: Path | str, split_column: str = "split", protocol: str | No
         root: the folder, table, list or tar file.
         split_column: column of a table that tells the split.
         protocol: which of a data set's official splits; its first one when None.
+        multi_label: each clip has any number of labels. Then a table has a column `labels` instead of
+            `label`, with semicolons between them, and a list without header is mmaction2's for such data
+            (:func:`fibo_robot.video.datasets.multi_label.read_multi_label_list`), or there is one of either
+            for each split. Nothing else is read.
 
     Raises:
         NoClipsFoundError: nothing of this kind is found; the message says what was looked for.
@@ -53,16 +62,18 @@ def read_clips(root: Path | str, split_column: str = "split", protocol: str | No
             exist.
     """
     try:
-        return _read_clips(Path(root), split_column, protocol)
+        return _read_clips(Path(root), split_column, protocol, multi_label)
     except OSError as error:
         raise UnreadableDataError(
             f"{error.filename or root} cannot be read ({error.strerror}): clips may be missing without it."
         ) from error
 
 
-def _read_clips(root: Path, split_column: str, protocol: str | None) -> ClipTable:
+def _read_clips(root: Path, split_column: str, protocol: str | None, multi_label: bool) -> ClipTable:
     if not root.exists():
         raise ClipTableError(f"There are no clips at {root}: no such file or folder.")
+    if multi_label:
+        return _read_multi_label(root, split_column, protocol)
     if root.is_file():
         if root.suffix == ".tar":
             table = read_shards(root, protocol)
@@ -81,11 +92,31 @@ def _read_clips(root: Path, split_column: str, protocol: str | None) -> ClipTabl
     )
 
 
+def _read_multi_label(root: Path, split_column: str, protocol: str | None) -> ClipTable:
+    table = (
+        read_list_file(root, protocol, split_column, multi_label=True)
+        if root.is_file() and root.suffix != ".tar"
+        else root.is_dir()
+        and (
+            read_table_in(root, protocol, split_column, multi_label=True)
+            or read_split_lists(root, protocol, multi_label=True)
+        )
+    )
+    if not table:
+        raise NoClipsFoundError(
+            f"{root} says nowhere which labels its clips have, if they may have several: that needs a table "
+            "with columns path and labels (run;jump), or lists as mmaction2 has them (a.mp4 3 17)."
+        )
+    if not table.labels:
+        raise ClipTableError(f"{root} gives not one clip a label.")
+    return table
+
+
 def _read_class_folders(root: Path, protocol: str | None) -> ClipTable:
     splits = _splits_of_class_folders(root)
     parts = [(folder.name.lower(), folder) for folder in splits] or [("", root)]
     clips = [
-        LabelledClip(file, class_folder.name, split)
+        LabelledClip(file, (class_folder.name,), split)
         for split, part in parts
         for class_folder in subfolders(part)
         for file in clips_below(class_folder)

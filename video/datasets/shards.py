@@ -80,7 +80,7 @@ def _read_shard(tar: Path, split: str) -> list[LabelledClip]:
             if PurePosixPath(name).suffix.lower() not in VIDEO_SUFFIXES:
                 continue
             label, own_split = _label(tar / key, [content(f"{key}.{suffix}") for suffix in _LABEL_SUFFIXES])
-            clips.append(LabelledClip(tar / name, label, own_split or split))
+            clips.append(LabelledClip(tar / name, (label,), own_split or split))
     return clips
 
 
@@ -96,6 +96,11 @@ def _label(key: Path, contents: list[str | None]) -> tuple[str, str]:
         if not isinstance(fields, dict):
             raise ClipTableError(f"{key}.json must be an object with a field 'label'.")
     label = number or fields.get("label", text)
+    if isinstance(label, list | dict):
+        raise ClipTableError(
+            f"{key}.json: the field 'label' must be one name or number, not {json.dumps(label)[:40]}: "
+            "several labels are read from tables and lists."
+        )
     if label is None or label == "":
         has = f" {key.name}.json has {', '.join(fields)}." if fields else ""
         raise ClipTableError(

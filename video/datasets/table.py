@@ -41,15 +41,21 @@ class LabelledClip:
     Attributes:
         path: the video file, a folder of its frames as pictures, or a video inside a tar file, written as
             if the tar file were a folder (`shards/train-000.tar/0001.mp4`).
-        label: the name of its class.
+        labels: the names of its classes: one, or any number of them in a multi-label data set.
         split: the part it belongs to (`train`, `test`, a fold's number …); empty where nothing says so.
         span: the seconds of the file that are the clip; None where it is all of it.
     """
 
     path: Path
-    label: str
+    labels: tuple[str, ...]
     split: str = ""
     span: Span | None = None
+
+    @property
+    def label(self) -> str:
+        """The name of its only class."""
+        (label,) = self.labels
+        return label
 
     @property
     def name(self) -> Path:
@@ -65,16 +71,18 @@ class ClipTable:
         clips: in the order in which they were listed.
         description: one line: which format was recognised, and how it was read.
         left_out: clips that lie there, too, but have no label.
+        multi_label: whether each clip has any number of labels instead of one.
     """
 
     clips: tuple[LabelledClip, ...]
     description: str
     left_out: tuple[Path, ...] = ()
+    multi_label: bool = False
 
     @property
     def labels(self) -> list[str]:
         """Names of the classes: ascending as numbers where all are numbers, else by alphabet."""
-        names = {clip.label for clip in self.clips}
+        names = {label for clip in self.clips for label in clip.labels}
         if all(name.isdecimal() for name in names):
             return sorted(names, key=int)
         return sorted(names)

@@ -14,7 +14,7 @@ from fibo_robot.video.images.classifier import ImageClassifier
 from fibo_robot.video.images.dataset import ImageDataset, collate_images
 from fibo_robot.video.images.predict import image_scores
 from fibo_robot.video.images.table import PictureSet
-from fibo_robot.video.inference.evaluation import Rate
+from fibo_robot.video.inference.results import Rate
 
 BATCH = 256
 

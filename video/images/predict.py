@@ -61,4 +61,4 @@ def classify_pictures(
         box = classifier.cropping.test(*picture.shape[-2:])[0]
         image = crop_and_resize(picture, box, classifier.image_size)
         scores = image_scores(classifier, image[None])
-        yield Prediction(str(path), best_scores(classifier.labels, scores, top_k))
+        yield Prediction(str(path), best_scores(classifier.labels, scores.softmax(-1), top_k))

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from fibo_robot.hub.source import local_folder
 from fibo_robot.training.rebuild import load_model
+
+# Kinds of classifiers and encoders register themselves, for checkpoints to name.
+from fibo_robot.video import attentive_probe, published_encoder  # noqa: F401
 from fibo_robot.video.classifier import ClipClassifier, VideoClassifier
 from fibo_robot.video.inference.views import read_views
 from fibo_robot.video.published import is_published, load_published
@@ -34,7 +37,8 @@ class Prediction:
 
     Attributes:
         path: the file as it was given.
-        scores: the most probable classes first; empty where the file could not be read.
+        scores: the most probable classes first; empty where the file could not be read, or none reaches the
+            threshold.
         error: why it could not be read; None where it could.
     """
 
@@ -72,6 +76,7 @@ def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> C
     classifier.meta = checkpoint.meta
     classifier.sampling = ClipSampling(**checkpoint.meta["sampling"])
     classifier.cropping = Cropping(**checkpoint.meta["cropping"])
+    classifier.multi_label = checkpoint.meta.get("multi_label", False)  # earlier checkpoints have one label
     return classifier.to(device)
 
 
@@ -82,11 +87,28 @@ def view_scores(classifier: ClipClassifier, clips: Tensor) -> Tensor:
     return classifier(clips.to(device)).float().cpu()
 
 
-def best_scores(labels: Sequence[str], scores: Tensor, top_k: int) -> tuple[Score, ...]:
-    """The most probable classes first, of scores `(V, classes)` before the softmax, averaged over V views."""
-    best = scores.softmax(-1).mean(0).topk(min(top_k, len(labels)))
+def best_scores(
+    labels: Sequence[str], probabilities: Tensor, top_k: int, threshold: float = 0.0
+) -> tuple[Score, ...]:
+    """The most probable classes first.
+
+    Args:
+        labels: names of the classes.
+        probabilities: `(V, classes)` of V views, which are averaged.
+        top_k: how many at most.
+        threshold: the least probability that is named.
+    """
+    best = probabilities.mean(0).topk(min(top_k, len(labels)))
     classes: list[int] = best.indices.tolist()
-    return tuple(Score(labels[i], p) for p, i in zip(best.values.tolist(), classes))
+    return tuple(Score(labels[i], p) for p, i in zip(best.values.tolist(), classes) if p >= threshold)
+
+
+def best_of_clips(
+    classifier: ClipClassifier, clips: Tensor, top_k: int, threshold: float = 0.0
+) -> tuple[Score, ...]:
+    """The most probable classes of one video first, of its views `(V, T, 3, S, S)`; see `best_scores`."""
+    probabilities = classifier.probabilities(view_scores(classifier, clips))
+    return best_scores(classifier.labels, probabilities, top_k, threshold)
 
 
 def predict(
@@ -96,6 +118,7 @@ def predict(
     top_k: int = 5,
     views: int = 1,
     crops: int = 1,
+    threshold: float = 0.0,
 ) -> Iterator[Prediction]:
     """Classify files one by one; what cannot be read gives a prediction with an error, not an exception.
 
@@ -107,6 +130,7 @@ def predict(
         top_k: how many classes to name.
         views: clips spread over each video.
         crops: squares spread along the longer side of each picture.
+        threshold: the least probability that is named.
 
     Yields:
         One prediction per path, in their order.
@@ -129,5 +153,4 @@ def predict(
             if isinstance(clips, VideoDecodeError):
                 yield Prediction(str(path), (), str(clips))
                 continue
-            scores = best_scores(classifier.labels, view_scores(classifier, clips), top_k)
-            yield Prediction(str(path), scores)
+            yield Prediction(str(path), best_of_clips(classifier, clips, top_k, threshold))

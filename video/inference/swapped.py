@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fibo_robot.attention import swap_attention
 from fibo_robot.video.classifier import ClipClassifier
-from fibo_robot.video.inference.predict import best_scores, view_scores
+from fibo_robot.video.inference.predict import best_of_clips
 from fibo_robot.video.inference.views import read_views
 from fibo_robot.video.reading.errors import VideoDecodeError
 
@@ -37,7 +37,7 @@ def swap_and_compare(
             continue
     else:
         path, clips = None, None
-    before = None if clips is None else best_scores(classifier.labels, view_scores(classifier, clips), 1)[0]
+    before = None if clips is None else best_of_clips(classifier, clips, 1)[0]
     layers = len(swap_attention(classifier, attention).layers)
     text = (
         f"{layers} attention layers are now {attention}. The weights were trained with another attention and "
@@ -45,7 +45,7 @@ def swap_and_compare(
     )
     if before is None or clips is None:
         return text
-    after = best_scores(classifier.labels, view_scores(classifier, clips), 1)[0]
+    after = best_of_clips(classifier, clips, 1)[0]
     return (
         f"{text} Of {path} they said {before.label!r} ({before.probability:.1%}) before, and say "
         f"{after.label!r} ({after.probability:.1%}) now."

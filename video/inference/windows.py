@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fibo_robot.errors import FiboError
 from fibo_robot.video.classifier import ClipClassifier
-from fibo_robot.video.inference.predict import Score, best_scores, view_scores
+from fibo_robot.video.inference.predict import Score, best_of_clips
 from fibo_robot.video.reading.clip import open_clip
 from fibo_robot.video.reading.frame_numbers import frames_on_screen
 from fibo_robot.video.reading.interface import ClipReader
@@ -114,7 +114,7 @@ def classify_windows(
     # Less than half a frame at the end is rounding, not a part that nobody has looked at.
     spans = window.spans(reader.duration, tolerance=0.5 / reader.fps)
     for (start, end), clips in zip(spans, window_clips(classifier, reader, spans, crops), strict=True):
-        yield WindowScores(start, end, best_scores(classifier.labels, view_scores(classifier, clips), top_k))
+        yield WindowScores(start, end, best_of_clips(classifier, clips, top_k))
 
 
 def window_clips(
@@ -154,7 +154,7 @@ def score_pictures(
 ) -> tuple[Score, ...]:
     """The most probable classes of one clip, given as pictures, uint8 `(H, W, 3)`, of any sizes."""
     cut = [classifier.squares(picture, crops) for picture in pictures]
-    return best_scores(classifier.labels, view_scores(classifier, torch.stack(cut, dim=1)), top_k)
+    return best_of_clips(classifier, torch.stack(cut, dim=1), top_k)
 
 
 def turning_points(windows: Sequence[WindowScores]) -> np.ndarray:

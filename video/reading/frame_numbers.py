@@ -18,10 +18,17 @@ def distinct_frames(
 
     Raises:
         IndexError: there are none, or one is not in `0 … num_frames - 1`.
+        TypeError: they are no whole numbers in a row.
     """
-    wanted = np.asarray(numbers, dtype=np.int64).reshape(-1)
+    wanted = np.asarray(numbers)
     if wanted.size == 0:
         raise IndexError("a clip is read by at least one frame number")
+    if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
+        raise TypeError(
+            f"frames are read by whole numbers in a row, as [30, 3, 3], not by {wanted.dtype} of shape "
+            f"{wanted.shape}"
+        )
+    wanted = wanted.astype(np.int64)
     if wanted.min() < 0 or wanted.max() >= num_frames:
         raise IndexError(
             f"{path}: frames are numbered 0..{num_frames - 1}, got {wanted.min()}..{wanted.max()}"

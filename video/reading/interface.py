@@ -45,6 +45,7 @@ class ClipReader(Protocol):
 
         Raises:
             IndexError: a number is not in `0 … len - 1`.
+            TypeError: they are no whole numbers in a row.
             VideoDecodeError: a frame among those asked for is damaged.
         """
         ...
@@ -54,11 +55,18 @@ class ClipReader(Protocol):
 
         Raises:
             IndexError: there is no such frame.
+            TypeError: the key is neither a whole number nor a slice.
             VideoDecodeError: a frame among those asked for is damaged.
         """
         if isinstance(key, slice):
             return self._frames(np.arange(len(self))[key])
-        number = operator.index(key)
+        try:
+            number = operator.index(key)
+        except TypeError:
+            raise TypeError(
+                f"a clip is indexed by a whole number or a slice, not by {type(key).__name__}; "
+                "read(numbers) takes several"
+            ) from None
         return self.read([number + len(self) if -len(self) <= number < 0 else number])[0]
 
     def __iter__(self) -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ workers do not compete for cores.
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -54,7 +54,7 @@ class VideoReader(ClipReader):
 
     Raises:
         VideoDecodeError: the file holds no readable video, or is damaged or cut off; or torchcodec, which was
-            asked for, finds no FFmpeg.
+            asked for, finds no FFmpeg; or there is no such backend.
         MissingExtraError: torchcodec was asked for and is not installed.
     """
 
@@ -65,6 +65,8 @@ class VideoReader(ClipReader):
         verify: bool = True,
         backend: Backend = "av",
     ) -> None:
+        if backend not in get_args(Backend):
+            raise VideoDecodeError(f"There is no backend {backend!r}; it is {', '.join(get_args(Backend))}.")
         self._source = find_source(video)
         self.path = self._source.path
         self._scan = scan_source(self._source)

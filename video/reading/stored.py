@@ -90,15 +90,25 @@ def find_source(video: Path | str | bytes | BinaryIO) -> StoredClip | ClipInMemo
         video: a path; the bytes of a video file; or an open file, of which the rest is read into memory.
 
     Raises:
-        VideoDecodeError: there is no such file, it is a folder, or the open file gives no bytes.
+        VideoDecodeError: there is no such file, it is a folder, the open file gives no bytes, or it is none
+            of these.
     """
     if isinstance(video, str | Path):
         return require_stored(Path(video))
     if isinstance(video, bytes | bytearray | memoryview):
         return ClipInMemory(Path("video in memory"), bytes(video))
+    if not hasattr(video, "read"):
+        raise VideoDecodeError(
+            f"A video is a path, the bytes of one, or a file opened in binary mode; {video!r:.60} is none."
+        )
     name = getattr(video, "name", None)
     path = Path(name) if isinstance(name, str) else Path("video in memory")
-    content = video.read()
+    try:
+        content = video.read()
+    except UnicodeDecodeError:
+        content = ""
+    except (OSError, ValueError) as error:  # closed, or not opened for reading
+        raise VideoDecodeError(f"{path}: the open file cannot be read ({reason(error)}).") from error
     if not isinstance(content, bytes):
         raise VideoDecodeError(f"{path}: opened as text; open it in binary mode ('rb').")
     if not content:

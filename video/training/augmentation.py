@@ -13,9 +13,18 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from fibo_robot.errors import FiboError
+
+
+class AugmentationError(FiboError, ValueError):
+    """Augmentation was described in numbers that cannot be; the message names them."""
+
 
 class MixedBatch(NamedTuple):
-    """Clips or images `(B, [T,] 3, H, W)`, float in [0, 1], and targets `(B, classes)` that sum to 1."""
+    """Clips or images `(B, [T,] 3, H, W)`, float in [0, 1], and targets `(B, classes)` in [0, 1].
+
+    With one label each, a row of targets sums to 1.
+    """
 
     clips: Tensor
     targets: Tensor
@@ -31,8 +40,13 @@ class BatchAugmentation(nn.Module):
         brightness, contrast, saturation: largest relative change of colour jitter; 0 is off.
         random_erasing: probability that a rectangle of a clip is filled with noise (arXiv 1708.04896).
         mixup_alpha, cutmix_alpha: of the Beta distribution; 0 is off. With both on, each batch gets one of
-            them with equal chance.
-        label_smoothing: share of a target that is spread over all classes.
+            them with equal chance. Targets are mixed as the pictures are, those of several labels, too: half
+            of a clip with a label makes this label's target 0.5.
+        label_smoothing: share of a target that is spread over all classes; with several labels, each of which
+            is there or not, over these two.
+
+    Raises:
+        AugmentationError: a number lies outside of what it can be.
     """
 
     def __init__(
@@ -49,6 +63,25 @@ class BatchAugmentation(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        shares = {
+            "horizontal_flip": horizontal_flip,
+            "random_erasing": random_erasing,
+            "label_smoothing": label_smoothing,
+        }
+        wrong = [f"{name} {value:g}" for name, value in shares.items() if not 0 <= value <= 1]
+        if wrong:
+            raise AugmentationError(f"{', '.join(wrong)}: it must lie in 0..1.")
+        least = {
+            "rand_augment_ops": rand_augment_ops,
+            "brightness": brightness,
+            "contrast": contrast,
+            "saturation": saturation,
+            "mixup_alpha": mixup_alpha,
+            "cutmix_alpha": cutmix_alpha,
+        }
+        wrong = [f"{name} {value:g}" for name, value in least.items() if not value >= 0]
+        if wrong:
+            raise AugmentationError(f"{', '.join(wrong)}: it must be 0, which is off, or more.")
         per_clip: list[nn.Module] = []
         if horizontal_flip:
             per_clip.append(v2.RandomHorizontalFlip(horizontal_flip))
@@ -68,7 +101,10 @@ class BatchAugmentation(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, clips: Tensor, labels: Tensor, num_classes: int) -> MixedBatch:
-        """Change uint8 clips `(B, T, 3, H, W)`, or images `(B, 3, H, W)`, with labels `(B,)`."""
+        """Change uint8 clips `(B, T, 3, H, W)`, or images `(B, 3, H, W)`, with labels `(B,)`.
+
+        Labels of several classes each are float `(B, classes)`, zeros and ones.
+        """
         if self.per_clip is not None:
             clips = torch.stack([self.per_clip(clip) for clip in clips])
         clips = clips.float() / 255
@@ -88,6 +124,7 @@ class BatchAugmentation(nn.Module):
             kind = tv_tensors.Video if clips.ndim == 5 else tv_tensors.Image
             mixed, targets = mix(alpha=alpha, num_classes=num_classes)(kind(clips), labels)
             clips = mixed.as_subclass(Tensor)
-        else:
+        elif not labels.is_floating_point():
             targets = F.one_hot(labels, num_classes).to(clips.dtype)
-        return MixedBatch(clips, targets * (1 - self.label_smoothing) + self.label_smoothing / num_classes)
+        outcomes = 2 if labels.is_floating_point() else num_classes
+        return MixedBatch(clips, targets * (1 - self.label_smoothing) + self.label_smoothing / outcomes)

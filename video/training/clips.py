@@ -1,5 +1,6 @@
 """Clips as tensors: choose frames, decode, crop, resize; seeded by the sample's number, not by the worker."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ class BrokenClip:
 class ClipBatch(TypedDict):
     """A batch of clips.
 
-    `clips`: uint8 `(B, T, 3, S, S)`; `labels`: int64 `(B,)`; `broken`: what was left out of it.
+    `clips`: uint8 `(B, T, 3, S, S)`; `labels`: int64 `(B,)`, of multi-label clips float `(B, classes)` of
+    zeros and ones; `broken`: what was left out of it.
     """
 
     clips: Tensor
@@ -37,8 +39,13 @@ class ClipBatch(TypedDict):
     broken: list[BrokenClip]
 
 
-class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
+Sample = tuple[Tensor, int | Tensor]
+
+
+class ClipDataset(Dataset[Sample | BrokenClip]):
     """Labelled clips; an item is `(uint8 (T, 3, S, S), label)`, or a :class:`BrokenClip`.
+
+    A label is a class's number; of multi-label clips, float `(classes,)`, 1 where a class is among theirs.
 
     Items are asked for as `(index, draw)`; in training the frames and the crop follow from the seed and
     `draw` alone, so they are the same with any number of workers. In evaluation they are the middle ones.
@@ -48,7 +55,7 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
 
     Args:
         clips: the clips.
-        labels: names of the classes; a clip's label is its number in this list.
+        labels: names of the classes; a class's number is its place in this list.
         sampling: which frames.
         cropping: which part of the picture.
         image_size: S, pixels of the square frames.
@@ -60,6 +67,10 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
             are decoded once.
         cache_side: decode every clip once and keep all its frames in memory, their shorter side this many
             pixels; None decodes at each use.
+        multi_label: clips have any number of labels; without it, one each.
+
+    Attributes:
+        targets: of each clip, the numbers of its classes; the number alone without `multi_label`.
     """
 
     def __init__(
@@ -75,10 +86,15 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
         shuffle_frames: bool = False,
         repeats: int = 1,
         cache_side: int | None = None,
+        multi_label: bool = False,
     ) -> None:
         numbers = {name: number for number, name in enumerate(labels)}
-        self.clips = list(clips)
-        self.targets = [numbers[clip.label] for clip in self.clips]
+        self.clips, self._classes = list(clips), len(labels)
+        self.targets: list[int] | list[tuple[int, ...]] = (
+            [tuple(numbers[label] for label in clip.labels) for clip in self.clips]
+            if multi_label
+            else [numbers[clip.label] for clip in self.clips]
+        )
         self.sampling, self.cropping, self.image_size = sampling, cropping, image_size
         self.training, self.seed, self.shuffle_frames = training, seed, shuffle_frames
         self.repeats, self.cache_side = repeats, cache_side
@@ -88,23 +104,21 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
         return len(self.clips)
 
     @overload
-    def __getitem__(self, item: int) -> tuple[Tensor, int]: ...
+    def __getitem__(self, item: int) -> Sample: ...
 
     @overload
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int] | BrokenClip: ...
+    def __getitem__(self, item: tuple[int, int]) -> Sample | BrokenClip: ...
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int] | BrokenClip:
+    def __getitem__(self, item: int | tuple[int, int]) -> Sample | BrokenClip:
         if isinstance(item, tuple):
             return self._item(*item, {})
         draw = int(torch.randint(2**62, ())) if self.training else 0
-        found = self._item(range(len(self))[item], draw, {})
+        found = self._item(range(len(self))[operator.index(item)], draw, {})
         if isinstance(found, BrokenClip):
             raise VideoDecodeError(found.reason)
         return found
 
-    def _item(
-        self, index: int, draw: int, decoded: dict[tuple[int, int], Tensor]
-    ) -> tuple[Tensor, int] | BrokenClip:
+    def _item(self, index: int, draw: int, decoded: dict[tuple[int, int], Tensor]) -> Sample | BrokenClip:
         """One item; `decoded` keeps frames for further draws of them."""
         generator = np.random.default_rng(derived_seed(self.seed, draw if self.training else index))
         try:
@@ -126,9 +140,11 @@ class ClipDataset(Dataset[tuple[Tensor, int] | BrokenClip]):
             if self.training
             else self.cropping.test(height, width)[0]
         )
-        return crop_and_resize(frames, box, self.image_size), self.targets[index]
+        target = self.targets[index]
+        label = target if isinstance(target, int) else multi_hot(target, self._classes)
+        return crop_and_resize(frames, box, self.image_size), label
 
-    def __getitems__(self, items: Sequence[int | tuple[int, int]]) -> list[tuple[Tensor, int] | BrokenClip]:
+    def __getitems__(self, items: Sequence[int | tuple[int, int]]) -> list[Sample | BrokenClip]:
         """A whole batch, as data loaders ask for it: by indices alone, or as `(index, draw)`.
 
         A step of training needs a clip: where not one of the batch can be read, the next one that can stands
@@ -208,12 +224,19 @@ def crop_and_resize(frames: Tensor, box: Box, size: int) -> Tensor:
     )
 
 
+def multi_hot(numbers: Sequence[int], classes: int) -> Tensor:
+    """Float `(classes,)`: 1 at each of `numbers`, else 0."""
+    target = torch.zeros(classes)
+    target[list(numbers)] = 1
+    return target
+
+
 def new_clips(*shape: int) -> Tensor:
     """Room for clips `(…, 3, H, W)`, uint8, laid out as decoders do: the colours of a pixel side by side."""
     return torch.empty((*shape[:-3], *shape[-2:], shape[-3]), dtype=torch.uint8).movedim(-1, -3)
 
 
-def collate_clips(items: Sequence[tuple[Tensor, int] | BrokenClip], out: Tensor) -> ClipBatch:
+def collate_clips(items: Sequence[Sample | BrokenClip], out: Tensor) -> ClipBatch:
     """Stack items; broken clips are left out and listed.
 
     Args:
@@ -223,8 +246,12 @@ def collate_clips(items: Sequence[tuple[Tensor, int] | BrokenClip], out: Tensor)
     read = [item for item in items if not isinstance(item, BrokenClip)]
     for place, (clip, _) in zip(out, read):
         place.copy_(clip)
+    labels = [label for _, label in read]
+    multi_hot_labels = [label for label in labels if isinstance(label, Tensor)]
     return {
         "clips": out[: len(read)],
-        "labels": torch.tensor([label for _, label in read], dtype=torch.int64),
+        "labels": torch.stack(multi_hot_labels)
+        if multi_hot_labels
+        else torch.tensor(labels, dtype=torch.int64),
         "broken": [item for item in items if isinstance(item, BrokenClip)],
     }

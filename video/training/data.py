@@ -42,6 +42,7 @@ class VideoData(pl.LightningDataModule):
         shuffle_frames: the control that sees no order; see ClipDataset.
         repeated_augmentation: how often each clip stands in its batch, cut and augmented anew each time but
             decoded once (arXiv 1901.09335); `batch_size` must be a multiple.
+        multi_label: each clip has any number of labels; see `read_clips`.
         max_bad_fraction: share of unreadable clips above which the run stops with a list of them.
         seed: decides the order of clips, their frames and crops.
     """
@@ -62,6 +63,7 @@ class VideoData(pl.LightningDataModule):
         cache_side: int | None = None,
         shuffle_frames: bool = False,
         repeated_augmentation: int = 1,
+        multi_label: bool = False,
         max_bad_fraction: float = 0.01,
         seed: int = 0,
     ) -> None:
@@ -72,7 +74,7 @@ class VideoData(pl.LightningDataModule):
         self.train_split, self.valid_split = train_split, valid_split
         self.split_column, self.protocol = split_column, protocol
         self.num_workers, self.cache_side, self.shuffle_frames = num_workers, cache_side, shuffle_frames
-        self.repeated_augmentation = repeated_augmentation
+        self.repeated_augmentation, self.multi_label = repeated_augmentation, multi_label
         self.max_bad_fraction = max_bad_fraction
         self.table: ClipTable | None = None
         self.train: ClipDataset | None = None
@@ -82,7 +84,7 @@ class VideoData(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         if self.table is not None:
             return
-        self.table = read_clips(self.root, self.split_column, self.protocol)
+        self.table = read_clips(self.root, self.split_column, self.protocol, self.multi_label)
         rank_zero_info(f"{len(self.table.clips)} clips from {self.table.description}")
         labels = self.table.labels
         self.train = self._dataset(self.table.part(self.train_split, exclude=self.valid_split), labels, True)
@@ -103,6 +105,7 @@ class VideoData(pl.LightningDataModule):
             shuffle_frames=self.shuffle_frames,
             repeats=self.repeated_augmentation if training else 1,
             cache_side=self.cache_side,
+            multi_label=self.multi_label,
         )
 
     def _fill_cache(self) -> None:
@@ -113,12 +116,14 @@ class VideoData(pl.LightningDataModule):
     def model_inputs(self) -> dict[str, Any]:
         """What the classifier is built from, once the table is read."""
         assert self.table is not None
-        return {"labels": self.table.labels}
+        return {"labels": self.table.labels, "multi_label": self.multi_label}
 
     def meta(self) -> dict[str, Any]:
         """What the checkpoint records about the data."""
         assert self.table is not None and self.train is not None
-        names = "\n".join(f"{clip.name.name}\t{clip.label}\t{clip.split}" for clip in self.table.clips)
+        names = "\n".join(
+            f"{clip.name.name}\t{';'.join(clip.labels)}\t{clip.split}" for clip in self.table.clips
+        )
         return {
             "sampling": self.sampling.to_dict(),
             "cropping": self.cropping.to_dict(),

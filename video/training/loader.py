@@ -10,12 +10,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from fibo_robot.errors import FiboError
-from fibo_robot.video.training.clips import BrokenClip, ClipBatch, ClipDataset, collate_clips, new_clips
+from fibo_robot.video.training.clips import (
+    BrokenClip,
+    ClipBatch,
+    ClipDataset,
+    Sample,
+    collate_clips,
+    new_clips,
+)
 
 _PREFETCH = 2  # batches that a worker prepares ahead: DataLoader's own default
 
@@ -64,7 +71,7 @@ class ClipLoader(DataLoader[Any]):
             yield batch
 
 
-def _collate(items: Sequence[tuple[Tensor, int] | BrokenClip], shape: tuple[int, ...]) -> ClipBatch:
+def _collate(items: Sequence[Sample | BrokenClip], shape: tuple[int, ...]) -> ClipBatch:
     """Without workers: a batch in new memory."""
     return collate_clips(items, new_clips(*shape))
 
@@ -75,7 +82,7 @@ class _Filled:
 
     worker: int
     slot: int
-    labels: list[int]
+    labels: np.ndarray  # a tensor would take new shared memory
     broken: list[BrokenClip]
 
 
@@ -104,14 +111,14 @@ class _Slots:
             ) from error
         self._turn = 0  # each worker counts its own
 
-    def fill(self, items: Sequence[tuple[Tensor, int] | BrokenClip]) -> _Filled:
+    def fill(self, items: Sequence[Sample | BrokenClip]) -> _Filled:
         """In a worker: put a batch into the next slot; broken clips are left out and listed."""
         info = get_worker_info()
         assert info is not None  # only workers fill slots
         worker = info.id
         slot, self._turn = self._turn, (self._turn + 1) % self._clips.shape[1]
         batch = collate_clips(items, out=self._clips[worker, slot])
-        return _Filled(worker, slot, batch["labels"].tolist(), batch["broken"])
+        return _Filled(worker, slot, batch["labels"].numpy(), batch["broken"])
 
     def empty(self, filled: _Filled, pinned: bool) -> ClipBatch:
         """In the main process: the batch, in memory of its own."""
@@ -119,6 +126,6 @@ class _Slots:
         return {
             # NumPy copies in this thread alone; PyTorch's threads would fight the workers for their cores.
             "clips": clips.pin_memory() if pinned else torch.from_numpy(clips.numpy().copy(order="K")),
-            "labels": torch.tensor(filled.labels, dtype=torch.int64),
+            "labels": torch.from_numpy(filled.labels),
             "broken": filled.broken,
         }

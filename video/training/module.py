@@ -4,17 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-import torch.nn.functional as F
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from fibo_robot.training.module import ModelModule, OptimizerConfig
 from fibo_robot.video.classifier import VideoClassifier
 from fibo_robot.video.training.augmentation import BatchAugmentation
-from fibo_robot.video.training.confusion import class_table, save_confusion
+from fibo_robot.video.training.objectives import ManyLabels, OneLabel
 
 VALIDATION = "validation"  # folder in the run directory
 
@@ -23,7 +20,7 @@ Classifier = TypeVar("Classifier", bound=nn.Module)
 
 
 class ClassificationModule(ModelModule[Classifier]):
-    """Fits a classifier by cross-entropy. Subclasses say what it takes.
+    """Fits a classifier by cross-entropy, of several labels by that of each. Subclasses say what it takes.
 
     Args:
         classifier: makes the model when called with `labels`.
@@ -31,6 +28,7 @@ class ClassificationModule(ModelModule[Classifier]):
         augmentation: applied to every training batch on the device.
         labels: names of the classes, from the data.
         seed: decides dropout and augmentation.
+        multi_label: each example has any number of labels, from the data.
 
     Attributes:
         kind: what a checkpoint calls the model.
@@ -47,22 +45,22 @@ class ClassificationModule(ModelModule[Classifier]):
         augmentation: BatchAugmentation,
         labels: Sequence[str],
         seed: int = 0,
+        multi_label: bool = False,
     ) -> None:
         model = classifier(labels=labels)
         super().__init__(model, optimizer, seed)
         self.augmentation = augmentation
         self.labels = list(labels)
-        classes = len(self.labels)
+        self.multi_label = multi_label
         self.valid_loss = MeanMetric()
-        self.accuracy_top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
-        self.confusion = MulticlassConfusionMatrix(classes)
+        self.objective = (ManyLabels if multi_label else OneLabel)(self.labels)
 
     def checkpoint_meta(self) -> dict[str, Any]:
-        return {"kind": self.kind, "labels": self.labels}
+        return {"kind": self.kind, "labels": self.labels, "multi_label": self.multi_label}
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         inputs, targets = self.augmentation(batch[self.inputs], batch["labels"], len(self.labels))
-        loss = F.cross_entropy(self.model(inputs), targets)
+        loss = self.objective.loss(self.model(inputs), targets)
         # Every step and process counts alike, as in the gradient.
         self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
@@ -72,33 +70,26 @@ class ClassificationModule(ModelModule[Classifier]):
             return
         scores, labels = self.model(batch[self.inputs]), batch["labels"]
         # Not `log(sync_dist=True)`: it halves an odd number of clips to a whole one over two processes.
-        self.valid_loss.update(F.cross_entropy(scores, labels, reduction="none"))
-        self.accuracy_top5.update(scores, labels)
-        self.confusion.update(scores, labels)
+        self.valid_loss.update(self.objective.loss(scores, labels, reduction="none"))
+        self.objective.update(scores, labels)
 
     def on_validation_epoch_end(self) -> None:
-        counts = self.confusion.compute()
-        of_class = counts.sum(1)
-        recognised = counts.diagonal()
         self.log("valid/loss", self.valid_loss.compute())
-        self.log("valid/accuracy", recognised.sum() / counts.sum())
-        self.log("valid/accuracy_class_mean", (recognised / of_class)[of_class > 0].mean())
-        if len(self.labels) > 10:
-            self.log("valid/accuracy_top5", self.accuracy_top5.compute())
-        for metric in (self.valid_loss, self.accuracy_top5, self.confusion):
-            metric.reset()
+        self.valid_loss.reset()
+        for name, value in self.objective.finish().items():
+            self.log(f"valid/{name}", value)
         if self.trainer.is_global_zero:
-            self._show_classes(counts.cpu().numpy())
+            self._show_classes()
 
-    def _show_classes(self, counts: np.ndarray) -> None:
-        """Confusion matrix and accuracy of each class: into the run directory and to TensorBoard."""
-        labels, step = self.labels, self.global_step
-        folder = Path(self.trainer.default_root_dir) / VALIDATION
-        picture = save_confusion(counts, labels, folder, epoch=self.current_epoch + 1, step=step)
+    def _show_classes(self) -> None:
+        """What became of each class: into the run directory and to TensorBoard."""
+        step, folder = self.global_step, Path(self.trainer.default_root_dir) / VALIDATION
+        table, picture = self.objective.show(folder, epoch=self.current_epoch + 1, step=step)
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("valid/confusion", picture, step, dataformats="HWC")
-                logger.experiment.add_text("valid/classes", class_table(counts, labels), step)
+                if picture is not None:
+                    logger.experiment.add_image("valid/confusion", picture, step, dataformats="HWC")
+                logger.experiment.add_text("valid/classes", table, step)
 
 
 class VideoClassificationModule(ClassificationModule[VideoClassifier]):

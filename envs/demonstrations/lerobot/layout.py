@@ -18,9 +18,13 @@ What LeRobot has no place for, and our files need, stands in `meta/fibo_robot.js
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fibo_robot.envs.errors import DatasetError
+from fibo_robot.extras import require
+
+if TYPE_CHECKING:
+    from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder
 
 VERSION = "v3.0"
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
@@ -70,6 +74,19 @@ class Feature:
     def to_dict(self) -> dict[str, Any]:
         """As info.json has it."""
         return {"dtype": self.dtype, "shape": list(self.shape), "names": self.names}
+
+
+def open_lerobot(folder: Path | str) -> "LeRobotFolder":
+    """The dataset in a folder, for which pyarrow is needed.
+
+    Raises:
+        DatasetError: it is missing, damaged, or of another layout.
+        MissingExtraError: pyarrow is not installed.
+    """
+    require("pyarrow", extra="parquet", purpose="LeRobot's data set format")
+    from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder
+
+    return LeRobotFolder(folder)
 
 
 def is_lerobot(path: Path | str) -> bool:

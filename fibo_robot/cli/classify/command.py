@@ -50,6 +50,9 @@ def classify(
         float | None, typer.Option("--stride", metavar="SECONDS", help="From window to window [the window].")
     ] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Read this much of a stream.")] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="Leave out labels less probable than this.")
+    ] = 0.0,
     sampling: SamplingOption = None,
     attention: Annotated[
         str | None, typer.Option("--attention", help="Put another attention into the trained model.")
@@ -69,6 +72,8 @@ def classify(
     """Say what happens in videos, and with --window or in a stream, when; or what pictures show.
 
     Which of the two follows from the classifier; one of pictures takes --top-k, --json, --csv and --device.
+    Where it was trained with several labels to a clip, each label's probability is its own: they do not sum
+    to one, and --threshold 0.5 names the labels that are more likely there than not.
 
     With --json FILE, an interrupted command goes on where it was: files whose results are in FILE are not
     classified again.
@@ -82,7 +87,9 @@ def classify(
     if json_file == "-" and csv_file == "-":
         raise FiboError("Only one of --json and --csv can go to stdout.")
     if takes_pictures(checkpoint):
-        if (views, crops) != (1, 1) or any((window, stride, seconds, overlay, sampling, attention)):
+        if (views, crops) != (1, 1) or any(
+            (window, stride, seconds, threshold, overlay, sampling, attention)
+        ):
             raise FiboError(
                 f"{checkpoint} classifies pictures: --top-k, --json, --csv and --device are all it takes."
             )
@@ -93,6 +100,10 @@ def classify(
         _check_stream(inputs, overlay)
         window = STREAM_WINDOW if window is None else window
     _check_times(bool(streams), window, stride, seconds, views)
+    if window is not None and threshold:
+        raise FiboError(
+            "--threshold is for files as wholes: a timeline names the likeliest label at any time."
+        )
     files = [] if streams else find_files(inputs)
     if overlay is not None and len(files) != 1:
         raise FiboError(f"--overlay copies one file, not {len(files)}: name a single video.")
@@ -106,7 +117,9 @@ def classify(
         typer.echo(f"fibo: {swap_and_compare(classifier, attention, files, views, crops)}", err=True)
     how = f"views={views}" if sliding is None else f"window={sliding.length:g} stride={sliding.step:g}"
     how += "".join(
-        f" {name}={value}" for name, value in (("sampling", sampling), ("attention", attention)) if value
+        f" {name}={value}"
+        for name, value in (("sampling", sampling), ("attention", attention), ("threshold", threshold))
+        if value
     )
     made_by = f"{identity(classifier, checkpoint)} top_k={top_k} crops={crops} {how}"
     with Output(
@@ -124,7 +137,7 @@ def classify(
         if sliding is not None:
             results = _classify_windows(classifier, waiting, sliding, top_k, crops, output)
         else:
-            results = _classify_whole(classifier, waiting, top_k, views, crops, output)
+            results = _classify_whole(classifier, waiting, top_k, views, crops, threshold, output)
     errors = [result.error for result in results if result.error is not None]
     for error in errors:
         typer.echo(f"fibo: {error}", err=True)
@@ -163,13 +176,19 @@ def _check_times(
 
 
 def _classify_whole(
-    classifier: "ClipClassifier", files: list[Path], top_k: int, views: int, crops: int, output: Output
+    classifier: "ClipClassifier",
+    files: list[Path],
+    top_k: int,
+    views: int,
+    crops: int,
+    threshold: float,
+    output: Output,
 ) -> "list[Prediction]":
     """One result per file."""
     from fibo_robot.video.inference.predict import predict
 
     results = []
-    predictions = predict(classifier, files, top_k=top_k, views=views, crops=crops)
+    predictions = predict(classifier, files, top_k=top_k, views=views, crops=crops, threshold=threshold)
     for prediction in track(predictions, "classifying", total=len(files)):
         output.prediction(prediction)
         results.append(prediction)

@@ -158,6 +158,9 @@ class Output:
         else:
             is_window = "start" in row
             times = {"kind": "window", "start": row["start"], "end": row["end"]} if is_window else {}
+            if not row["predictions"]:  # none reaches the threshold
+                self._csv({"path": path})
+                self._table.append((name, "none", ""))
             for rank, score in enumerate(row["predictions"], start=1):
                 self._csv({"path": path, **_rounded(times), "rank": rank, **_rounded(score)})
                 if not is_window:

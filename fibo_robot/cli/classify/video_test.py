@@ -1,4 +1,4 @@
-"""`fibo video-test`: the accuracy of a classifier on labelled videos, with intervals."""
+"""`fibo video-test`: how well a classifier labels videos whose labels are known, with intervals."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,8 @@ from fibo_robot.cli.classify.options import (
     load,
 )
 from fibo_robot.errors import FiboError
+
+TITLES = {"top1": "top-1", "top5": "top-5", "mean_average_precision": "mean average precision"}
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +47,9 @@ def video_test(
 ) -> None:
     """Test on labelled videos: top-1 and top-5 with intervals, confusion matrix, each video's scores.
 
+    A classifier of several labels to a clip is tested on such data: mean average precision, with an interval
+    by bootstrap over videos, and average precision of each class.
+
     Without --split it tests on the split named test, or on all videos where nothing is split.
 
     Exit status: 0 if every video was tested, 3 if some could not be read, 1 for any other error.
@@ -54,7 +59,7 @@ def video_test(
     from fibo_robot.video.inference.evaluation import evaluate_videos
 
     classifier = load(checkpoint, device, sampling)
-    table = read_clips(data, split_column, protocol)
+    table = read_clips(data, split_column, protocol, classifier.multi_label)
     unknown = sorted(set(table.labels) - set(classifier.labels))
     if unknown:
         raise FiboError(
@@ -75,10 +80,9 @@ def video_test(
     typer.echo(
         f"{len(result.paths)} videos ({tested}), {views} views x {crops} crops, from {table.description}"
     )
-    for k in (1, 5):
-        if k < len(classifier.labels):
-            rate = result.top(k)
-            typer.echo(f"top-{k}: {rate.value:.1%} (95 % interval {rate.low:.1%} to {rate.high:.1%})")
+    for name, rate in result.rates().items():
+        if rate is not None:
+            typer.echo(f"{TITLES[name]}: {rate.value:.1%} (95 % interval {rate.low:.1%} to {rate.high:.1%})")
     for reason in result.failures.values():
         typer.echo(f"left out: {reason}", err=True)
     typer.echo(f"results: {output}")

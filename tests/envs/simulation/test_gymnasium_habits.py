@@ -1,5 +1,7 @@
 """The registered environments have gymnasium's habits: keywords, vector environments, its checker."""
 
+import subprocess
+import sys
 import warnings
 
 import gymnasium
@@ -61,3 +63,33 @@ def test_vector_environments_play_the_episodes_of_single_ones(mode: str, options
             np.testing.assert_array_equal(observations[key][row], alone[key])
             np.testing.assert_array_equal(moved[key][row], stepped[key])
     env.close()
+
+
+def test_workers_that_would_wait_for_a_forked_renderer_say_so() -> None:
+    script = f"""
+import multiprocessing
+import gymnasium, fibo_robot.envs
+from fibo_robot.envs.simulation.rendering import RendererError
+
+def draw():
+    env = gymnasium.make("{LIFT}", render_mode="rgb_array", obs_keys=["object"])
+    env.reset(seed=0)
+    return env.render().shape
+
+def forked(sender):
+    try:
+        draw()
+    except RendererError as error:
+        sender.send(str(error))
+
+if __name__ == "__main__":
+    assert draw() == (256, 256, 3)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe()
+    worker = context.Process(target=forked, args=(sender,))
+    worker.start()
+    print(receiver.recv() if receiver.poll(30) else "no answer")
+    worker.kill()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "forked from one that has drawn" in done.stdout and "spawn" in done.stdout

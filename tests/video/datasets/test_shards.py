@@ -193,6 +193,8 @@ def test_damaged_video_in_a_shard_is_an_error_for_that_clip(tmp_path: Path, vide
 def test_what_is_wrong_with_a_shard_is_said(tmp_path: Path, video: bytes) -> None:
     with pytest.raises(ClipTableError, match=r"k has no label.*k\.json has caption"):
         read_clips(write_shard(tmp_path / "1.tar", {"k.mp4": video, "k.json": b'{"caption": "run"}'}))
+    with pytest.raises(ClipTableError, match=r"k\.json: the field 'label' must be one name.*\[1, 5\]"):
+        read_clips(write_shard(tmp_path / "5.tar", {"k.mp4": video, "k.json": b'{"label": [1, 5]}'}))
     with pytest.raises(ClipTableError, match="no JSON"):
         read_clips(write_shard(tmp_path / "2.tar", {"k.mp4": video, "k.json": b"{"}))
     with pytest.raises(ClipTableError, match="leads out"):

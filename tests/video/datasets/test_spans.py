@@ -76,7 +76,7 @@ def test_a_check_names_stretches_that_begin_too_late(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize("cache_side", [None, 64])
 def test_training_sees_the_stretch_alone(folder: Path, cache_side: int | None) -> None:
     path = folder / "long.mp4"
-    listed = [LabelledClip(path, "a", span=Span(2, 3)), LabelledClip(path, "b", span=Span(7, 8))]
+    listed = [LabelledClip(path, ("a",), span=Span(2, 3)), LabelledClip(path, ("b",), span=Span(7, 8))]
     data = ClipDataset(
         listed, ["a", "b"], ClipSampling(frames=10), Cropping(), 64, training=False, cache_side=cache_side
     )
@@ -88,7 +88,7 @@ def test_training_sees_the_stretch_alone(folder: Path, cache_side: int | None) -
 
 def test_a_data_set_is_asked_like_a_list(folder: Path) -> None:
     path = folder / "long.mp4"
-    data = ClipDataset([LabelledClip(path, "b"), LabelledClip(path, "a", span=Span(9, 10))], ["a", "b"])
+    data = ClipDataset([LabelledClip(path, ("b",)), LabelledClip(path, ("a",), span=Span(9, 10))], ["a", "b"])
     clip, label = data[0]
     assert clip.shape == (8, 3, 224, 224) and clip.dtype == torch.uint8 and label == 1
     assert torch.equal(data[-2][0], clip)
@@ -101,7 +101,7 @@ def test_a_data_set_is_asked_like_a_list(folder: Path) -> None:
 
 
 def test_a_training_set_asked_like_a_list_follows_torchs_seed(folder: Path) -> None:
-    data = ClipDataset([LabelledClip(folder / "long.mp4", "a")], ["a"], image_size=32, training=True)
+    data = ClipDataset([LabelledClip(folder / "long.mp4", ("a",))], ["a"], image_size=32, training=True)
     torch.manual_seed(3)
     first, second = data[0][0], data[0][0]
     torch.manual_seed(3)
@@ -116,7 +116,7 @@ def test_repeated_draws_share_their_frames_but_not_their_crop(
     noise[:, 0] = clips.numbered_frames(12, 1, 64)[:, 0]
     path = clips.write_video(folder / "noise.mp4", noise, options={"crf": "0"})
     data = ClipDataset(
-        [LabelledClip(path, "a")], ["a"], ClipSampling(frames=3), Cropping(), 32, training=True, repeats=2
+        [LabelledClip(path, ("a",))], ["a"], ClipSampling(frames=3), Cropping(), 32, training=True, repeats=2
     )
     chosen: list[list[int]] = []
     plain = ClipSampling.random

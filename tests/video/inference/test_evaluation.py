@@ -14,8 +14,9 @@ from fibo_robot.video.classifier import VideoClassifier
 from fibo_robot.video.datasets.recognise import read_clips
 from fibo_robot.video.datasets.table import LabelledClip
 from fibo_robot.video.decode import VideoDecodeError
-from fibo_robot.video.inference.evaluation import VideoTest, evaluate_videos
+from fibo_robot.video.inference.evaluation import evaluate_videos
 from fibo_robot.video.inference.predict import view_scores
+from fibo_robot.video.inference.results import VideoTest
 from fibo_robot.video.inference.views import read_views
 
 
@@ -61,7 +62,7 @@ def test_results_are_saved_with_every_view(motion_clips: Path, tmp_path: Path) -
         lambda: create_video_encoder("vit_micro", mode="frames", frames=2, image_size=32, patch_size=16),
         ["left", "right"],
     ).eval()
-    clips = [*read_clips(motion_clips).part("test")[:3], LabelledClip(tmp_path / "absent.mp4", "left")]
+    clips = [*read_clips(motion_clips).part("test")[:3], LabelledClip(tmp_path / "absent.mp4", ("left",))]
     test = evaluate_videos(classifier, clips, views=2, crops=3)
     assert test.scores.shape == (3, 6, 2)
     assert list(test.failures) == [str(tmp_path / "absent.mp4")]
@@ -83,7 +84,7 @@ def test_batches_and_processes_change_no_score(
         ["left", "right"],
     ).eval()
     clips = read_clips(motion_clips).part("test")[:4]
-    clips.insert(1, LabelledClip(tmp_path / "absent.mp4", "left"))
+    clips.insert(1, LabelledClip(tmp_path / "absent.mp4", ("left",)))
     there = [clip.path for clip in clips if clip.path.exists()]
     expected = [
         view_scores(classifier, read_views(path, classifier.sampling, classifier.squares, 3))

@@ -46,8 +46,18 @@ def test_one_frame_is_found_as_in_a_list(reader: ClipReader, number: int) -> Non
 def test_a_frame_beyond_the_ends_is_refused(reader: ClipReader, number: int) -> None:
     with pytest.raises(IndexError, match=r"0\.\.39"):
         reader[number]
-    with pytest.raises(TypeError):
-        reader["1"]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("key", ["1", 1.5, [1, 2], np.arange(3), ...])
+def test_other_keys_are_refused_in_a_sentence(reader: ClipReader, key) -> None:
+    with pytest.raises(TypeError, match=r"whole number or a slice.*read\(numbers\)"):
+        reader[key]
+
+
+@pytest.mark.parametrize("numbers", [[1.5], [[1, 2]], [True, False], 3])
+def test_numbers_are_not_rounded_or_flattened(reader: ClipReader, numbers) -> None:
+    with pytest.raises(TypeError, match="whole numbers in a row"):
+        reader.read(numbers)
 
 
 @pytest.mark.parametrize(
@@ -120,3 +130,17 @@ def test_a_file_that_was_written_over_is_read_anew(tmp_path: Path) -> None:
     assert len(VideoReader(path)) == 5
     clips.write_video(path, clips.numbered_frames(9, 64, 64))
     assert len(VideoReader(path)) == 9
+
+
+def test_what_is_no_video_at_all_is_refused_in_a_sentence(video: Path) -> None:
+    for other in (3, None):
+        with pytest.raises(VideoDecodeError, match="A video is a path, the bytes of one"):
+            VideoReader(other)  # pyright: ignore[reportArgumentType]
+    with video.open(encoding="utf-8") as text, pytest.raises(VideoDecodeError, match="opened as text"):
+        VideoReader(text)  # pyright: ignore[reportArgumentType]
+    with video.open("rb") as closed:
+        pass
+    with pytest.raises(VideoDecodeError, match="closed"):
+        VideoReader(closed)
+    with pytest.raises(VideoDecodeError, match=r"no backend 'opencv'; it is av, decord, torchcodec"):
+        VideoReader(video, backend="opencv")  # pyright: ignore[reportArgumentType]

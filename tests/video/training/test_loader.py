@@ -27,7 +27,7 @@ def clips(motion_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipD
     broken.write_bytes(b"no video")
     files = sorted(motion_clips.glob("*.mp4"))
     files = [*files[:5], broken, *files[5:], files[0]]
-    listed = [LabelledClip(file, file.stem.split("_")[0]) for file in files]
+    listed = [LabelledClip(file, (file.stem.split("_")[0],)) for file in files]
     return ClipDataset(listed, LABELS, ClipSampling(frames=5), Cropping(), 24, training=True, seed=3)
 
 

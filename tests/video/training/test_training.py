@@ -3,12 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from fibo_robot.training.checkpoint import CheckpointError
@@ -16,8 +16,8 @@ from fibo_robot.training.overrides import train_from_overrides
 from fibo_robot.video import VideoReader, load_classifier, predict
 from fibo_robot.video.datasets.recognise import read_clips
 from fibo_robot.video.datasets.table import LabelledClip
-from fibo_robot.video.training.augmentation import BatchAugmentation
-from fibo_robot.video.training.clips import ClipDataset, collate_clips, new_clips
+from fibo_robot.video.training.augmentation import AugmentationError, BatchAugmentation
+from fibo_robot.video.training.clips import ClipDataset, Sample, collate_clips, new_clips
 from fibo_robot.video.training.data import TooManyBrokenClipsError, VideoData
 from fibo_robot.video.training.sampling import ClipSampling, Cropping, SamplingError
 from tests.video import clips
@@ -98,7 +98,7 @@ def dataset(clips: Path, training: bool, **options) -> ClipDataset:
     )
 
 
-def read(data: ClipDataset, index: int, draw: int) -> tuple[Tensor, int]:
+def read(data: ClipDataset, index: int, draw: int) -> Sample:
     """A sample of a clip that is not broken."""
     item = data[index, draw]
     assert isinstance(item, tuple)
@@ -173,7 +173,7 @@ def test_whole_clips_are_scaled_frame_by_frame(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (9, 48, 64, 3)).astype(np.uint8)
     path = clips.write_video(tmp_path / "clip.mp4", frames)
     data = ClipDataset(
-        [LabelledClip(path, "a")],
+        [LabelledClip(path, ("a",))],
         ["a"],
         ClipSampling(frames=9),
         Cropping(),
@@ -246,3 +246,11 @@ def test_every_frame_of_a_clip_is_changed_alike() -> None:
     ).clips
     assert all(torch.equal(clip[0], frame) for clip in changed for frame in clip)
     assert len({clip.numpy().tobytes() for clip in changed}) > 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"random_erasing": 2}, {"label_smoothing": -0.1}, {"mixup_alpha": -1}, {"brightness": -1}]
+)
+def test_augmentation_that_cannot_be_is_refused_before_training(options: dict[str, Any]) -> None:
+    with pytest.raises(AugmentationError, match=next(iter(options))):
+        BatchAugmentation(**options)
