@@ -48,7 +48,7 @@ def bytes_taken(
     import warp
 
     gc.collect()  # what is still held by others is not to be freed meanwhile
-    device = warp.get_device("cpu")
+    device: Any = warp.get_device("cpu")
     counting = device.default_allocator = _Counting(device.default_allocator)
     try:
         worlds = WarpTask(task, num_worlds, "cpu", export=export, start_states=start_states)

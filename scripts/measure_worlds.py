@@ -3,10 +3,11 @@
 python scripts/measure_worlds.py docs/results/warp-worlds-cpu.json [TASK ...]
 
 Contacts and constraints are those of the replay beside the output (`fibo demos replay FILE --engine warp
---json warp-replay-TASK-cpu.json`). Where there is none that counted them, two worlds with generous room move
-at random (every entry of an action is held for five control steps, so that arms go somewhere). Tool hang,
-which has no expert, is moved from its solved state too: the frame in its stand and the tool on the frame are the
-most that touches there. Memory is what Warp's allocator on a CPU hands out per world, with the task's own room.
+--json warp-replay-TASK-cpu.json`). Where there is none that counted them, two worlds with generous room
+move at random (every entry of an action is held for five control steps, so that arms go somewhere). Tool
+hang, which has no expert, is moved from its solved state too: the frame in its stand and the tool on the
+frame are the most that touches there. Memory is what Warp's allocator on a CPU hands out per world, with
+the task's own room.
 """
 
 import argparse

@@ -91,6 +91,7 @@ def test_memory_that_torch_keeps_in_reserve_counts_as_free(monkeypatch: pytest.M
 
 
 @pytest.mark.warp
+@pytest.mark.slow  # a kernel is compiled
 def test_modules_are_reported_when_they_are_compiled_and_not_when_they_are_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
