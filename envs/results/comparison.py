@@ -208,7 +208,8 @@ def _method_row(label: str, runs: Sequence[Run]) -> MethodRow:
 
 
 def _training_cost(runs: Sequence[Run]) -> dict[str, float]:
-    costs = [evaluations_of(run)[-1].training.get("cost") for run in runs]  # the last knows the whole of it
+    # Of a run's checkpoints, the last knows the whole of its training.
+    costs = [evaluations_of(run)[-1].training.get("cost", {}) for run in runs]
     if not all(costs):
         return {}
     return {
