@@ -15,23 +15,26 @@ class TrainingCost(pl.Callback):
     """Adds up what a run takes, over all its sessions; validation and rollouts in training are part of it.
 
     `seconds` of the clock, `cpu_seconds` of this process without its loaders, and `memory_mb`, MiB: on a GPU
-    the most that tensors took there, else the most this process held, its cached data included. Of several
-    processes, the first one's.
+    the most that tensors took there, else the most this process ever held: its cached data, too, and what it
+    trained before. Of several processes, the first one's. Of a run that began uncounted, nothing is told.
     """
 
     def __init__(self) -> None:
         self._before: dict[str, float] = {"seconds": 0.0, "cpu_seconds": 0.0, "memory_mb": 0.0}
+        self._resumed = False
         self._started: tuple[float, float] | None = None
         self._device = torch.device("cpu")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch and not self._resumed:  # continued from a state of before costs were counted
+            self._before = {}
         self._started, self._device = (time.monotonic(), time.process_time()), pl_module.device
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
 
     def measured(self) -> dict[str, float]:
-        """What it took so far."""
-        if self._started is None:
+        """What it took so far; empty where that is not known."""
+        if self._started is None or not self._before:
             return dict(self._before)
         wall, processor = self._started
         if self._device.type == "cuda":
@@ -48,4 +51,4 @@ class TrainingCost(pl.Callback):
         return self.measured()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._before = dict(state_dict)
+        self._before, self._resumed = dict(state_dict), True
