@@ -57,6 +57,12 @@ def test_a_class_without_positives_has_none() -> None:
     assert mean_average_precision_interval(np.zeros((2, 1)), np.zeros((2, 1))) == (0, 1)
 
 
+def test_without_examples_nothing_is_known() -> None:
+    nothing = np.zeros((0, 3))
+    assert np.isnan(average_precision(nothing, nothing)).tolist() == [True] * 3
+    assert mean_average_precision_interval(nothing, nothing) == (0, 1)
+
+
 def test_the_interval_is_that_of_resampled_examples(example) -> None:
     targets, scores = example
     draws = np.random.default_rng(3).multinomial(60, np.full(60, 1 / 60), size=40)

@@ -29,6 +29,8 @@ def average_precision(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
         raise ValueError(f"targets {targets.shape} and scores {scores.shape} must both be (N, classes).")
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite numbers.")
+    if not len(targets):
+        return np.full(targets.shape[1], np.nan)
     weights = np.ones((1, len(targets)))
     columns = zip(targets.T, scores.T)
     return np.array([_weighted(of_class, score, weights)[0] for of_class, score in columns])
@@ -54,6 +56,8 @@ def mean_average_precision_interval(
         resamples: how many.
         confidence: two-sided.
     """
+    if not len(targets):
+        return Interval(0.0, 1.0)
     means = np.concatenate(list(_resampled_means(targets, scores, seed, resamples)))
     means = means[~np.isnan(means)]
     if not len(means):
@@ -68,7 +72,7 @@ def _resampled_means(
     """Means over classes of a few resamples at a time."""
     generator = np.random.default_rng(seed)
     count = len(targets)
-    at_once = max(1, _AT_ONCE // (8 * max(count, 1)))
+    at_once = max(1, _AT_ONCE // (8 * count))
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)
         weights = generator.multinomial(count, np.full(count, 1 / count), size=rows).astype(np.float64)

@@ -63,6 +63,7 @@ def evaluate_videos(
 
     Raises:
         VideoDecodeError: not one of the videos could be read.
+        FiboError: the model's scores are no numbers.
     """
     numbers = {label: number for number, label in enumerate(classifier.labels)}
     weights = state_digest(classifier.state_dict())
@@ -93,6 +94,12 @@ def evaluate_videos(
         raise VideoDecodeError(
             f"None of {len(clips)} videos could be read; {next(iter(result.failures.values()))}"
         )
+    all_scores = torch.cat(scores)
+    if not all_scores.isfinite().all():
+        raise FiboError(
+            "The classifier's scores are no finite numbers, so it ranks nothing: its training diverged; train "
+            "again with a smaller optimizer.lr."
+        )
     result.targets = np.array(targets)
-    result.scores = torch.cat(scores).reshape(len(targets), views * crops, -1).numpy()
+    result.scores = all_scores.reshape(len(targets), views * crops, -1).numpy()
     return result

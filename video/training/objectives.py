@@ -91,7 +91,8 @@ class OneLabel(Objective):
 class ManyLabels(Objective):
     """Any number of labels to each example: binary cross-entropy of each class, and average precision.
 
-    Classes that have no positive in the validation are left out of the mean; without any there is none.
+    Classes that have no positive in the validation are left out of the mean; without any there is none, nor of
+    a diverged model, whose scores are no numbers.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -112,7 +113,8 @@ class ManyLabels(Objective):
         self._seen.update(*torch.zeros(2, 0, classes, device=device))
         scores, targets = (part.cpu().numpy() for part in self._seen.compute())
         self._seen.reset()
-        of_class = average_precision(targets, scores)
+        ranked = np.isfinite(scores).all()
+        of_class = average_precision(targets, scores) if ranked else np.full(classes, np.nan)
         self._classes = per_class_precision(targets, of_class, self.labels)
         if np.isnan(of_class).all():
             return {}

@@ -72,6 +72,9 @@ def test_results_are_saved_with_every_view(motion_clips: Path, tmp_path: Path) -
     assert (tmp_path / "out" / "confusion.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(VideoDecodeError, match="None of 1"):
         evaluate_videos(classifier, clips[3:])
+    torch.nn.init.constant_(next(classifier.parameters()), torch.nan)
+    with pytest.raises(FiboError, match="no finite numbers"):
+        evaluate_videos(classifier, clips[:1])
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (4, 2), (100, 1)])

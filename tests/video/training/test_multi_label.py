@@ -189,3 +189,6 @@ def test_classes_without_positives_are_in_no_mean_and_the_next_validation_begins
     assert objective.finish()["mean_average_precision"] == 0.5
     objective.update(torch.zeros(2, 3), torch.zeros(2, 3))
     assert objective.finish() == {}  # nothing to find, and no number that JSON does not know
+    objective.update(torch.full((2, 3), torch.nan), torch.ones(2, 3))
+    assert objective.finish() == {}  # a diverged model ranks nothing
+    assert objective.finish() == {}  # not one clip could be read
