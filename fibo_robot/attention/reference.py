@@ -65,7 +65,8 @@ def reference_attention(
         return logits.masked_fill(~mask, 0).softmax(dim=-1) @ v
     has_key = mask.any(dim=-1, keepdim=True)
     # Rows without a key are opened before the softmax and closed after it: no NaN, also not in the gradient.
-    weights = logits.masked_fill(~mask & has_key, float("-inf")).softmax(dim=-1) * has_key
+    seen = logits.masked_fill(~mask, float("-inf")).masked_fill(~has_key, 0)
+    weights = seen.softmax(dim=-1) * has_key
     finite = v.isfinite()
     out = weights @ v.masked_fill(~finite, 0)
     # Zero times NaN is NaN: what is not finite is added key by key, to the queries that see it.
