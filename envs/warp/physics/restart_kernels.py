@@ -10,6 +10,8 @@ import warp as wp
 
 wp.set_module_options({"enable_backward": False})
 
+_OUT_OF_REACH = wp.constant(1.0e10)  # m
+
 
 @wp.kernel
 def take_rows(index: wp.array[int], source: wp.array2d[Any], target: wp.array2d[Any]):
@@ -39,10 +41,16 @@ def free_slots(
     chosen: wp.array[bool],
     nacon: wp.array[int],
     worldid: wp.array[int],
+    dist: wp.array[float],
+    efc_address: wp.array2d[int],
     slots: wp.array[int],
     num_free: wp.array[int],
 ):
-    """Empty the slots of the pool that hold contacts of worlds that begin anew, and list all empty ones."""
+    """Empty the slots of the pool that hold contacts of worlds that begin anew, and list all empty ones.
+
+    MuJoCo Warp's solver asks no slot whether it is empty, and index -1 is its last world. So an empty slot holds
+    two geoms out of reach of each other, without constraints: these it passes over.
+    """
     slot = wp.tid()
     if slot >= nacon[0]:
         return
@@ -50,6 +58,9 @@ def free_slots(
     if world >= 0 and not chosen[world]:
         return
     worldid[slot] = -1
+    dist[slot] = _OUT_OF_REACH
+    for dim in range(efc_address.shape[1]):
+        efc_address[slot, dim] = -1
     slots[wp.atomic_add(num_free, 0, 1)] = slot
 
 

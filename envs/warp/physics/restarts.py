@@ -4,7 +4,7 @@ MuJoCo Warp computes all worlds of a batch or none. So a second, small batch of 
 states of the worlds that begin anew, computes poses, velocities, contacts and constraints, and gives them
 back: to each world's own rows, and to the pool of contacts that all worlds share. There, contacts of other
 worlds keep their slots, for their constraints name them; new contacts take empty slots, which the worlds that
-begin anew leave behind. A slot that stays empty has the world -1.
+begin anew leave behind. A slot that stays empty has the world -1 and a distance out of reach.
 """
 
 import dataclasses
@@ -115,8 +115,9 @@ class FewRestarts:
         self._num_free.zero_()
         self._slot_of.fill_(-1)
         wp.launch(kernels.mark, dim=self.size, inputs=[self._count, self._index, self._chosen])
-        pool = every.contact.worldid
-        inputs = [self._chosen, every.nacon, pool, self._slots, self._num_free]
+        pool = every.contact
+        inputs = [self._chosen, every.nacon, pool.worldid, pool.dist, pool.efc_address]
+        inputs += [self._slots, self._num_free]
         wp.launch(kernels.free_slots, dim=every.naconmax, inputs=inputs)
         inputs = [self._count, few.nacon, few.contact.worldid, self._num_free, self._slots, every.nacon]
         wp.launch(kernels.assign_slots, dim=few.naconmax, inputs=[*inputs, self._taken, self._slot_of])

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import mujoco_warp as mjw
 import numpy as np
 import pytest
 import torch
@@ -102,6 +103,28 @@ def test_a_small_batch_computes_what_all_worlds_would(six: WarpTask) -> None:
     six._physics.refresh()
     six.advance(torch.full((WORLDS, 7), 0.3))
     assert torch.equal(six.states()[3], small)
+
+
+def test_slots_that_stay_empty_are_no_contacts_of_any_world(six: WarpTask) -> None:
+    physics = six._physics
+    press = torch.tensor([0.5, 0.3, -1.0, 0.0, 0.0, 0.0, 1.0]).expand(WORLDS, 7)
+    for _ in range(20):  # the fingers slide on the table
+        assert six.advance(press)["valid"].all()
+    six.start([6], [0])
+    owners, count = physics.data.contact.worldid.numpy(), int(physics.data.nacon.numpy()[0])
+    assert (owners[:count] == -1).any()
+    state = {name: view.clone() for name, view in physics._state.items()}
+
+    def accelerations() -> torch.Tensor:
+        mjw.step2(physics.model, physics.data)
+        found = wp.to_torch(physics.data.qacc).clone()
+        for name, view in physics._state.items():
+            view.copy_(state[name])
+        physics.refresh()
+        return found
+
+    apart = accelerations()
+    assert torch.equal(apart, accelerations())
 
 
 def test_contacts_that_do_not_fit_are_computed_with_all_worlds(
