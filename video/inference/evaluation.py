@@ -97,8 +97,8 @@ def evaluate_videos(
     all_scores = torch.cat(scores)
     if not all_scores.isfinite().all():
         raise FiboError(
-            "The classifier's scores are no finite numbers, so it ranks nothing: its training diverged; train "
-            "again with a smaller optimizer.lr."
+            "The classifier's scores are no finite numbers, so it ranks nothing: its training diverged; "
+            "train again with a smaller optimizer.lr."
         )
     result.targets = np.array(targets)
     result.scores = all_scores.reshape(len(targets), views * crops, -1).numpy()

@@ -91,8 +91,8 @@ class OneLabel(Objective):
 class ManyLabels(Objective):
     """Any number of labels to each example: binary cross-entropy of each class, and average precision.
 
-    Classes that have no positive in the validation are left out of the mean; without any there is none, nor of
-    a diverged model, whose scores are no numbers.
+    Classes that have no positive in the validation are left out of the mean; without any there is none, nor
+    of a diverged model, whose scores are no numbers.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:

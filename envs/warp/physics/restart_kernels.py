@@ -48,8 +48,8 @@ def free_slots(
 ):
     """Empty the slots of the pool that hold contacts of worlds that begin anew, and list all empty ones.
 
-    MuJoCo Warp's solver asks no slot whether it is empty, and index -1 is its last world. So an empty slot holds
-    two geoms out of reach of each other, without constraints: these it passes over.
+    MuJoCo Warp's solver asks no slot whether it is empty, and index -1 is its last world. So an empty slot
+    holds two geoms out of reach of each other, without constraints: these it passes over.
     """
     slot = wp.tid()
     if slot >= nacon[0]:
