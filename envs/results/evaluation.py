@@ -16,7 +16,7 @@
     versions        packages that decide an outcome
     sessions        wall time, env steps and its split for each uninterrupted stretch of work
     notes           sentences that the caller kept with the result
-    training        how the policy was trained: its `config`, `history` with one row of metrics an epoch, and `cost`
+    training        how the policy was trained: `config`, `history` with one row of metrics an epoch, `cost`
 Names that LeRobot's `eval_info.json` has too mean the same there; `success` is success at any step.
 """
 
