@@ -67,6 +67,7 @@ def test_the_checkpoint_describes_itself(finished):
     assert meta["dataset"]["demos"] == 3
     assert meta["shape_meta"]["obs"]["robot0_eye_in_hand_image"]["shape"] == [3, 84, 84]
     assert meta["epoch"] == EPOCHS
+    assert set(meta["cost"]) == {"seconds", "cpu_seconds", "memory_mb"} and min(meta["cost"].values()) > 0
 
 
 def test_the_loaded_policy_acts(finished):
