@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+
+import fibo_robot.lean_timm  # noqa: F401  # isort: skip  # before timm
 from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
