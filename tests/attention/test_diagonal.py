@@ -190,7 +190,7 @@ def test_nan_reaches_what_depends_on_it_and_nothing_else(
 @pytest.mark.parametrize("changed", ["q", "k", "v"])
 @pytest.mark.parametrize("backend", ["reference", "numba"])
 def test_a_query_without_keys_gives_zeros_whatever_the_numbers_are(backend, changed):
-    tensors = dict(zip("qkv", random_qkv(1, 11, 8, batch=1), strict=True))
-    tensors[changed][0, 0, 5] = math.nan
-    out = diagonal_attention(**tensors, offsets=[[]], num_prefix_tokens=0, backend=backend)
+    q, k, v = random_qkv(1, 11, 8, batch=1)
+    {"q": q, "k": k, "v": v}[changed][0, 0, 5] = math.nan
+    out = diagonal_attention(q, k, v, [[]], num_prefix_tokens=0, backend=backend)
     assert out.abs().max() == 0
