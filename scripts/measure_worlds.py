@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from random_motion import random_actions
 from scipy.spatial.transform import Rotation
 
 from fibo_robot.benchmarks.harness import write_results
@@ -37,7 +38,7 @@ from fibo_robot.envs.warp.task import WarpTask
 from fibo_robot.progress import track
 
 TASKS = ("lift", "can", "square", "stack", "tool_hang", "transport")
-WORLDS, STEPS, HELD = 2, 30, 5
+WORLDS, STEPS = 2, 30
 SOLVED_STEPS = 2  # with so many contacts one takes seconds
 ROOMY = Capacity(600, 2000)
 
@@ -57,10 +58,9 @@ def used_in_motion(task: Task, start: StartState | None = None) -> Capacity:
     else:
         worlds.start_from([start])
         worlds.advance(torch.zeros(count, task.action.dim))  # objects may intersect by millimetres
-    generator, most, actions = np.random.default_rng(0), Capacity(0, 0), torch.zeros(0)
-    for step in track(range(STEPS if start is None else SOLVED_STEPS), f"{task.name}: moving"):
-        if step % HELD == 0:
-            actions = torch.from_numpy(generator.uniform(-1, 1, (count, task.action.dim)))
+    steps, most = STEPS if start is None else SOLVED_STEPS, Capacity(0, 0)
+    moves = random_actions(np.random.default_rng(0), steps, count, task.action.dim)
+    for actions in track(torch.from_numpy(moves), f"{task.name}: moving", total=steps):
         worlds.advance(actions)
         now = worlds.usage()
         most = Capacity(max(most.contacts, now.contacts), max(most.constraints, now.constraints))

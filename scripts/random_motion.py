@@ -17,6 +17,11 @@ from fibo_robot.envs.demonstrations.writer import Demonstration, DemonstrationWr
 HELD = 5
 
 
+def random_actions(generator: np.random.Generator, steps: int, *shape: int) -> np.ndarray:
+    """Actions `(steps, *shape)` in [-1, 1], each held for :data:`HELD` steps."""
+    return generator.uniform(-1, 1, (-(-steps // HELD), *shape)).repeat(HELD, axis=0)[:steps]
+
+
 def main() -> None:
     """Read the command line and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -29,9 +34,7 @@ def main() -> None:
     writer = DemonstrationWriter(arguments.output, {"task": task.to_dict(), "steps": arguments.steps})
     env = task.make_env()
     for seed in range(arguments.episodes):
-        generator = np.random.default_rng(seed)
-        drawn = generator.uniform(-1, 1, (-(-arguments.steps // HELD), task.action.dim))
-        actions = drawn.repeat(HELD, axis=0)[: arguments.steps]
+        actions = random_actions(np.random.default_rng(seed), arguments.steps, task.action.dim)
         observation, _ = env.reset(seed=seed)
         seen, states, rewards = [], [], []
         for action in actions:

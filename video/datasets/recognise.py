@@ -93,16 +93,13 @@ def _read_clips(root: Path, split_column: str, protocol: str | None, multi_label
 
 
 def _read_multi_label(root: Path, split_column: str, protocol: str | None) -> ClipTable:
-    table = (
-        read_list_file(root, protocol, split_column, multi_label=True)
-        if root.is_file() and root.suffix != ".tar"
-        else root.is_dir()
-        and (
-            read_table_in(root, protocol, split_column, multi_label=True)
-            or read_split_lists(root, protocol, multi_label=True)
-        )
-    )
-    if not table:
+    table = None
+    if root.is_dir():
+        table = read_table_in(root, protocol, split_column, multi_label=True)
+        table = table or read_split_lists(root, protocol, multi_label=True)
+    elif root.is_file() and root.suffix != ".tar":
+        table = read_list_file(root, protocol, split_column, multi_label=True)
+    if table is None:
         raise NoClipsFoundError(
             f"{root} says nowhere which labels its clips have, if they may have several: that needs a table "
             "with columns path and labels (run;jump), or lists as mmaction2 has them (a.mp4 3 17)."

@@ -9,12 +9,11 @@ import torch
 
 from fibo_robot.files import write_json
 from fibo_robot.progress import track
-from fibo_robot.statistics import wilson_interval
 from fibo_robot.video.images.classifier import ImageClassifier
 from fibo_robot.video.images.dataset import ImageDataset, collate_images
 from fibo_robot.video.images.predict import image_scores
 from fibo_robot.video.images.table import PictureSet
-from fibo_robot.video.inference.results import Rate
+from fibo_robot.video.inference.results import Rate, top_rate
 
 BATCH = 256
 
@@ -42,9 +41,7 @@ class PictureTest:
 
     def top(self, k: int) -> Rate:
         """Share of pictures whose class is among the k most probable, with Wilson's 95 % interval."""
-        ranked = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
-        hits = int((ranked == self.targets[:, None]).any(1).sum())
-        return Rate(hits / len(self.targets), *wilson_interval(hits, len(self.targets)))
+        return top_rate(self.scores, self.targets, k)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready summary."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -66,20 +67,19 @@ def evaluate_videos(
         FiboError: the model's scores are no numbers.
     """
     numbers = {label: number for number, label in enumerate(classifier.labels)}
-    weights = state_digest(classifier.state_dict())
-    kind = MultiLabelTest if classifier.multi_label else VideoTest
-    result = kind(classifier.labels, [], np.empty(0), np.empty(0), {}, views, crops, weights)
     loader = DataLoader(_Videos(classifier, clips, views, crops), batch_size=None, num_workers=workers)
+    paths: list[Path] = []
+    failures: dict[str, str] = {}
     targets: list[int | np.ndarray] = []
     waiting: list[Tensor] = []
     scores: list[Tensor] = []
     for clip, found in zip(clips, track(loader, "testing", total=len(clips))):
         if isinstance(found, VideoDecodeError):
-            result.failures[str(clip.name)] = str(found)
+            failures[str(clip.name)] = str(found)
             continue
         if isinstance(found, FiboError):
             raise found
-        result.paths.append(clip.name)
+        paths.append(clip.name)
         classes = [numbers[label] for label in clip.labels]
         targets.append(
             multi_hot(classes, len(numbers)).bool().numpy() if classifier.multi_label else numbers[clip.label]
@@ -91,15 +91,21 @@ def evaluate_videos(
     if waiting:
         scores.append(view_scores(classifier, torch.stack(waiting)))
     if not targets:
-        raise VideoDecodeError(
-            f"None of {len(clips)} videos could be read; {next(iter(result.failures.values()))}"
-        )
+        raise VideoDecodeError(f"None of {len(clips)} videos could be read; {next(iter(failures.values()))}")
     all_scores = torch.cat(scores)
     if not all_scores.isfinite().all():
         raise FiboError(
             "The classifier's scores are no finite numbers, so it ranks nothing: its training diverged; "
             "train again with a smaller optimizer.lr."
         )
-    result.targets = np.array(targets)
-    result.scores = all_scores.reshape(len(targets), views * crops, -1).numpy()
-    return result
+    kind = MultiLabelTest if classifier.multi_label else VideoTest
+    return kind(
+        labels=classifier.labels,
+        paths=paths,
+        targets=np.array(targets),
+        scores=all_scores.reshape(len(targets), views * crops, -1).numpy(),
+        failures=failures,
+        views=views,
+        crops=crops,
+        weights=state_digest(classifier.state_dict()),
+    )

@@ -30,6 +30,19 @@ class Rate:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
+def top_rate(scores: np.ndarray, targets: np.ndarray, k: int) -> Rate:
+    """Share of examples whose class is among the k with the highest scores, with Wilson's interval.
+
+    Args:
+        scores: `(N, classes)`, or what ascends with them.
+        targets: `(N,)` class numbers.
+        k: how many classes may be named.
+    """
+    ranked = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    hits = int((ranked == targets[:, None]).any(1).sum())
+    return Rate(hits / len(targets), *wilson_interval(hits, len(targets)))
+
+
 @dataclass
 class TestedVideos(ABC):
     """What came out of testing; subclasses say what the targets are, and how they are judged.
@@ -98,9 +111,7 @@ class VideoTest(TestedVideos):
 
     def top(self, k: int) -> Rate:
         """Share of videos whose class is among the k most probable, with Wilson's interval."""
-        ranked = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
-        hits = int((ranked == self.targets[:, None]).any(1).sum())
-        return Rate(hits / len(self.targets), *wilson_interval(hits, len(self.targets)))
+        return top_rate(self.probabilities, self.targets, k)
 
     @property
     def confusion(self) -> np.ndarray:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from fibo_robot.errors import FiboError
 from fibo_robot.progress import track
 from fibo_robot.training.sampler import StepSampler, evaluation_batches
+from fibo_robot.video.datasets.multi_label import SEPARATOR
 from fibo_robot.video.datasets.recognise import read_clips
 from fibo_robot.video.datasets.table import ClipTable, LabelledClip
 from fibo_robot.video.training.clips import ClipBatch, ClipDataset
@@ -122,7 +123,7 @@ class VideoData(pl.LightningDataModule):
         """What the checkpoint records about the data."""
         assert self.table is not None and self.train is not None
         names = "\n".join(
-            f"{clip.name.name}\t{';'.join(clip.labels)}\t{clip.split}" for clip in self.table.clips
+            f"{clip.name.name}\t{SEPARATOR.join(clip.labels)}\t{clip.split}" for clip in self.table.clips
         )
         return {
             "sampling": self.sampling.to_dict(),

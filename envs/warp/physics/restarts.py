@@ -16,7 +16,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from fibo_robot.envs.simulation.untyped import MjModel
+from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
 from fibo_robot.envs.warp.physics import restart_kernels as kernels
 from fibo_robot.envs.warp.physics.capacity import Capacity
 from fibo_robot.envs.warp.physics.recording import Recorded
@@ -37,7 +37,8 @@ _STATE = (
     "mocap_pos",
     "mocap_quat",
 )
-_FIRST_CONTACT_TYPE = 5  # of `mujoco.mjtConstraint`: this and those above it are contacts
+# This constraint's number and those above it are contacts.
+_FIRST_CONTACT_TYPE = int(import_mujoco().mjtConstraint.mjCNSTR_CONTACT_FRICTIONLESS)
 
 
 class FewRestarts:

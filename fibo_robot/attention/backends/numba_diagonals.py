@@ -16,13 +16,13 @@ from fibo_robot.attention.backends.numba_lanes import between, dots, filled
 from fibo_robot.attention.backends.numba_runner import LANES, VIEW, inlined, row_at
 from fibo_robot.attention.backends.numba_vectors import (
     add_scaled,
-    computed,
     fetch,
     integer_at,
     load,
     number,
     peek,
     store,
+    stored,
 )
 
 # Addresses and sizes. `lse` and `masked` are `(B, heads, N)` in the computing dtype, `total` is
@@ -51,6 +51,12 @@ START, STEP, FIRST, LAST, SLOT = range(5)
 COLUMNS = 5
 AHEAD = 8  # rows that are on their way while one is copied
 LINE = 64  # bytes of a line of the cache
+
+
+@inlined
+def aligned(buffer):
+    """The first address in a buffer at which a line of the cache begins; it needs LINE bytes to spare."""
+    return (buffer.ctypes.data + LINE - 1) // LINE * LINE
 
 
 @inlined
@@ -104,20 +110,20 @@ def list_diagonals(job, head, token, last, backward, diagonals):
 
 
 @inlined
-def copy_rows(job, view, batch, head, first, last, place, like, size):
+def copy_rows(job, view, batch, head, first, last, place, like, plain, size):
     """Copies the prefix tokens' rows, and all that tokens from `first` to before `last` meet, to a place.
 
     A token's row comes to lie at `place + token * size`, in the computing dtype.
     """
     for token in range(job.prefix):
-        store(place + token * size, computed(load(row_at(view, batch, head, token), like)))
+        store(place + token * size, stored(load(row_at(view, batch, head, token), like), plain))
     end = integer_at(job.starts, head + 1)
     if end == integer_at(job.starts, head):
         return
     reach = integer_at(job.offsets, end - 1)
     for token in range(max(job.prefix, first - reach), min(job.tokens, last + reach)):
         fetch(row_at(view, batch, head, token + AHEAD), like)
-        store(place + token * size, computed(load(row_at(view, batch, head, token), like)))
+        store(place + token * size, stored(load(row_at(view, batch, head, token), like), plain))
 
 
 @inlined

@@ -18,6 +18,7 @@ from fibo_robot.attention.backends.numba_diagonals import (
     JOB,
     LAST,
     LINE,
+    aligned,
     copy_rows,
     list_diagonals,
     masked_pairs,
@@ -144,7 +145,7 @@ def forward(dtype: str, lanes: int) -> Kernel:
         diagonals = np.empty((job.slots + 1, COLUMNS), np.int64)
         scores_size = max(job.width, (job.slots + 4) * LANES) * item
         buffer = np.empty(scores_size + 2 * job.tokens * size + LINE, np.uint8)
-        scores = (buffer.ctypes.data + LINE - 1) // LINE * LINE
+        scores = aligned(buffer)
         keys = scores + scores_size
         values = keys + job.tokens * size
         while True:
@@ -156,8 +157,8 @@ def forward(dtype: str, lanes: int) -> Kernel:
                 for query in range(first, last):
                     _attend_to_all(job, batch, head, query, scores, like, wide, item)
             elif first < last:
-                copy_rows(job, job.k, batch, head, first, last, keys, like, size)
-                copy_rows(job, job.v, batch, head, first, last, values, like, size)
+                copy_rows(job, job.k, batch, head, first, last, keys, like, plain, size)
+                copy_rows(job, job.v, batch, head, first, last, values, like, plain, size)
                 for query in range(first, last, LANES):
                     _attend(
                         job, batch, head, query, min(query + LANES, last), keys, values, diagonals, scores,

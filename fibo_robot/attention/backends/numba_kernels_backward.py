@@ -13,6 +13,7 @@ from fibo_robot.attention.backends.numba_diagonals import (
     LINE,
     SLOT,
     START,
+    aligned,
     copy_rows,
     list_diagonals,
     masked_pairs,
@@ -130,7 +131,7 @@ def backward_queries(dtype: str, lanes: int) -> Kernel:
         diagonals = np.empty((job.slots + 1, COLUMNS), np.int64)
         pairs_size = (job.slots + 1) * LANES * item
         buffer = np.empty(2 * pairs_size + 2 * job.tokens * size + LINE, np.uint8)
-        weights = (buffer.ctypes.data + LINE - 1) // LINE * LINE
+        weights = aligned(buffer)
         d_logits = weights + pairs_size
         keys = d_logits + pairs_size
         values = keys + job.tokens * size
@@ -143,8 +144,8 @@ def backward_queries(dtype: str, lanes: int) -> Kernel:
                 for query in range(first, last):
                     _prefix_query_gradients(job, batch, head, query, like, wide, item)
             elif first < last:
-                copy_rows(job, job.k, batch, head, first, last, keys, like, size)
-                copy_rows(job, job.v, batch, head, first, last, values, like, size)
+                copy_rows(job, job.k, batch, head, first, last, keys, like, plain, size)
+                copy_rows(job, job.v, batch, head, first, last, values, like, plain, size)
                 for query in range(first, last, LANES):
                     _query_gradients(
                         job, batch, head, query, min(query + LANES, last), keys, values, diagonals, weights,
@@ -210,7 +211,7 @@ def backward_keys(dtype: str, lanes: int) -> Kernel:
         like, plain, wide = zero_row(dtype, lanes), zero_row(computing, lanes), zero_row(computing, block)
         diagonals = np.empty((job.slots + 1, COLUMNS), np.int64)
         buffer = np.empty(2 * job.tokens * size + LINE, np.uint8)
-        queries = (buffer.ctypes.data + LINE - 1) // LINE * LINE
+        queries = aligned(buffer)
         grads = queries + job.tokens * size
         while True:
             task = next_task(job)
@@ -221,8 +222,8 @@ def backward_keys(dtype: str, lanes: int) -> Kernel:
                 for key in range(first, last):
                     _prefix_key_gradients(job, batch, head, key, like, plain, wide, item)
             elif first < last:
-                copy_rows(job, job.q, batch, head, first, last, queries, like, size)
-                copy_rows(job, job.grad, batch, head, first, last, grads, like, size)
+                copy_rows(job, job.q, batch, head, first, last, queries, like, plain, size)
+                copy_rows(job, job.grad, batch, head, first, last, grads, like, plain, size)
                 for key in range(first, last, LANES):
                     _key_gradients(
                         job, batch, head, key, min(key + LANES, last), queries, grads, diagonals, like, plain,

@@ -158,16 +158,6 @@ def fetch(typingctx, address, like):
 
 
 @operation
-def computed(typingctx, row):
-    """The row as numbers that are stored in the type they are computed in."""
-
-    def code(context, builder, signature, arguments):
-        return arguments[0]
-
-    return Row(row.computing, row.lanes)(row), code
-
-
-@operation
 def stored(typingctx, row, like):
     """The row as numbers that are stored as those of `like`."""
 
