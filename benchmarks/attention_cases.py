@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fibo_robot.attention import AttentionModule, create_attention
+from fibo_robot.attention.projection import split_projection
 from fibo_robot.attention.wythoff import head_offsets
 
 NUM_HEADS, HEAD_DIM = 12, 64  # ViT-B
@@ -50,7 +51,7 @@ def cases_alone(
     batch: int,
     backward: bool,
 ) -> dict[str, Callable[[], object]]:
-    """Calls of the cores on the views that a module makes of its projection."""
+    """Calls of the cores on the views that a module makes of its projection, as it makes them."""
     functions: dict[str, Callable[..., Tensor]] = {name: module.core for name, module in modules.items()}
     functions[DENSE] = F.scaled_dot_product_attention
     heads = modules[DENSE].num_heads
@@ -60,7 +61,7 @@ def cases_alone(
     upstream = _random(batch, tokens, heads, HEAD_DIM, device=device, dtype=dtype).transpose(1, 2)
 
     def on_views(function: Callable[..., Tensor]) -> Tensor:
-        return function(*qkv.permute(2, 0, 3, 1, 4).unbind(0))
+        return function(*split_projection(qkv))
 
     return {name: _call(partial(on_views, f), (qkv,), upstream, backward) for name, f in functions.items()}
 

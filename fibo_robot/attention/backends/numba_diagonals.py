@@ -1,7 +1,7 @@
 """What the compiled loops of diagonal attention share, forward and backward: how queries meet their keys.
 
-- A task is a run of patch tokens of one head of one example, or that head's prefix tokens, which see
-  everything and take longest: so their tasks come first.
+- A run is a part of the patch tokens of one head of one example: all of them, where there are heads enough
+  to keep every thread at work.
 - LANES neighbouring patch tokens are a block. On one diagonal they meet as many neighbours, so a block's
   products lie side by side in registers, a row for each diagonal, and its softmax needs no sum across lanes.
 - The rows that a run meets are copied first, to where they lie side by side: as views of a projection they
@@ -25,25 +25,18 @@ from fibo_robot.attention.backends.numba_vectors import (
     stored,
 )
 
-# Addresses and sizes. `lse` and `masked` are `(B, heads, N)` in the computing dtype, `total` is
-# `(B, heads, D)`: the sum of v, or in the backward pass what every row of v gets from masked pairs. `weights`
-# and `d_logits` `(B, heads, slots, patches)` belong to the pairs of patch queries, `prefix_weights` and
-# `prefix_d_logits` `(B, heads, prefix, N)` to those of prefix queries; their rows are padded to `width`.
-# Weights are those that multiply v: in zero_logit mode, what a pair has beyond e⁰. Head h owns
-# `offsets[starts[h]:starts[h + 1]]`. A head's patch tokens make `runs` tasks.
+# Addresses and sizes. `lse` is `(B, heads, N)` in the computing dtype, `total` is `(B, heads, D)`: the sum of
+# v. `pairs` and `finished` are for the backward pass (numba_kernels_backward.py). Head h owns
+# `offsets[starts[h]:starts[h + 1]]`. A head's patch tokens are walked in `runs` parts. `width` is N, padded.
 JOB = np.dtype(
     [
         ("claimed", "i8"),
         *((name, VIEW) for name in ("q", "k", "v", "out", "grad", "grad_q", "grad_k", "grad_v")),
     ]
     + [("total", VIEW)]
-    + [(name, "i8") for name in ("lse", "masked", "offsets", "starts")]
-    + [(name, "i8") for name in ("weights", "d_logits", "prefix_weights", "prefix_d_logits")]
-    + [
-        (name, "i8")
-        for name in ("groups", "heads", "tokens", "prefix", "slots", "width", "runs", "zero_logit")
-    ]
-    + [("scale", "f8")]
+    + [(name, "i8") for name in ("lse", "pairs", "finished", "offsets", "starts")]
+    + [(name, "i8") for name in ("groups", "heads", "tokens", "prefix", "slots", "width", "rows_kept")]
+    + [("runs", "i8"), ("zero_logit", "i8"), ("scale", "f8")]
 )
 # Of a diagonal: which token the block's first one meets and how far the next one's is from it, which of the
 # block's tokens meet any, from FIRST to before LAST, and the slot of these pairs.
@@ -60,21 +53,12 @@ def aligned(buffer):
 
 
 @inlined
-def number_of_tasks(job):
-    """Of one call."""
-    return job.groups * (1 + job.runs)
-
-
-@inlined
-def task_at(job, task):
-    """Example, head, and tokens [first, last) of a task; prefix tokens are those before `prefix`."""
-    if task < job.groups:
-        return task // job.heads, task % job.heads, 0, job.prefix
-    group, run = (task - job.groups) // job.runs, (task - job.groups) % job.runs
+def tokens_of(job, run):
+    """Patch tokens [first, last) of a run."""
     blocks = (job.tokens - job.prefix + LANES - 1) // LANES
     first = job.prefix + blocks * run // job.runs * LANES
     last = job.prefix + blocks * (run + 1) // job.runs * LANES
-    return group // job.heads, group % job.heads, first, min(last, job.tokens)
+    return first, min(last, job.tokens)
 
 
 @inlined

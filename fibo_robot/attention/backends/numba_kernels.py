@@ -22,10 +22,9 @@ from fibo_robot.attention.backends.numba_diagonals import (
     copy_rows,
     list_diagonals,
     masked_pairs,
-    number_of_tasks,
     products,
     products_with_all,
-    task_at,
+    tokens_of,
     weighted_sum,
     weighted_sum_of_all,
 )
@@ -149,14 +148,19 @@ def forward(dtype: str, lanes: int) -> Kernel:
         keys = scores + scores_size
         values = keys + job.tokens * size
         while True:
+            # Prefix queries see everything and take longest: so their tasks come first.
             task = next_task(job)
-            if task >= number_of_tasks(job):
+            if task >= job.groups * (1 + job.runs):
                 break
-            batch, head, first, last = task_at(job, task)
-            if first < job.prefix:
-                for query in range(first, last):
+            if task < job.groups:
+                batch, head = task // job.heads, task % job.heads
+                for query in range(job.prefix):
                     _attend_to_all(job, batch, head, query, scores, like, wide, item)
-            elif first < last:
+                continue
+            group = (task - job.groups) // job.runs
+            batch, head = group // job.heads, group % job.heads
+            first, last = tokens_of(job, (task - job.groups) % job.runs)
+            if first < last:
                 copy_rows(job, job.k, batch, head, first, last, keys, like, plain, size)
                 copy_rows(job, job.v, batch, head, first, last, values, like, plain, size)
                 for query in range(first, last, LANES):

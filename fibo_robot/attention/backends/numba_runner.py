@@ -27,7 +27,7 @@ from numba import types
 from torch import Tensor
 
 from fibo_robot.attention.backends.numba_vectors import fetch_add
-from fibo_robot.attention.operator import empty_tokens_first
+from fibo_robot.attention.operator import empty_packed, empty_tokens_first
 
 config: Any = numba_config  # numba sets its attributes from the environment
 LANES = 16  # a row's channels are a multiple of it: one AVX-512 register, two of AVX2
@@ -195,3 +195,10 @@ def as_given(result: Tensor, given: Tensor) -> Tensor:
     if result.shape == given.shape and result.dtype == given.dtype:
         return result
     return empty_tokens_first(given).copy_(result[..., : given.shape[-1]])
+
+
+def packed_as_given(packed: Tensor, given: Tensor) -> Tensor:
+    """The same of a packed result, `(B, N, 3, heads, D)`."""
+    if packed.shape[-1] == given.shape[-1] and packed.dtype == given.dtype:
+        return packed
+    return empty_packed(given).copy_(packed[..., : given.shape[-1]])
