@@ -13,6 +13,7 @@ numba's own cache looks at the file of a kernel alone. Helpers that it inlines l
 import ctypes
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -71,19 +72,21 @@ def compile_kernel(body: Callable[[Any], None], record: np.dtype) -> Kernel:
 
     What the body takes from around it must be integers and strings: the cache goes by their values.
     """
-    before = config.CACHE_DIR
-    config.CACHE_DIR = _CACHE_FOLDER  # read while the kernel is made, and put back for everyone else's
-    try:
-        signature = types.void(types.CPointer(numba.from_dtype(record)))
-        made = numba.cfunc(signature, cache=True, error_model="numpy")(body)
-    finally:
-        config.CACHE_DIR = before
+    with _compiling:
+        before = config.CACHE_DIR
+        config.CACHE_DIR = _CACHE_FOLDER  # read while the kernel is made, and put back for everyone else's
+        try:
+            signature = types.void(types.CPointer(numba.from_dtype(record)))
+            made = numba.cfunc(signature, cache=True, error_model="numpy")(body)
+        finally:
+            config.CACHE_DIR = before
     _compiled.append(made)  # its code lives as long as it does
     address: Any = made.address
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
 
 _compiled: list[Any] = []
+_compiling = threading.Lock()  # two threads would put back each other's folder
 
 
 @inlined
