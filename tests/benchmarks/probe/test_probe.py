@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fibo_robot.benchmarks.harness import BenchmarkError, read_results, write_results
-from fibo_robot.benchmarks.probe import ProbeRecipe, ProbeRow, cross_validate
-from fibo_robot.benchmarks.probe_features import frame_features, motion_features
-from fibo_robot.benchmarks.probe_summary import Spread, summarise
+from fibo_robot.benchmarks.probe.cross_validation import ProbeRecipe, ProbeRow, cross_validate
+from fibo_robot.benchmarks.probe.features import frame_features, motion_features
+from fibo_robot.benchmarks.probe.summary import Spread, summarise
 from fibo_robot.encoders import create_encoder
 from fibo_robot.video.datasets.table import ClipTable, LabelledClip
 
@@ -101,7 +101,7 @@ def test_features_are_kept_and_not_mixed_up(tmp_path, monkeypatch):
         def read(self, indices):
             return np.full((len(indices), 90, 80, 3), 7, np.uint8)
 
-    monkeypatch.setattr("fibo_robot.benchmarks.probe_features.open_clip", Reader)
+    monkeypatch.setattr("fibo_robot.benchmarks.probe.features.open_clip", Reader)
     encoder, table, cache = create_encoder("vit_micro"), table_of(3), tmp_path / "features.safetensors"
     first = frame_features(table, encoder, 4, cache, "weights")
     assert first.shape == (3, 4, 128) and Reader.opened == 3
@@ -127,7 +127,7 @@ def test_motion_of_whole_clips_is_read(monkeypatch):
                 frames[place, :32, :32] = 255 * (index // 2 % 2 if index > 3 or self.number == 0 else 0)
             return frames
 
-    monkeypatch.setattr("fibo_robot.benchmarks.probe_features.open_clip", Reader)
+    monkeypatch.setattr("fibo_robot.benchmarks.probe.features.open_clip", Reader)
     energies = motion_features(table_of(2), 2)
     assert energies.shape == (2, 2, 16)
     assert energies[0, 0, 0] == energies[0, 1, 0] and energies[1, 0, 0] < energies[1, 1, 0]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fibo_robot.benchmarks import decoding as benchmark
 from fibo_robot.benchmarks.harness import BenchmarkError
-from fibo_robot.benchmarks.video import write_clips
+from fibo_robot.benchmarks.video import decoding as benchmark
+from fibo_robot.benchmarks.video.pipeline import write_clips
 from fibo_robot.cli.main import app
 from fibo_robot.video.datasets.reencode import Encoding, reencode
 

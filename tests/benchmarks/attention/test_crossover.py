@@ -3,7 +3,7 @@
 import torch
 
 from fibo_robot.attention import diagonal_attention
-from fibo_robot.benchmarks import crossover
+from fibo_robot.benchmarks.attention import crossover
 
 
 def test_rows_are_of_both_backends_on_the_threads_that_were_asked_for(monkeypatch):

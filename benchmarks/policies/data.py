@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from fibo_robot.benchmarks.data_samples import (
+from fibo_robot.benchmarks.harness import BenchmarkError, interleave, speedup
+from fibo_robot.benchmarks.policies.samples import (
     Cache,
     Samples,
     check_same_samples,
@@ -28,7 +29,6 @@ from fibo_robot.benchmarks.data_samples import (
     robomimic_dataset,
     v3_dataset,
 )
-from fibo_robot.benchmarks.harness import BenchmarkError, interleave, speedup
 from fibo_robot.interfaces import Window
 from fibo_robot.training.sampler import StepSampler
 

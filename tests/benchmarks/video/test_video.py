@@ -8,8 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fibo_robot.benchmarks import video as benchmark
 from fibo_robot.benchmarks.harness import BenchmarkError
+from fibo_robot.benchmarks.video import models
+from fibo_robot.benchmarks.video import pipeline as benchmark
 from fibo_robot.cli.main import app
 
 
@@ -64,7 +65,7 @@ def test_folder_without_readable_clips_is_refused(tmp_path: Path) -> None:
 
 def test_model_rows_tell_tokens_and_ceiling() -> None:
     torch.manual_seed(0)
-    rows = benchmark.measure_models(frames=(4,), image_size=32, rounds=1)
+    rows = models.measure_models(frames=(4,), image_size=32, rounds=1)
     assert [row.case for row in rows] == ["softmax", "fibottention", "castling"]
     assert all(row.tokens == 2 * 2 * 2 for row in rows)
     # ViT-S: per layer 12 N D^2 multiply-adds beside attention's 2 N^2 D.

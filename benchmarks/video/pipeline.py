@@ -1,13 +1,9 @@
-"""`fibo bench video`: the input pipeline against bare decoders, joint space-time models against dense ones.
+"""`fibo bench video`: the input pipeline against bare decoders.
 
 The pipeline is all that training does before the model: choose frames, decode, crop, resize, stack into a
 batch in worker processes. Its rivals only decode, from the same files, the same frames, in as many processes,
 and hand nothing over. Nothing is remembered about a file from one round to the next, as in an epoch over more
 clips than memory holds.
-
-Of the models, whole encoders are timed. What attention can be worth to them stands beside: at N tokens of
-width D it is N / (6D + N) of the multiply-adds, so free attention would leave a model (6D + N) / 6D times as
-fast if all multiply-adds took the same time. Attention's take longer than others on some machines.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fibo_robot.benchmarks.attention import attention_share
 from fibo_robot.benchmarks.harness import BenchmarkError, interleave, speedup
-from fibo_robot.encoders import create_video_encoder
 from fibo_robot.progress import track
 from fibo_robot.video.datasets.files import video_files
 from fibo_robot.video.datasets.table import LabelledClip
@@ -39,9 +33,6 @@ FRAMES = 16  # per clip
 IMAGE_SIZE = 224
 BATCH = 4
 PIPELINE, DECORD, PYAV = "fibo_pipeline", "decord", "pyav"
-MODELS = ("softmax", "fibottention", "castling")  # dense fused attention first: the baseline
-MODEL_FRAMES = (16, 32)  # 1,568 and 3,136 patch tokens
-_VIT, _WIDTH, _TUBELET, _PATCH = "vit_small_patch16_224", 384, 2, 16
 _OWN_CLIPS, _OWN_LENGTH, _OWN_SIZE = 12, 150, (256, 340)  # five seconds of the size that Kinetics is kept in
 
 
@@ -69,36 +60,6 @@ class PipelineRow:
     speedup_vs_pyav: float
     speedup: float
     spread: tuple[float, float]
-    rounds: int
-
-    def to_dict(self) -> dict[str, object]:
-        """JSON-ready."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class ModelRow:
-    """One encoder, inference on one clip at a time.
-
-    Attributes:
-        case: its attention; `softmax` is dense and fused.
-        frames: of the clip.
-        tokens: patch tokens that attend to each other; a class token comes on top.
-        clips_per_s: median over the rounds.
-        speedup_vs_dense: median of dense time over own time within each round; `spread`: its quartiles.
-        attention_share: attention's share of the dense model's multiply-adds.
-        ceiling: what free attention would speed the model up, by multiply-adds.
-        rounds: how many were timed.
-    """
-
-    case: str
-    frames: int
-    tokens: int
-    clips_per_s: float
-    speedup_vs_dense: float
-    spread: tuple[float, float]
-    attention_share: float
-    ceiling: float
     rounds: int
 
     def to_dict(self) -> dict[str, object]:
@@ -143,34 +104,6 @@ def measure_pipeline(folder: Path | None = None, workers: int = 2, rounds: int =
                 name, len(clips), FRAMES, workers, rate, rivals[DECORD], rivals[PYAV], ratio, spread, rounds
             )
         )
-    return rows
-
-
-def measure_models(
-    frames: Sequence[int] = MODEL_FRAMES,
-    image_size: int = IMAGE_SIZE,
-    rounds: int = 5,
-    device: str = "cpu",
-) -> list[ModelRow]:
-    """Time joint space-time ViT-S encoders, interleaved, in float32.
-
-    Args:
-        frames: of the clips, one group of rows for each.
-        image_size: pixels of the square frames.
-        rounds: each runs every encoder once.
-        device: `cpu` or `cuda`.
-    """
-    rows = []
-    for count in track(frames, "models"):
-        tokens = count // _TUBELET * (image_size // _PATCH) ** 2
-        share = attention_share(tokens, _WIDTH)
-        clip = torch.rand(1, count, 3, image_size, image_size, device=device)
-        cases = {name: _inference(name, clip, device) for name in MODELS}
-        seconds = interleave(cases, rounds, device=device)
-        for name, times in seconds.items():
-            ratio, spread = speedup(seconds[MODELS[0]], times)
-            rate = 1 / float(np.median(times))
-            rows.append(ModelRow(name, count, tokens, rate, ratio, spread, share, 1 / (1 - share), rounds))
     return rows
 
 
@@ -276,17 +209,3 @@ def _drain(loader: Iterable, expected: int) -> None:
     read = sum(batch if isinstance(batch, int) else len(batch["clips"]) for batch in loader)
     if read != expected:
         raise BenchmarkError(f"{read} of {expected} clips were read; check them with `fibo data check`.")
-
-
-def _inference(attention: str, clip: torch.Tensor, device: str) -> Callable[[], object]:
-    frames, size = clip.shape[1], clip.shape[-1]
-    encoder = create_video_encoder(
-        _VIT, mode="joint", attention=attention, frames=frames, tubelet=_TUBELET, image_size=size
-    )
-    encoder = encoder.to(device).eval()
-
-    def call() -> object:
-        with torch.inference_mode():
-            return encoder(clip)
-
-    return call

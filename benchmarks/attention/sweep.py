@@ -21,7 +21,7 @@ import torch
 
 from fibo_robot.attention import AttentionConfig
 from fibo_robot.attention.wythoff import count_pairs, head_offsets
-from fibo_robot.benchmarks.attention_cases import (
+from fibo_robot.benchmarks.attention.cases import (
     BRANCH,
     DENSE,
     FLEX,
@@ -32,7 +32,7 @@ from fibo_robot.benchmarks.attention_cases import (
     cases_alone,
     cases_whole,
 )
-from fibo_robot.benchmarks.attention_limits import floor_seconds, limit_cases, multiply_adds
+from fibo_robot.benchmarks.attention.limits import floor_seconds, limit_cases, multiply_adds
 from fibo_robot.benchmarks.harness import (
     BenchmarkError,
     interleave,
@@ -72,7 +72,7 @@ class AttentionRow:
         module_milliseconds, module_speedup, module_spread: the same of the whole attention module, in
             training with the gradients of its weights; None for what is no module.
         floor_milliseconds: the least that this machine's memory and arithmetic allow, measured in the same
-            rounds (attention_limits.py); None for attentions whose work is not known here.
+            rounds (limits.py); None for attentions whose work is not known here.
         rounds: how many rounds were timed.
         peak_memory_mb: memory one call needs beyond its inputs, MiB; None where it cannot be measured.
         keys_per_query: pairs computed per query and head, mean; N for dense, None for the others.
@@ -265,7 +265,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 write_results(given.json, rows)
     except FiboError as error:
         parser.exit(1, f"{error}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from fibo_robot.benchmarks.harness import BenchmarkError
-from fibo_robot.benchmarks.motion import motion_energy
+from fibo_robot.benchmarks.probe.motion import motion_energy
 from fibo_robot.encoders import ImageEncoder
 from fibo_robot.files import replace_atomically
 from fibo_robot.progress import track

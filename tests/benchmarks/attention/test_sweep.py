@@ -8,8 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from fibo_robot.attention.angular import strongest_softmax
-from fibo_robot.benchmarks.attention import attention_share, measure, plot
-from fibo_robot.benchmarks.attention_limits import (
+from fibo_robot.benchmarks.attention.limits import (
     PRODUCT,
     PRODUCT_SIDE,
     STREAM,
@@ -17,6 +16,7 @@ from fibo_robot.benchmarks.attention_limits import (
     limit_cases,
     multiply_adds,
 )
+from fibo_robot.benchmarks.attention.sweep import attention_share, measure, plot
 from fibo_robot.benchmarks.harness import BenchmarkError, interleave, peak_memory_mb, speedup
 from fibo_robot.cli.main import app
 
@@ -86,8 +86,8 @@ def test_attention_share_of_vit_b():
 
 @pytest.fixture
 def _quick(monkeypatch):
-    monkeypatch.setattr("fibo_robot.benchmarks.attention.SECONDS_PER_CASE", 0.0)
-    monkeypatch.setattr("fibo_robot.benchmarks.attention.SECONDS_PER_ROUND", {"cpu": 0.0})
+    monkeypatch.setattr("fibo_robot.benchmarks.attention.sweep.SECONDS_PER_CASE", 0.0)
+    monkeypatch.setattr("fibo_robot.benchmarks.attention.sweep.SECONDS_PER_ROUND", {"cpu": 0.0})
 
 
 @pytest.mark.usefixtures("_quick")
@@ -125,7 +125,7 @@ def test_attention_is_timed_on_the_views_that_a_module_passes(monkeypatch):
         return real(q, k, v, **options)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
-    monkeypatch.setattr("fibo_robot.benchmarks.attention_cases.F.scaled_dot_product_attention", spy)
+    monkeypatch.setattr("fibo_robot.benchmarks.attention.cases.F.scaled_dot_product_attention", spy)
     list(measure([50], ["forward_backward"], ops=[]))
     # (B, heads, N, head_dim) within (B, N, 3, heads, head_dim), as after the projection to q, k and v.
     assert {stride for stride, *_ in seen} == {(50 * 3 * 768, 64, 3 * 768, 1)}
@@ -203,7 +203,7 @@ def test_any_registered_attention_can_be_timed_and_rows_measured_are_kept(tmp_pa
     ]
     assert CliRunner().invoke(app, arguments).exit_code != 0  # before anything is measured
     assert not results.exists()
-    monkeypatch.setattr("fibo_robot.benchmarks.attention_cases.token_grid", {65: (1, 8, 8)}.__getitem__)
+    monkeypatch.setattr("fibo_robot.benchmarks.attention.cases.token_grid", {65: (1, 8, 8)}.__getitem__)
     arguments[3] = "65,197"
     assert isinstance(CliRunner().invoke(app, arguments).exception, KeyError)
     assert [row["op"] for row in json.loads(results.read_text())["rows"]] == ["sdpa", "xcit"]

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fibo_robot.benchmarks.probe import ProbeRow
+from fibo_robot.benchmarks.probe.cross_validation import ProbeRow
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("robomimic")
 
-from fibo_robot.benchmarks import rollout as benchmark
+from fibo_robot.benchmarks.simulation import rollout as benchmark
 from fibo_robot.interfaces import Policy
 from tests.envs.toy_policy import ToyPolicy
 from tests.envs.toy_task import SIZE, ToyTask

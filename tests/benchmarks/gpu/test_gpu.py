@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fibo_robot.attention.reference import reference_attention
 from fibo_robot.attention.wythoff import head_offsets
-from fibo_robot.benchmarks.attention_cases import flex_attention
+from fibo_robot.benchmarks.attention.cases import flex_attention
 from fibo_robot.benchmarks.gpu import simulator, training
 from fibo_robot.benchmarks.gpu.__main__ import main
 from fibo_robot.benchmarks.gpu.correctness import Case
@@ -29,14 +29,14 @@ from fibo_robot.cli.main import app
 from tests.envs.rollouts.batched.toy_worlds import maker
 from tests.envs.toy_task import ToyTask
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow
 @pytest.mark.triton
 def test_every_part_is_measured_with_torch_triton_timm_and_numba_alone(tmp_path: Path) -> None:
     finished = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.gpu_interpreted", str(tmp_path)],
+        [sys.executable, "-m", "tests.benchmarks.gpu.interpreted", str(tmp_path)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=REPOSITORY,
         capture_output=True,

@@ -1,6 +1,6 @@
 """Runs all of `fibo bench gpu` at tiny sizes on the CPU, where Triton's interpreter stands in for the GPU.
 
-Run by test_gpu_benchmark.py in a process of its own, because TRITON_INTERPRET must be set before Triton is
+Run by test_gpu.py in a process of its own, because TRITON_INTERPRET must be set before Triton is
 imported. Prints which packages it took, and the exit status that the command would have.
 """
 

@@ -13,11 +13,11 @@ import pytest
 
 pytest.importorskip("robomimic")
 
-from fibo_robot.benchmarks import data as benchmark
-from fibo_robot.benchmarks import data_samples
-from fibo_robot.benchmarks.data import Reading
-from fibo_robot.benchmarks.data_samples import Samples, check_same_samples, make_file
 from fibo_robot.benchmarks.harness import BenchmarkError
+from fibo_robot.benchmarks.policies import data as benchmark
+from fibo_robot.benchmarks.policies import samples as data_samples
+from fibo_robot.benchmarks.policies.data import Reading
+from fibo_robot.benchmarks.policies.samples import Samples, check_same_samples, make_file
 from fibo_robot.envs.tasks import get_task
 from fibo_robot.interfaces import Window
 

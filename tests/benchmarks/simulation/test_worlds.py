@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from fibo_robot.benchmarks.rollout_worlds import measure
+from fibo_robot.benchmarks.simulation.worlds import measure
 from fibo_robot.interfaces import Policy
 from tests.envs.rollouts.batched.toy_worlds import maker
 from tests.envs.toy_policy import ToyPolicy

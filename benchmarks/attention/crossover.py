@@ -1,6 +1,6 @@
 """From which length on the CPU's sparse kernel beats the dense mask: what `choose_backend` goes by.
 
-    python -m fibo_robot.benchmarks.crossover [THREADS]
+    python -m fibo_robot.benchmarks.attention.crossover [THREADS]
 
 Both get the views that a ViT's projection hands over; training is a forward and a backward pass. Measured,
 interleaved, is this process's CPU time on one thread, which a busy machine disturbs little; on more threads

@@ -2,8 +2,8 @@
 
 A probe is a small transformer over the frames of a clip with one of our attentions, and a linear layer on all
 its outputs. It reads appearance (class tokens of a pretrained image encoder that is not trained), motion
-(:func:`fibo_robot.benchmarks.motion.motion_energy`) or both. Probes differ in attention and input alone:
-recipe, seeds, order of clips and folds are the same. Two controls stand beside them: a probe without
+(:func:`fibo_robot.benchmarks.probe.motion.motion_energy`) or both. Probes differ in attention and input
+alone: recipe, seeds, order of clips and folds are the same. Two controls stand beside them: a probe without
 transformer, and every probe again on clips whose frames are in random order: one that does better in order
 has used the order. Nothing here measures speed.
 """

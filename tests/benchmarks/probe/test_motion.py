@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fibo_robot.benchmarks.motion import camera_shift, motion_energy
+from fibo_robot.benchmarks.probe.motion import camera_shift, motion_energy
 from fibo_robot.video.training.sampling import SamplingError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fibo_robot.benchmarks import policy as benchmark
+from fibo_robot.benchmarks.policies import decisions as benchmark
 from fibo_robot.cli.main import app
 from fibo_robot.training.config import options_of
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fibo_robot.benchmarks import castling
-from fibo_robot.benchmarks.castling import gratings, measure
+from fibo_robot.benchmarks.attention import castling
+from fibo_robot.benchmarks.attention.castling import gratings, measure
 from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.cli.main import app
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fibo_robot.benchmarks import pictures
+from fibo_robot.benchmarks.simulation import pictures
 from fibo_robot.envs.tasks import get_task
 
 

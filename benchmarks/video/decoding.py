@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from fibo_robot.benchmarks.harness import BenchmarkError, interleave, speedup
-from fibo_robot.benchmarks.video import decord_frames, pyav_frames, write_clips
+from fibo_robot.benchmarks.video.pipeline import decord_frames, pyav_frames, write_clips
 from fibo_robot.video.datasets.files import video_files
 from fibo_robot.video.decode import VideoDecodeError, VideoReader
 from fibo_robot.video.reading.libraries import Backend, decord_refusal, torchcodec_refusal
