@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fibo_robot.envs.simulation.rendering import RenderQuality
+from fibo_robot.envs.rendering.settings import RenderQuality
 from fibo_robot.files import replace_atomically
 
 if TYPE_CHECKING:

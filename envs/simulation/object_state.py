@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fibo_robot.envs.errors import DatasetError
-from fibo_robot.envs.simulation.untyped import MjData, import_mujoco
+from fibo_robot.envs.untyped import MjData, import_mujoco
 
 Kind = Literal["pos", "quat", "relative_pos", "relative_quat", "difference", "sensed"]
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from fibo_robot.envs.simulation.rendering import OpenGLRenderer, RenderQuality, prepare_rendering
-from fibo_robot.envs.simulation.untyped import import_mujoco
+from fibo_robot.envs.rendering.opengl import OpenGLRenderer
+from fibo_robot.envs.rendering.settings import RenderQuality, prepare_rendering
+from fibo_robot.envs.untyped import import_mujoco
 
 pytestmark = pytest.mark.sim
 SCENE = """

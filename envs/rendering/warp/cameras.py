@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fibo_robot.envs.simulation.rendering import FIXES, SHADING_VERSION, RendererError
-from fibo_robot.envs.simulation.untyped import MjModel
-from fibo_robot.envs.simulation.warp_shading import Shading, shade
-from fibo_robot.envs.simulation.warp_streams import in_torchs_order
+from fibo_robot.envs.rendering.settings import FIXES, SHADING_VERSION, RendererError
+from fibo_robot.envs.rendering.warp.shading import Shading, shade
+from fibo_robot.envs.rendering.warp.streams import in_torchs_order
+from fibo_robot.envs.untyped import MjModel
 
 # What of a world's state is drawn; names are the same in `mujoco.MjData`.
 POSES = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")

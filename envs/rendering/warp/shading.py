@@ -11,7 +11,7 @@ plane or mesh coordinates, and no transparency. MuJoCo's OpenGL has a lamp on th
   attenuation is s: six of them around the scene are ambient light, one behind each camera its lamp;
 * what is transparent is drawn opaque in a second picture, which is laid over the first with its opacity.
 
-Whoever changes a number or a rule here changes :data:`fibo_robot.envs.simulation.rendering.SHADING_VERSION`.
+Whoever changes a number or a rule here changes :data:`fibo_robot.envs.rendering.settings.SHADING_VERSION`.
 The numbers were chosen on scenes of seeds 0 and 1; docs/gpu-rollouts.md reports on others.
 """
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
+from fibo_robot.envs.untyped import MjModel, import_mujoco
 
 _VISUAL_GROUP, _GLASS_GROUP = 1, 5  # robosuite draws group 1; of six groups, nothing else uses the last
 _DEFAULT_COLOUR = np.array((0.5, 0.5, 0.5, 1.0), np.float32)  # of a geom without one: its material's counts

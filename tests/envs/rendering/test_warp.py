@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fibo_robot.envs.errors import RolloutError
+from fibo_robot.envs.rendering.settings import SHADING_VERSION, RendererError, RenderQuality
 from fibo_robot.envs.rollouts.identity import choose_task
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.simulation.rendering import SHADING_VERSION, RendererError, RenderQuality
-from fibo_robot.envs.simulation.untyped import import_mujoco
 from fibo_robot.envs.tasks import Task, get_task
+from fibo_robot.envs.untyped import import_mujoco
 from tests.envs.toy_policy import ToyPolicy
 
 LIFT = get_task("lift", renderer="warp")
@@ -40,7 +40,7 @@ SCENE = """
 
 @pytest.mark.sim
 def test_materials_are_what_opengl_would_make_of_them() -> None:
-    from fibo_robot.envs.simulation.warp_shading import Shading, shade
+    from fibo_robot.envs.rendering.warp.shading import Shading, shade
 
     model = import_mujoco().MjModel.from_xml_string(SCENE)
     shaded = shade(model, Shading(exposure=0.5, gloss=1.0, detail=1e-6))
@@ -65,7 +65,7 @@ def test_materials_are_what_opengl_would_make_of_them() -> None:
 
 
 def test_a_textures_detail_finer_than_a_pixel_is_smoothed() -> None:
-    from fibo_robot.envs.simulation.warp_shading import Shading, shade
+    from fibo_robot.envs.rendering.warp.shading import Shading, shade
 
     model = import_mujoco().MjModel.from_xml_string(SCENE)
     texture = model.texture("checks")
@@ -116,7 +116,7 @@ def test_many_worlds_are_drawn_as_each_alone_and_with_their_own_sizes(lift: Simu
     import mujoco_warp
     import warp
 
-    from fibo_robot.envs.simulation.warp_pictures import POSES, WarpCameras, one_world
+    from fibo_robot.envs.rendering.warp.cameras import POSES, WarpCameras, one_world
 
     model, alone, poses, sizes = lift._model, [], [], []
     for seed in (3, 4, 5):

@@ -1,6 +1,6 @@
 """Pictures of one world by MuJoCo Warp's ray renderer, which needs no GL library and is the fastest on a CPU.
 
-They are the batched renderer's (:mod:`fibo_robot.envs.simulation.warp_pictures`), bit for bit, and close to
+They are the batched renderer's (:mod:`fibo_robot.envs.rendering.warp.cameras`), bit for bit, and close to
 OpenGL's but not the same: no reflections, no smoothing of edges, textures only on planes and meshes. So a
 policy is trained and evaluated on one of the two, and the task says on which.
 """
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fibo_robot.envs.simulation.untyped import MjData, MjModel
-from fibo_robot.envs.simulation.warp_pictures import POSES, WarpCameras, describe, import_warp
+from fibo_robot.envs.rendering.warp.cameras import POSES, WarpCameras, describe, import_warp
+from fibo_robot.envs.untyped import MjData, MjModel
 
 _SIZES = ("geom_size", "geom_rbound", "geom_aabb")
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from fibo_robot.envs.simulation.untyped import MjData, MjModel, import_mujoco
+from fibo_robot.envs.untyped import MjData, MjModel, import_mujoco
 
 _HIDDEN_GROUP = 5  # of MuJoCo's six groups of geoms; drawn by nobody here
 

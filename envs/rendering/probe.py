@@ -8,14 +8,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from fibo_robot.envs.simulation.rendering import (
-    FIXES,
-    RENDERERS,
-    RenderQuality,
-    create_renderer,
-    prepare_rendering,
-)
-from fibo_robot.envs.simulation.untyped import import_mujoco
+from fibo_robot.envs.rendering.renderer import create_renderer
+from fibo_robot.envs.rendering.settings import FIXES, RENDERERS, RenderQuality, prepare_rendering
+from fibo_robot.envs.untyped import import_mujoco
 from fibo_robot.errors import FiboError
 
 _SCENE = (
@@ -53,7 +48,7 @@ def probe_renderers(names: Sequence[str] = RENDERERS, timeout: float = 300.0) ->
 
 
 def _probe_renderer(name: str, timeout: float) -> RendererProbe:
-    command = [sys.executable, "-m", "fibo_robot.envs.simulation.renderer_probe", name]
+    command = [sys.executable, "-m", "fibo_robot.envs.rendering.probe", name]
     environment = {**os.environ, "MUJOCO_GL": "disable" if name == "warp" else name}
     environment.pop("PYOPENGL_PLATFORM", None)
     try:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from fibo_robot.envs.simulation.culling import MeshCulling
-from fibo_robot.envs.simulation.rendering import OpenGLRenderer, RenderQuality, prepare_rendering
-from fibo_robot.envs.simulation.untyped import MjData, MjModel, import_mujoco
+from fibo_robot.envs.rendering.culling import MeshCulling
+from fibo_robot.envs.rendering.opengl import OpenGLRenderer
+from fibo_robot.envs.rendering.settings import RenderQuality, prepare_rendering
+from fibo_robot.envs.untyped import MjData, MjModel, import_mujoco
 
 pytestmark = pytest.mark.sim
 MESHES = 30

@@ -1,7 +1,7 @@
 """MuJoCo as type checkers may see it: its names come out of compiled modules that declare no types.
 
 Importing this imports no MuJoCo. The binding to OpenGL is chosen when MuJoCo is imported, so that happens
-only after :func:`fibo_robot.envs.simulation.rendering.prepare_rendering`.
+only after :func:`fibo_robot.envs.rendering.settings.prepare_rendering`.
 """
 
 from typing import Any, TypeAlias
