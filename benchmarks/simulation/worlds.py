@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fibo_robot.envs.rollouts.batched.worlds import MakeWorlds
     from fibo_robot.envs.rollouts.engine import Engine
     from fibo_robot.envs.rollouts.episodes import Session
-    from fibo_robot.envs.rollouts.worker_engine import EngineName
+    from fibo_robot.envs.rollouts.workers.engine import EngineName
     from fibo_robot.envs.tasks import Task
     from fibo_robot.interfaces import Policy
 

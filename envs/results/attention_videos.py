@@ -14,8 +14,8 @@ from fibo_robot.envs.results.attention_overlay import SeenImage, image_encoders,
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.results.report_attention import AttentionView
 from fibo_robot.envs.rollouts.action_trace import ActionTrace
-from fibo_robot.envs.rollouts.episode_runner import Act, Begin, EpisodeRunner, Setup
 from fibo_robot.envs.rollouts.videos import VIDEO_FOLDER, VideoWriteError, encode_mp4, write_video
+from fibo_robot.envs.rollouts.workers.episode_runner import Act, Begin, EpisodeRunner, Setup
 from fibo_robot.interfaces import Policy, Task
 
 # An episode that fails runs to its horizon; its first half minute shows where the policy looked.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fibo_robot.envs.pusht import PushTTask
     from fibo_robot.envs.results.evaluation import Evaluation
     from fibo_robot.envs.rollouts.engine import Engine
-    from fibo_robot.envs.rollouts.worker_engine import EngineName
+    from fibo_robot.envs.rollouts.workers.engine import EngineName
     from fibo_robot.envs.tasks import Task
     from fibo_robot.policies.adapters.robomimic_checkpoint import RobomimicPolicy
     from fibo_robot.policies.models.base import ChunkPolicy

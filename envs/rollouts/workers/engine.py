@@ -1,8 +1,8 @@
 """The engines whose worlds are workers with one world each: processes of this machine, or Ray actors.
 
-Both run the same worker (:mod:`fibo_robot.envs.rollouts.episode_runner`) under the same scheduler, so their
-episodes are equal bit for bit, whatever the number of workers. Three rules make an outcome depend on seed and
-policy only:
+Both run the same worker (:mod:`fibo_robot.envs.rollouts.workers.episode_runner`) under the same scheduler, so
+their episodes are equal bit for bit, whatever the number of workers. Three rules make an outcome depend on
+seed and policy only:
 
 * an episode begins from its seed alone (worlds keep nothing from the episode before), and the policy's noise
   is that episode's own;
@@ -19,10 +19,10 @@ from typing import Literal
 import torch
 
 from fibo_robot.envs.rollouts.engine import Engine, Finished, Plan
-from fibo_robot.envs.rollouts.episode_runner import Setup
 from fibo_robot.envs.rollouts.episodes import Session
-from fibo_robot.envs.rollouts.processes import LocalWorkers, Workers
-from fibo_robot.envs.rollouts.scheduler import Scheduler, Timeouts
+from fibo_robot.envs.rollouts.workers.episode_runner import Setup
+from fibo_robot.envs.rollouts.workers.processes import LocalWorkers, Workers
+from fibo_robot.envs.rollouts.workers.scheduler import Scheduler, Timeouts
 from fibo_robot.interfaces import Policy
 
 EngineName = Literal["local", "ray"]
@@ -99,7 +99,7 @@ def _maker(name: str) -> Callable[[Setup, int], Workers]:
     if name == "local":
         return LocalWorkers
     if name == "ray":
-        from fibo_robot.envs.rollouts.ray import RayWorkers
+        from fibo_robot.envs.rollouts.workers.ray import RayWorkers
 
         return RayWorkers
     raise ValueError(f"engine must be local or ray, or an Engine, not {name!r}")

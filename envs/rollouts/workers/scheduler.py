@@ -11,7 +11,9 @@ import torch
 from fibo_robot.envs.errors import RolloutError
 from fibo_robot.envs.rollouts.action_trace import ActionTraceRecorder
 from fibo_robot.envs.rollouts.engine import Finished, Plan
-from fibo_robot.envs.rollouts.episode_runner import (
+from fibo_robot.envs.rollouts.episodes import Episode, Session
+from fibo_robot.envs.rollouts.identity import policy_device
+from fibo_robot.envs.rollouts.workers.episode_runner import (
     Act,
     Begin,
     Command,
@@ -21,9 +23,7 @@ from fibo_robot.envs.rollouts.episode_runner import (
     Started,
     Stop,
 )
-from fibo_robot.envs.rollouts.episodes import Episode, Session
-from fibo_robot.envs.rollouts.identity import policy_device
-from fibo_robot.envs.rollouts.processes import Workers
+from fibo_robot.envs.rollouts.workers.processes import Workers
 from fibo_robot.interfaces import Policy
 
 ATTEMPTS = 3

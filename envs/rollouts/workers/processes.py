@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fibo_robot.envs.rollouts.episode_runner import (
+from fibo_robot.envs.rollouts.workers.episode_runner import (
     Command,
     EpisodeRunner,
     Failed,

@@ -7,7 +7,7 @@ fibo_robot installed. A lost machine is a failure of the workers that were on it
 from typing import Any
 
 from fibo_robot.envs.errors import RolloutError
-from fibo_robot.envs.rollouts.episode_runner import (
+from fibo_robot.envs.rollouts.workers.episode_runner import (
     Command,
     EpisodeRunner,
     Failed,
@@ -15,7 +15,7 @@ from fibo_robot.envs.rollouts.episode_runner import (
     Setup,
     failure,
 )
-from fibo_robot.envs.rollouts.processes import ONE_THREAD
+from fibo_robot.envs.rollouts.workers.processes import ONE_THREAD
 from fibo_robot.extras import require
 
 ray: Any = require("ray", extra="ray", purpose="The engine ray")
@@ -44,7 +44,7 @@ class RayWorkers:
             )
 
     def start(self, slot: int) -> None:
-        """See :class:`fibo_robot.envs.rollouts.processes.Workers`."""
+        """See :class:`fibo_robot.envs.rollouts.workers.processes.Workers`."""
         self.stop(slot)
         actor = _ACTOR.options(
             num_cpus=1, scheduling_strategy="SPREAD", runtime_env={"env_vars": ONE_THREAD}
@@ -53,18 +53,18 @@ class RayWorkers:
         self._futures[actor.start.remote()] = slot
 
     def send(self, slot: int, command: Command) -> None:
-        """See :class:`fibo_robot.envs.rollouts.processes.Workers`."""
+        """See :class:`fibo_robot.envs.rollouts.workers.processes.Workers`."""
         self._futures[self._actors[slot].handle.remote(command)] = slot
 
     def stop(self, slot: int) -> None:
-        """See :class:`fibo_robot.envs.rollouts.processes.Workers`."""
+        """See :class:`fibo_robot.envs.rollouts.workers.processes.Workers`."""
         actor = self._actors.pop(slot, None)
         if actor is not None:
             ray.kill(actor)
         self._futures = {future: owner for future, owner in self._futures.items() if owner != slot}
 
     def wait(self, timeout: float | None) -> list[tuple[int, Reply]]:
-        """See :class:`fibo_robot.envs.rollouts.processes.Workers`."""
+        """See :class:`fibo_robot.envs.rollouts.workers.processes.Workers`."""
         if not self._futures:
             return []
         ray.wait(list(self._futures), num_returns=1, timeout=timeout)
@@ -84,7 +84,7 @@ class RayWorkers:
         return replies
 
     def close(self) -> None:
-        """See :class:`fibo_robot.envs.rollouts.processes.Workers`."""
+        """See :class:`fibo_robot.envs.rollouts.workers.processes.Workers`."""
         for slot in list(self._actors):
             self.stop(slot)
         if self._owns_cluster:
