@@ -67,8 +67,8 @@ def rollout(
     """Roll a policy out on fresh seeds: success rate with interval, eval.json, videos, report.html."""
     import torch
 
-    from fibo_robot.envs.results.attention_overlay import image_encoders
-    from fibo_robot.envs.results.attention_videos import record_attention
+    from fibo_robot.envs.results.attention.overlay import image_encoders
+    from fibo_robot.envs.results.attention.videos import record_attention
     from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
     from fibo_robot.envs.results.runs import LastCheckpoints
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fibo_robot.envs.results.attention_overlay import SeenImage, image_encoders, look
+from fibo_robot.envs.results.attention.overlay import SeenImage, image_encoders, look
+from fibo_robot.envs.results.attention.report import AttentionView
 from fibo_robot.envs.results.evaluation import Evaluation
-from fibo_robot.envs.results.report_attention import AttentionView
 from fibo_robot.envs.rollouts.action_trace import ActionTrace
 from fibo_robot.envs.rollouts.videos import VIDEO_FOLDER, VideoWriteError, encode_mp4, write_video
 from fibo_robot.envs.rollouts.workers.episode_runner import Act, Begin, EpisodeRunner, Setup
@@ -28,7 +28,7 @@ def watch_episode(
     """What each camera's encoder saw and attended to, decision by decision.
 
     Args:
-        policy: see :func:`fibo_robot.envs.results.attention_overlay.look`; the episode's generator is reset.
+        policy: see :func:`fibo_robot.envs.results.attention.overlay.look`; the episode's generator is reset.
         task: what is simulated.
         seed: the episode's.
         trace: its actions; without them only its first decision is seen.

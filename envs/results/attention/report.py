@@ -11,7 +11,7 @@ from fibo_robot.attention.cores import FibottentionOptions
 from fibo_robot.attention.pictures import mask_figure
 from fibo_robot.attention.wythoff import layer_order
 from fibo_robot.encoders.image import ImageEncoder
-from fibo_robot.envs.results.attention_overlay import SeenImage
+from fibo_robot.envs.results.attention.overlay import SeenImage
 from fibo_robot.reporting import FIGURE_STYLE, Picture, Report, Section, VideoClip
 
 

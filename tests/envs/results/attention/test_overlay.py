@@ -6,7 +6,7 @@ from torch import nn
 
 from fibo_robot.attention.maps import OverlayError
 from fibo_robot.encoders import create_encoder
-from fibo_robot.envs.results.attention_overlay import image_encoders, look
+from fibo_robot.envs.results.attention.overlay import image_encoders, look
 from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
 
 

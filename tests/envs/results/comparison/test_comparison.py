@@ -12,8 +12,9 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from fibo_robot.cli.main import app
-from fibo_robot.envs.results.comparison import ComparisonError, compare
-from fibo_robot.envs.results.report_comparison import cost_rows
+from fibo_robot.envs.errors import ComparisonError
+from fibo_robot.envs.results.comparison.compare import compare
+from fibo_robot.envs.results.comparison.report import cost_rows
 from tests.envs.results.evaluations import evaluation, last, saved_checkpoints
 
 

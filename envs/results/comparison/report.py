@@ -1,6 +1,6 @@
 """The part of a report that compares methods: rates with intervals, and every pair."""
 
-from fibo_robot.envs.results.comparison import Comparison
+from fibo_robot.envs.results.comparison.compare import Comparison
 from fibo_robot.reporting import Report, Section
 from fibo_robot.statistics import format_interval, format_rate
 
