@@ -18,7 +18,7 @@ from fibo_robot.attention.swap import angular_cores
 from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.encoders import create_encoder
 from fibo_robot.progress import track
-from fibo_robot.training.castling import branch_scale_at
+from fibo_robot.training.callbacks.castling import branch_scale_at
 
 QUARTERS = 5  # four of the schedule, and one of training without the branch
 END = 4 / QUARTERS

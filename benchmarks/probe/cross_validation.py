@@ -21,7 +21,7 @@ from fibo_robot.attention import AttentionConfig, create_attention
 from fibo_robot.attention.swap import angular_cores
 from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.progress import track
-from fibo_robot.training.castling import branch_scale_at
+from fibo_robot.training.callbacks.castling import branch_scale_at
 from fibo_robot.training.sampler import derived_seed
 from fibo_robot.video.datasets.table import ClipTable
 

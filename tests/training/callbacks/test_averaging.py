@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fibo_robot.attention import castle
 from fibo_robot.attention.swap import angular_cores
-from fibo_robot.training.averaging import MovingAverage, ema_decay_at
-from fibo_robot.training.castling import CastlingSchedule
-from tests.training.test_castling import Classifier
+from fibo_robot.training.callbacks.averaging import MovingAverage, ema_decay_at
+from fibo_robot.training.callbacks.castling import CastlingSchedule
+from tests.training.callbacks.test_castling import Classifier
 
 
 class Line(pl.LightningModule):

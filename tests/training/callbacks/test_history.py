@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from fibo_robot.training.callbacks import History
+from fibo_robot.training.callbacks.history import History
 
 
 def test_epoch_line_tells_elapsed_and_remaining_time_of_this_run(

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from fibo_robot.training.cost import TrainingCost
+from fibo_robot.training.callbacks.cost import TrainingCost
 
 MODULE = cast(Any, SimpleNamespace(device=torch.device("cpu")))
 
