@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fibo_robot.video.datasets.class_names import NTU_CLASSES, NW_UCLA_CLASSES
 from fibo_robot.video.datasets.files import VIDEO_SUFFIXES, clips_below
+from fibo_robot.video.datasets.layouts.class_names import NTU_CLASSES, NW_UCLA_CLASSES
 from fibo_robot.video.datasets.table import ClipTable, ClipTableError, LabelledClip, choose_protocol
 
 Codes = Mapping[str, str]
