@@ -115,7 +115,7 @@ RECORD = ("demos", "record", "lift", "--episodes", "1", "--workers", "1", "--out
     [
         (("-m", "fibo_robot.cli", *RECORD), "sim"),
         (("-m", "fibo_robot.cli", *RECORD, "--renderer", "warp"), "sim"),
-        (("-c", "import fibo_robot.envs.rollouts.ray"), "ray"),
+        (("-c", "import fibo_robot.envs.rollouts.workers.ray"), "ray"),
         (
             (
                 "-c",

@@ -27,17 +27,18 @@ def video(
     json: JsonFile = None,
 ) -> None:
     """The input pipeline against bare decord and PyAV; joint space-time ViT-S against dense attention."""
-    from fibo_robot.benchmarks import video as benchmark
     from fibo_robot.benchmarks.harness import write_results
+    from fibo_robot.benchmarks.video.models import measure_models
+    from fibo_robot.benchmarks.video.pipeline import measure_pipeline
 
     rows: list = []
     if only != Part.MODEL:
-        pipeline = benchmark.measure_pipeline(clips, workers, rounds)
+        pipeline = measure_pipeline(clips, workers, rounds)
         if not is_standard_output(json):
             _print_pipeline(pipeline)
         rows += pipeline
     if only != Part.PIPELINE:
-        models = benchmark.measure_models(rounds=rounds, device=device)
+        models = measure_models(rounds=rounds, device=device)
         if not is_standard_output(json):
             _print_models(models)
         rows += models
