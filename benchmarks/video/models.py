@@ -1,8 +1,8 @@
 """`fibo bench video`: joint space-time models with each attention, against dense fused attention.
 
-Whole encoders are timed. What attention can be worth to them stands beside: at N tokens of width D it is
-N / (6D + N) of the multiply-adds, so free attention would leave a model (6D + N) / 6D times as fast if all
-multiply-adds took the same time. Attention's take longer than others on some machines.
+Whole encoders are timed. What attention can be worth to them is timed beside: the same encoder with an
+attention that costs nothing, as it hands every token its own value. At N tokens of width D attention is
+N / (6D + N) of the multiply-adds, but these do not take the same time everywhere.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,16 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from fibo_robot.attention import AttentionModule
+from fibo_robot.attention.cores import AttentionCore
 from fibo_robot.benchmarks.attention.sweep import attention_share
 from fibo_robot.benchmarks.harness import interleave, speedup
 from fibo_robot.encoders import create_video_encoder
 from fibo_robot.progress import track
 
 IMAGE_SIZE = 224
-MODELS = ("softmax", "fibottention", "castling")  # dense fused attention first: the baseline
+DENSE, FREE = "softmax", "free"
+MODELS = (DENSE, "fibottention", "castling", FREE)
 MODEL_FRAMES = (16, 32)  # 1,568 and 3,136 patch tokens
 _VIT, _WIDTH, _TUBELET, _PATCH = "vit_small_patch16_224", 384, 2, 16
 
@@ -27,13 +30,13 @@ class ModelRow:
     """One encoder, inference on one clip at a time.
 
     Attributes:
-        case: its attention; `softmax` is dense and fused.
+        case: its attention; `softmax` is dense and fused, `free` does nothing.
         frames: of the clip.
         tokens: patch tokens that attend to each other; a class token comes on top.
         clips_per_s: median over the rounds.
         speedup_vs_dense: median of dense time over own time within each round; `spread`: its quartiles.
+        of_free: median of the time with free attention over own time within each round: 1 is the ceiling.
         attention_share: attention's share of the dense model's multiply-adds.
-        ceiling: what free attention would speed the model up, by multiply-adds.
         rounds: how many were timed.
     """
 
@@ -43,8 +46,8 @@ class ModelRow:
     clips_per_s: float
     speedup_vs_dense: float
     spread: tuple[float, float]
+    of_free: float
     attention_share: float
-    ceiling: float
     rounds: int
 
     def to_dict(self) -> dict[str, object]:
@@ -74,18 +77,36 @@ def measure_models(
         cases = {name: _inference(name, clip, device) for name in MODELS}
         seconds = interleave(cases, rounds, device=device)
         for name, times in seconds.items():
-            ratio, spread = speedup(seconds[MODELS[0]], times)
+            ratio, spread = speedup(seconds[DENSE], times)
+            of_free, _ = speedup(seconds[FREE], times)
             rate = 1 / float(np.median(times))
-            rows.append(ModelRow(name, count, tokens, rate, ratio, spread, share, 1 / (1 - share), rounds))
+            rows.append(ModelRow(name, count, tokens, rate, ratio, spread, of_free, share, rounds))
     return rows
+
+
+class _FreeCore(AttentionCore):
+    """Attention at no cost: every token keeps its own value."""
+
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float | None = None
+    ) -> torch.Tensor:
+        return v
 
 
 def _inference(attention: str, clip: torch.Tensor, device: str) -> Callable[[], object]:
     frames, size = clip.shape[1], clip.shape[-1]
     encoder = create_video_encoder(
-        _VIT, mode="joint", attention=attention, frames=frames, tubelet=_TUBELET, image_size=size
+        _VIT,
+        mode="joint",
+        attention=DENSE if attention == FREE else attention,
+        frames=frames,
+        tubelet=_TUBELET,
+        image_size=size,
     )
     encoder = encoder.to(device).eval()
+    for module in encoder.modules():
+        if attention == FREE and isinstance(module, AttentionModule):
+            module.core = _FreeCore(module.num_heads, module.head_dim, None)
 
     def call() -> object:
         with torch.inference_mode():

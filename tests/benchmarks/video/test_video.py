@@ -63,12 +63,12 @@ def test_folder_without_readable_clips_is_refused(tmp_path: Path) -> None:
         benchmark.measure_pipeline(tmp_path)
 
 
-def test_model_rows_tell_tokens_and_ceiling() -> None:
+def test_model_rows_tell_tokens_and_what_free_attention_gives() -> None:
     torch.manual_seed(0)
     rows = models.measure_models(frames=(4,), image_size=32, rounds=1)
-    assert [row.case for row in rows] == ["softmax", "fibottention", "castling"]
+    assert [row.case for row in rows] == ["softmax", "fibottention", "castling", "free"]
     assert all(row.tokens == 2 * 2 * 2 for row in rows)
     # ViT-S: per layer 12 N D^2 multiply-adds beside attention's 2 N^2 D.
     assert rows[0].attention_share == pytest.approx(2 * 8**2 * 384 / (12 * 8 * 384**2 + 2 * 8**2 * 384))
-    assert rows[0].ceiling == pytest.approx(1 / (1 - rows[0].attention_share))
-    assert rows[0].speedup_vs_dense == 1
+    assert rows[0].speedup_vs_dense == rows[-1].of_free == 1
+    assert rows[0].of_free == pytest.approx(1 / rows[-1].speedup_vs_dense)  # of one round
