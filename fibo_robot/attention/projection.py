@@ -20,9 +20,19 @@ def split_projection(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Split(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return unpacked(qkv)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        pass
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return unpacked(tangent)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fibo_robot.attention import diagonal_attention
+from fibo_robot.attention import create_attention, diagonal_attention
 from fibo_robot.attention.angular_training import castling_training
 from fibo_robot.attention.projection import split_projection
 
@@ -64,3 +64,37 @@ def test_second_derivatives_know_of_all_three():
         return q * k * v
 
     assert torch.autograd.gradgradcheck(product, (qkv,))
+
+
+def test_transforms_of_torch_func_see_plain_views():
+    qkv = torch.randn(2, 5, 3, 2, 4)
+    upstream = torch.randn(3, 2, 2, 5, 4)
+
+    def loss(qkv, split):
+        return sum((part * weight).square().sum() for part, weight in zip(split(qkv), upstream, strict=True))
+
+    def plainly(qkv):
+        return [part.transpose(1, 2) for part in qkv.unbind(2)]
+
+    gradient = torch.func.grad(loss)
+    torch.testing.assert_close(gradient(qkv, split_projection), gradient(qkv, plainly))
+    both = torch.stack([qkv, 2 * qkv])
+    over_both = torch.func.vmap(gradient, in_dims=(0, None))
+    torch.testing.assert_close(over_both(both, split_projection), over_both(both, plainly))
+    for split in (split_projection, plainly):
+        _, slope = torch.func.jvp(lambda qkv, split=split: loss(qkv, split), (qkv,), (torch.ones_like(qkv),))
+        torch.testing.assert_close(slope, gradient(qkv, plainly).sum())
+
+
+def test_dense_module_has_derivatives_by_torch_func():
+    module = create_attention("softmax", 12, 3, layer_index=0, num_prefix_tokens=1)
+    weights = dict(module.named_parameters())
+    x = torch.randn(2, 7, 12)
+
+    def loss(weights):
+        return torch.func.functional_call(module, weights, x).square().sum()
+
+    found = torch.func.grad(loss)(weights)
+    expected = torch.autograd.grad(loss(weights), list(weights.values()))
+    for name, gradient in zip(weights, expected, strict=True):
+        torch.testing.assert_close(found[name], gradient)
