@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fibo_robot.attention import castle
-from fibo_robot.attention.swap import angular_cores
+from fibo_robot.attention.swapping.swap import angular_cores
 from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.encoders import create_encoder
 from fibo_robot.progress import track

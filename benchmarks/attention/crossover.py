@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention import diagonal_attention
-from fibo_robot.attention.diagonal import Backend
+from fibo_robot.attention.sparse.diagonal import Backend
 from fibo_robot.attention.wythoff import head_offsets
 from fibo_robot.benchmarks.harness import speedup
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention import create_attention, diagonal_attention, force_backend
-from fibo_robot.attention.angular import castling_inference, linear_angular, strongest_softmax
-from fibo_robot.attention.angular_training import castling_training
-from fibo_robot.attention.diagonal import MASK_MODES, Backend, MaskMode
-from fibo_robot.attention.reference import reference_attention
+from fibo_robot.attention.castling.angular import castling_inference, linear_angular, strongest_softmax
+from fibo_robot.attention.castling.training import castling_training
+from fibo_robot.attention.sparse.diagonal import MASK_MODES, Backend, MaskMode
+from fibo_robot.attention.sparse.reference import reference_attention
 from fibo_robot.attention.wythoff import OffsetRule, head_offsets
 
 Layout = Literal["views", "contiguous", "columns_apart"]

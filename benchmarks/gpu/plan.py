@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from fibo_robot.attention import backends
-from fibo_robot.attention.diagonal import Backend
+from fibo_robot.attention.sparse.diagonal import Backend
 from fibo_robot.benchmarks.gpu import correctness, simulator, speed, training
 from fibo_robot.benchmarks.gpu.correctness import Case
 from fibo_robot.benchmarks.gpu.simulator import SimulatorCase

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fibo_robot.attention import choose_backend, force_backend
-from fibo_robot.attention.diagonal import Backend
-from fibo_robot.attention.swap import angular_cores
+from fibo_robot.attention.sparse.diagonal import Backend
+from fibo_robot.attention.swapping.swap import angular_cores
 from fibo_robot.benchmarks.gpu.speed import Rounds, compare, usable
 from fibo_robot.benchmarks.harness import interleave, peak_memory_mb
 from fibo_robot.encoders import create_encoder, create_video_encoder

@@ -18,7 +18,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from fibo_robot.attention import AttentionConfig, create_attention
-from fibo_robot.attention.swap import angular_cores
+from fibo_robot.attention.swapping.swap import angular_cores
 from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.progress import track
 from fibo_robot.training.callbacks.castling import branch_scale_at

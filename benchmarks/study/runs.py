@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fibo_robot.attention.modules import AttentionModule
-from fibo_robot.attention.reference import dense_mask
+from fibo_robot.attention.sparse.reference import dense_mask
 from fibo_robot.benchmarks.study.plan import Run, Stage, Variant, order, overrides
 from fibo_robot.files import write_json
 from fibo_robot.training.config import compose_config

@@ -6,12 +6,12 @@
 
 import fibo_robot.lean_timm  # noqa: F401  # before anything else imports timm
 from fibo_robot.attention.cores import CastlingOptions, FibottentionOptions, Grid
-from fibo_robot.attention.diagonal import choose_backend, diagonal_attention, force_backend
 from fibo_robot.attention.errors import AttentionError
 from fibo_robot.attention.modules import AttentionModule, CastlingAttention, Fibottention, SoftmaxAttention
 from fibo_robot.attention.registry import ATTENTIONS, AttentionConfig, create_attention
-from fibo_robot.attention.reports import CastleReport, LayerSwap, SwapReport
-from fibo_robot.attention.swap import castle, place_attention, swap_attention
+from fibo_robot.attention.sparse.diagonal import choose_backend, diagonal_attention, force_backend
+from fibo_robot.attention.swapping.reports import CastleReport, LayerSwap, SwapReport
+from fibo_robot.attention.swapping.swap import castle, place_attention, swap_attention
 
 __all__ = [
     "ATTENTIONS",

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fibo_robot.attention.angular import (
+from fibo_robot.attention.castling.angular import (
     CONSTANT_TERMS,
     ConstantTerm,
     castling_inference,
@@ -23,12 +23,12 @@ from fibo_robot.attention.angular import (
     strongest_softmax,
     threshold_of_mass,
 )
-from fibo_robot.attention.angular_training import castling_training
+from fibo_robot.attention.castling.training import castling_training
 from fibo_robot.attention.checks import require_choice
 from fibo_robot.attention.compiling import constant_result
-from fibo_robot.attention.controls import RULES, ControlRule, rule_offsets
-from fibo_robot.attention.diagonal import MASK_MODES, MaskMode, diagonal_attention
 from fibo_robot.attention.errors import AttentionError
+from fibo_robot.attention.sparse.controls import RULES, ControlRule, rule_offsets
+from fibo_robot.attention.sparse.diagonal import MASK_MODES, MaskMode, diagonal_attention
 from fibo_robot.attention.wythoff import OffsetRule, layer_order
 
 Grid = tuple[int, int, int]
@@ -227,8 +227,8 @@ class AngularCore(AttentionCore):
     """Castling: y = linear-angular (+ branch), y / ‖y‖ over the head dimension, plus a depthwise conv of v.
 
     The branch runs in training, scaled by `branch_scale`; the schedule takes it to exactly 0 (see
-    fibo_robot.training.castling). It has no parameters: its scale is all that the state dict holds of it, and
-    a model that was castled and saved is castled when it is loaded.
+    fibo_robot.training.callbacks.castling). It has no parameters: its scale is all that the state dict holds
+    of it, and a model that was castled and saved is castled when it is loaded.
 
     Attributes:
         branch_scale: 0-d buffer; set it through :meth:`set_branch_scale` or by loading a state dict.

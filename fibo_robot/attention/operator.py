@@ -90,8 +90,8 @@ def diagonal_attention_forward(
     zero_logit: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp; see :func:`fibo_robot.attention.backends.numba_cpu.forward`."""
-    from fibo_robot.attention.backends import numba_cpu  # numba: slow to import
+    """Output and log-sum-exp; see :func:`fibo_robot.attention.backends.numba.cpu.forward`."""
+    from fibo_robot.attention.backends.numba import cpu as numba_cpu  # numba: slow to import
 
     return numba_cpu.forward(q, k, v, offsets, starts, num_prefix_tokens, zero_logit, scale)
 
@@ -108,8 +108,8 @@ def forward_on_cuda(
     zero_logit: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp; see :func:`fibo_robot.attention.backends.triton_cuda.forward`."""
-    from fibo_robot.attention.backends import triton_cuda
+    """Output and log-sum-exp; see :func:`fibo_robot.attention.backends.triton.cuda.forward`."""
+    from fibo_robot.attention.backends.triton import cuda as triton_cuda
 
     return triton_cuda.forward(q, k, v, offsets, starts, num_prefix_tokens, zero_logit, scale)
 
@@ -143,8 +143,8 @@ def diagonal_attention_backward(
     zero_logit: bool,
     scale: float,
 ) -> Tensor:
-    """Gradients of q, k and v; see :func:`fibo_robot.attention.backends.numba_cpu.backward`."""
-    from fibo_robot.attention.backends import numba_cpu
+    """Gradients of q, k and v; see :func:`fibo_robot.attention.backends.numba.cpu.backward`."""
+    from fibo_robot.attention.backends.numba import cpu as numba_cpu
 
     settings = (offsets, starts, num_prefix_tokens, zero_logit, scale)
     return numba_cpu.backward(grad, q, k, v, out, lse, *settings)
@@ -165,8 +165,8 @@ def backward_on_cuda(
     zero_logit: bool,
     scale: float,
 ) -> Tensor:
-    """Gradients of q, k and v; see :func:`fibo_robot.attention.backends.triton_cuda.backward`."""
-    from fibo_robot.attention.backends import triton_cuda
+    """Gradients of q, k and v; see :func:`fibo_robot.attention.backends.triton.cuda.backward`."""
+    from fibo_robot.attention.backends.triton import cuda as triton_cuda
 
     settings = (offsets, starts, num_prefix_tokens, zero_logit, scale)
     return triton_cuda.backward(grad, q, k, v, out, lse, *settings)

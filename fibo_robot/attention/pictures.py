@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention.errors import AttentionError
-from fibo_robot.attention.reference import dense_mask
+from fibo_robot.attention.sparse.reference import dense_mask
 from fibo_robot.attention.wythoff import OffsetRule, count_pairs, head_offsets
 
 if TYPE_CHECKING:

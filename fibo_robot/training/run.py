@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
-from fibo_robot.attention.swap import angular_cores
+from fibo_robot.attention.swapping.swap import angular_cores
 from fibo_robot.extras import require
 from fibo_robot.training.build import build
 from fibo_robot.training.callbacks.averaging import MovingAverage

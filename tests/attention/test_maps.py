@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from fibo_robot.attention import maps
 from fibo_robot.attention.cores import DiagonalCore, SoftmaxCore
 from fibo_robot.attention.maps import attention_weights, blend, heat_map, received_attention
-from fibo_robot.attention.reference import dense_mask
+from fibo_robot.attention.sparse.reference import dense_mask
 
 
 def test_softmax_weights_are_the_softmax():

@@ -19,8 +19,8 @@ from fibo_robot.attention import (
     place_attention,
     swap_attention,
 )
-from fibo_robot.attention.reference import dense_mask
-from fibo_robot.attention.swap import angular_cores
+from fibo_robot.attention.sparse.reference import dense_mask
+from fibo_robot.attention.swapping.swap import angular_cores
 from fibo_robot.attention.wythoff import head_offsets, layer_order
 
 OPTIONS = [
@@ -254,13 +254,13 @@ def test_castling_inference_equals_what_is_trained(monkeypatch, dwconv, const_te
     q, k, v = stacked.permute(2, 0, 3, 1, 4)
     expected = core(q, k, v)
     with torch.no_grad():
-        monkeypatch.delattr("fibo_robot.attention.angular.linear_angular")
+        monkeypatch.delattr("fibo_robot.attention.castling.angular.linear_angular")
         monkeypatch.delattr("fibo_robot.attention.cores.linear_angular")
         torch.testing.assert_close(core(q, k, v), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_branch_gradient_equals_the_dense_formula():
-    from fibo_robot.attention.angular import strongest_softmax
+    from fibo_robot.attention.castling.angular import strongest_softmax
 
     q, k, v = (torch.randn(1, 2, 200, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
     grad = torch.randn(1, 2, 200, 8, dtype=torch.float64)

@@ -6,7 +6,7 @@ import torch
 
 from fibo_robot.attention import AttentionError
 from fibo_robot.attention.pictures import mask_figure, receptive_field, receptive_field_figure
-from fibo_robot.attention.reference import dense_mask
+from fibo_robot.attention.sparse.reference import dense_mask
 from fibo_robot.attention.wythoff import head_offsets
 
 pytestmark = pytest.mark.matplotlib

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fibo_robot.attention import create_attention, diagonal_attention
-from fibo_robot.attention.angular_training import castling_training
+from fibo_robot.attention.castling.training import castling_training
 from fibo_robot.attention.projection import split_projection
 
 

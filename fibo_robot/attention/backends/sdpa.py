@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fibo_robot.attention.reference import dense_mask
+from fibo_robot.attention.sparse.reference import dense_mask
 
 MASK_BYTES = 128 * 2**20  # that are kept per device: one mask of 12 heads and 3137 tokens is 113 MiB
 

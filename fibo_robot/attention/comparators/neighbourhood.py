@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fibo_robot.attention.backends.sdpa import Mask, masked_attention
 from fibo_robot.attention.compiling import constant_result
-from fibo_robot.attention.controls import closest_count
 from fibo_robot.attention.cores import AttentionCore, Grid
 from fibo_robot.attention.errors import AttentionError
 from fibo_robot.attention.modules import AttentionModule
+from fibo_robot.attention.sparse.controls import closest_count
 from fibo_robot.attention.wythoff import count_pairs, layer_offsets
 
 

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 
 from fibo_robot.attention.errors import AttentionError
-from fibo_robot.attention.swap import angular_cores
+from fibo_robot.attention.swapping.swap import angular_cores
 
 
 def branch_scale_at(progress: float, end: float) -> float:

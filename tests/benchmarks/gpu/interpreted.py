@@ -13,7 +13,7 @@ from fibo_robot.benchmarks.gpu.plan import Sizes, run
 from fibo_robot.benchmarks.gpu.speed import Rounds
 from fibo_robot.benchmarks.gpu.summary import lines, verdict
 from fibo_robot.benchmarks.gpu.training import TrainingCase
-from tests.attention.triton_cases import stand_in_for_the_cpu
+from tests.attention.backends.triton_cases import stand_in_for_the_cpu
 
 TINY = Sizes(
     checks=tuple(CASES[:1]),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fibo_robot.attention.reference import reference_attention
+from fibo_robot.attention.sparse.reference import reference_attention
 from fibo_robot.attention.wythoff import head_offsets
 from fibo_robot.benchmarks.attention.cases import flex_attention
 from fibo_robot.benchmarks.gpu import simulator, training

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fibo_robot.attention.controls import density
+from fibo_robot.attention.sparse.controls import density
 from fibo_robot.attention.wythoff import head_offsets
 from fibo_robot.benchmarks.harness import BenchmarkError
 from fibo_robot.benchmarks.study import runs

@@ -7,7 +7,7 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, TensorDataset
 
 from fibo_robot.attention import castle
-from fibo_robot.attention.swap import angular_cores
+from fibo_robot.attention.swapping.swap import angular_cores
 from fibo_robot.training.callbacks.averaging import MovingAverage, ema_decay_at
 from fibo_robot.training.callbacks.castling import CastlingSchedule
 from tests.training.callbacks.test_castling import Classifier

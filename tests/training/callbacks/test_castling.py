@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from fibo_robot.attention import AttentionError, castle
-from fibo_robot.attention.swap import angular_cores
+from fibo_robot.attention.swapping.swap import angular_cores
 from fibo_robot.encoders import create_encoder
 from fibo_robot.training.callbacks.castling import CastlingSchedule, branch_scale_at
 

@@ -10,7 +10,7 @@ from torch import nn
 from fibo_robot.attention import create_attention
 from fibo_robot.attention.cores import DiagonalCore
 from fibo_robot.attention.maps import received_attention
-from fibo_robot.attention.reference import dense_mask
+from fibo_robot.attention.sparse.reference import dense_mask
 from fibo_robot.encoders import create_video_encoder
 from fibo_robot.encoders.video import VideoMode
 from fibo_robot.video import VideoReader

@@ -1,0 +1,1 @@
+"""Compiled by numba: the attentions on a CPU."""

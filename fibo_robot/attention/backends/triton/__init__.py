@@ -1,0 +1,1 @@
+"""Compiled by Triton: sparse diagonal attention on a GPU."""

@@ -1,0 +1,1 @@
+"""Castling: linear-angular attention, the branch beside it in training, and both as they are trained."""

@@ -1,0 +1,1 @@
+"""Sparse diagonal attention: its one entry, its ground truth, and the controls that it is compared with."""

@@ -1,0 +1,102 @@
+"""The Triton kernels against the float64 reference: in the interpreter, and on the GPU where one is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fibo_robot.attention import AttentionError, diagonal_attention
+from fibo_robot.benchmarks.gpu.correctness import CASES, Case
+
+SCRIPT = Path(__file__).parent / "triton_cases.py"
+by_name = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+
+
+def run_cases(device: str, **environment: str) -> dict[str, Any]:
+    """What triton_cases.py writes: the relative errors of every case, and where NaN goes."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.attention.backends.triton_cases", device],
+        env={**os.environ, **environment},
+        cwd=SCRIPT.parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, Any]:
+    return run_cases("cpu", TRITON_INTERPRET="1")
+
+
+@pytest.fixture(scope="module")
+def on_the_gpu() -> dict[str, Any]:
+    return run_cases("cuda")
+
+
+@pytest.mark.triton
+@by_name
+def test_kernels_equal_the_reference_in_the_interpreter(case: Case, interpreted: dict[str, Any]):
+    assert max(interpreted["errors"][case.name].values()) < case.tolerance, interpreted["errors"][case.name]
+
+
+@pytest.mark.gpu
+@by_name
+def test_kernels_equal_the_reference_on_the_gpu(case: Case, on_the_gpu: dict[str, Any]):
+    assert max(on_the_gpu["errors"][case.name].values()) < case.tolerance, on_the_gpu["errors"][case.name]
+
+
+@pytest.mark.triton
+def test_nan_reaches_what_it_reaches_in_the_reference(interpreted: dict[str, Any]):
+    assert len(interpreted["nan"]) == 12
+    for what, (reached, expected) in interpreted["nan"].items():
+        assert reached == expected and 1 <= len(reached) <= 11, what
+
+
+@pytest.mark.triton
+def test_results_lie_as_the_next_projection_reads_them(interpreted: dict[str, Any]):
+    """And as the operator says to what is traced: torch.compile would refuse other strides."""
+    settings = ([1], [0, 1, 1, 1], 1, False, 1.0)
+    with FakeTensorMode():
+        q = torch.empty(2, 3, 20, 8, device="cuda", dtype=torch.bfloat16)
+        out, lse = torch.ops.fibo_robot.diagonal_attention(q, q, q, *settings)
+        grads = torch.ops.fibo_robot.diagonal_attention_backward(q, q, q, q, out, lse, *settings)
+    traced = [[list(tensor.stride()), str(tensor.dtype)] for tensor in (out, grads)]
+    assert interpreted["layouts"] == traced
+    assert out.transpose(1, 2).is_contiguous() and {dtype for _, dtype in traced} == {"torch.bfloat16"}
+
+
+def test_cpu_tensors_are_refused_by_name():
+    q = torch.randn(1, 1, 4, 8)
+    with pytest.raises(AttentionError, match="backend 'triton' needs tensors on cuda"):
+        diagonal_attention(q, q, q, [[1]], backend="triton")
+
+
+@pytest.mark.triton
+def test_offsets_are_copied_to_a_device_once():
+    from fibo_robot.attention.backends.triton import cuda as triton_cuda
+
+    device = torch.device("cpu")
+    first, again = (triton_cuda._diagonals((1, 2, 4), (0, 2, 3), device) for _ in range(2))
+    assert first is again and first[0].tolist() == [1, 2, 4] and first[1].tolist() == [0, 2, 3]
+
+
+@pytest.mark.triton
+def test_views_of_one_projection_are_read_where_they_lie():
+    from fibo_robot.attention.backends.triton import cuda as triton_cuda
+
+    qkv = torch.randn(2, 9, 3, 4, 16)
+    for index, view in enumerate(qkv.permute(2, 0, 3, 1, 4).unbind(0)):
+        tensor, *strides = triton_cuda._strided(view)
+        assert tensor.data_ptr() == qkv[:, :, index].data_ptr() and strides == [9 * 192, 16, 192]
+    apart = torch.randn(2, 4, 16, 9).mT  # columns that lie apart are what the kernels cannot read
+    tensor, *_ = triton_cuda._strided(apart)
+    assert tensor.is_contiguous() and torch.equal(tensor, apart)

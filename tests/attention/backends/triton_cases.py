@@ -1,0 +1,65 @@
+"""Compares the Triton kernels with the float64 reference, case by case; writes the errors as JSON.
+
+Run by test_triton.py in a process of its own, because TRITON_INTERPRET must be set before Triton is imported.
+"""
+
+import json
+import math
+import sys
+from itertools import product
+from typing import Any
+
+import torch
+
+from fibo_robot.attention import diagonal_attention, operator
+from fibo_robot.attention.sparse.diagonal import Backend
+from fibo_robot.attention.sparse.reference import reference_attention
+from fibo_robot.benchmarks.gpu.correctness import CASES, MODES, errors
+
+
+def stand_in_for_the_cpu() -> None:
+    """Let Triton's kernels, which the interpreter runs, be the CPU's."""
+    operator.diagonal_attention_forward.register_kernel("cpu")(operator.forward_on_cuda)
+    operator.diagonal_attention_backward.register_kernel("cpu")(operator.backward_on_cuda)
+
+
+def reached_by_nan(device: str, backend: Backend) -> dict[str, tuple[list[int], list[int]]]:
+    """Queries that a NaN in one token's q, k or v reaches, by the kernel and by the reference."""
+    reached = {}
+    for prefix, mode, name in product((0, 1), MODES, "qkv"):
+        inputs = {key: torch.randn(1, 1, 11, 8, device=device) for key in "qkv"}
+        inputs[name][:, :, 5] = math.nan
+        options: dict[str, Any] = {"num_prefix_tokens": prefix, "mask_mode": mode, "offsets": [[1, 3]]}
+        outs = (
+            diagonal_attention(**inputs, backend=backend, **options),
+            reference_attention(**inputs, **options),
+        )
+        rows = (out[0, 0].isnan().any(dim=-1).nonzero().flatten().tolist() for out in outs)
+        reached[f"{name}, {prefix} prefix tokens, {mode}"] = tuple(rows)
+    return reached
+
+
+def layouts(device: str) -> list[tuple[list[int], str]]:
+    """Strides and types of the output and the gradients, in bfloat16, as the operators return them.
+
+    Autograd would convert a gradient of another type without a word.
+    """
+    q = torch.randn(2, 3, 20, 8, device=device).bfloat16()
+    settings = ([1], [0, 1, 1, 1], 1, False, 1.0)
+    out, lse = torch.ops.fibo_robot.diagonal_attention(q, q, q, *settings)
+    grads = torch.ops.fibo_robot.diagonal_attention_backward(q, q, q, q, out, lse, *settings)
+    return [(list(tensor.stride()), str(tensor.dtype)) for tensor in (out, grads)]
+
+
+def main(device: str) -> None:
+    backend: Backend = "triton"
+    if device == "cpu":
+        backend = "numba"
+        stand_in_for_the_cpu()
+    found = {case.name: errors(case, device, backend) for case in CASES}
+    beside = {"nan": reached_by_nan(device, backend), "layouts": layouts(device)}
+    json.dump({"errors": found, **beside}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

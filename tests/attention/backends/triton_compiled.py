@@ -1,0 +1,97 @@
+"""Compiles the Triton kernels for a GPU that is not there, as calls would; writes what they take as JSON.
+
+The interpreter runs kernels as Python: it takes what the compiler refuses, and knows no registers. Triton's
+compiler and NVIDIA's assembler, which come with Triton, need no GPU.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+from fibo_robot.attention.backends.triton import cuda as triton_cuda
+
+
+class AbsentGpu:
+    """A driver that says which GPU it is and launches nothing."""
+
+    def __init__(self, capability: int) -> None:
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Compiled:
+    """In the place of a kernel: compiles it for what it is called with, and notes what it needs."""
+
+    def __init__(self, kernel: Any, found: list[dict[str, Any]]) -> None:
+        self._kernel, self._found = kernel, found
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def call(*args: Any, **options: Any) -> None:
+            compiled = self._kernel.warmup(*args, grid=grid, **options)
+            usage = _resources(compiled.asm["cubin"])
+            ptx = compiled.asm["ptx"]
+            copies = ptx.count("cp.async.c")
+            launch = {key: options[key] for key in ("BLOCK", "STAGES", "num_warps") if key in options}
+            self._found.append(
+                {
+                    "kernel": self._kernel.__name__,
+                    **launch,
+                    "registers": usage["REG"],
+                    "spilled": usage["STACK"] + usage["LOCAL"],
+                    "shared": compiled.metadata.shared,
+                    "pipelined_loads": copies,
+                    "wide_loads": len(re.findall(r"ld\.global\S*\.v4", ptx)),
+                }
+            )
+
+        return call
+
+
+def _resources(cubin: bytes) -> dict[str, int]:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        told = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    return {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", told.stdout + told.stderr)}
+
+
+def main(capability: int, head_dim: int, dtype: str, zero_logit: bool, launches: int) -> None:
+    """The kernels of a forward and a backward pass on views of one projection, in so many launches."""
+    driver.set_active(AbsentGpu(capability))  # pyright: ignore[reportArgumentType]: what compiling asks of it
+    found: list[dict[str, Any]] = []
+    for module in (triton_cuda.kernels, triton_cuda.kernels_backward):
+        for name in vars(module).copy():
+            if name.endswith("_kernel"):
+                setattr(module, name, Compiled(getattr(module, name), found))
+    qkv = torch.zeros(1, 785, 3, 12, head_dim, dtype=getattr(torch, dtype))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    given = ([1, 2, 3] * 12, list(range(0, 37, 3)), 1, zero_logit, 0.125)
+    size = max(64, head_dim)
+    for launch in triton_cuda.LAUNCHES[size][:launches]:
+        triton_cuda.LAUNCHES[size] = (launch,)
+        out, lse = triton_cuda.forward(q, k, v, *given)
+        triton_cuda.backward(out, q, k, v, out, lse, *given)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    capability, head_dim, dtype, mask_mode, launches = sys.argv[1:]
+    main(int(capability), int(head_dim), dtype, mask_mode == "zero_logit", int(launches))
