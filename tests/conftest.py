@@ -33,6 +33,7 @@ TOGETHER = {
         "test_tutorials.py",
         "test_distributed.py",
         "test_robomimic_checkpoint.py",
+        "policies/test_sweep.py",
         "policies/test_training.py",
         "inference/test_results_file.py",
     ),

@@ -109,6 +109,8 @@ def _begin(files: list[int], command: list[str], folder: str, environment: dict[
         sys.argv = command
         sys.modules["__main__"] = ModuleType("__main__")  # not this file: processes that it starts look there
         return importlib.import_module("fibo_robot.cli.main").main()
+    if arguments[0] == "-u":  # no matter to what ends
+        arguments = arguments[1:]
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         sys.path.insert(0, folder)
