@@ -48,8 +48,11 @@ def ask(address: str, command: list[str]) -> NoReturn:
     sys.exit(status)
 
 
-def serve(address: str) -> Callable[[], object]:
-    """Wait for commands. It returns in the processes forked for one, which are to call what is returned."""
+def serve(address: str) -> Callable[[], object] | None:
+    """Wait for commands until standard input ends, as it does with the process that writes to it.
+
+    In a process that is forked for a command, what that is to call is returned.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the command that somebody waits for
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
@@ -59,7 +62,7 @@ def serve(address: str) -> Callable[[], object]:
     gc.collect()
     gc.freeze()  # else a collection in a fork writes on all pages that it shares
     attending: set[int] = set()
-    while True:
+    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
         attending -= {pid for pid in attending if os.waitpid(pid, os.WNOHANG)[0]}
         pid = os.fork()
@@ -68,6 +71,7 @@ def serve(address: str) -> Callable[[], object]:
             return _attend(connection)
         attending.add(pid)
         connection.close()
+    return None
 
 
 def _attend(connection: socket.socket) -> Callable[[], object]:
@@ -122,6 +126,7 @@ def _begin(files: list[int], command: list[str], folder: str, environment: dict[
 
 if __name__ == "__main__":
     if sys.argv[2:] == ["serve"]:
-        serve(sys.argv[1])()
+        if (begin := serve(sys.argv[1])) is not None:
+            begin()
     else:
         ask(sys.argv[1], sys.argv[2:])
