@@ -27,7 +27,7 @@ from robomimic.utils import env_utils, file_utils
 from robomimic.utils.train_utils import run_rollout
 
 from fibo_robot.benchmarks.harness import BenchmarkError
-from fibo_robot.benchmarks.rollout import SerialEnv
+from fibo_robot.benchmarks.simulation.rollout import SerialEnv
 from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.tasks import Task
 from fibo_robot.policies.adapters.robomimic_checkpoint import load_robomimic_policy

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fibo_robot.envs.tasks import TASKS, Task, get_task, register_environments
 
 if TYPE_CHECKING:
-    from fibo_robot.envs.results.comparison import compare
+    from fibo_robot.envs.results.comparison.compare import compare
     from fibo_robot.envs.results.evaluation import Evaluation
     from fibo_robot.envs.rollouts.api import rollout
 
@@ -19,7 +19,7 @@ register_environments()
 # Imported when first used: simulator workers import this package too, and need neither torch nor scipy.
 _ON_USE = {
     "Evaluation": "fibo_robot.envs.results.evaluation",
-    "compare": "fibo_robot.envs.results.comparison",
+    "compare": "fibo_robot.envs.results.comparison.compare",
     "rollout": "fibo_robot.envs.rollouts.api",
 }
 

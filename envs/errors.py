@@ -13,3 +13,7 @@ class EvaluationError(FiboError):
 
 class RolloutError(FiboError):
     """A rollout cannot start or go on; finished episodes are kept."""
+
+
+class ComparisonError(FiboError):
+    """Evaluations that cannot be compared; the message says why."""

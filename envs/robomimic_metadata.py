@@ -13,9 +13,9 @@ from typing import Any
 
 from fibo_robot.envs.controllers import composite_controller, controller_actions, is_osc_pose
 from fibo_robot.envs.errors import DatasetError
+from fibo_robot.envs.rendering.settings import RenderQuality
 from fibo_robot.envs.simulation.facts import SceneFacts, ask_simulator, unknown_arguments
 from fibo_robot.envs.simulation.object_state import OBJECT_STATES
-from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.envs.tasks import TASKS, Task
 from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import ActionSpec

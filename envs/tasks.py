@@ -15,9 +15,9 @@ import gymnasium
 from fibo_robot import __version__
 from fibo_robot.envs.controllers import controller_actions, controller_mode, osc_pose_controller
 from fibo_robot.envs.pusht import PushTEnv, PushTTask
+from fibo_robot.envs.rendering.settings import RenderQuality, resolve_renderer
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.simulation.object_state import object_slices
-from fibo_robot.envs.simulation.rendering import RenderQuality, resolve_renderer
 from fibo_robot.errors import FiboError, did_you_mean
 from fibo_robot.extras import installed_version
 from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta

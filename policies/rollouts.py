@@ -15,7 +15,7 @@ from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.policies.data.module import DemonstrationData
 from fibo_robot.policies.models.base import ChunkPolicy
-from fibo_robot.training.averaging import module_to_save
+from fibo_robot.training.callbacks.averaging import module_to_save
 
 FOLDER, METRIC = "rollouts_in_training", "rollout/success"
 

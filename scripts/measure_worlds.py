@@ -21,7 +21,7 @@ from random_motion import random_actions
 from scipy.spatial.transform import Rotation
 
 from fibo_robot.benchmarks.harness import write_results
-from fibo_robot.benchmarks.warp_memory import bytes_taken
+from fibo_robot.benchmarks.simulation.memory import bytes_taken
 from fibo_robot.envs import get_task
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.tasks import Task

@@ -19,8 +19,8 @@ from fibo_robot.doctor import (
     check_versions,
     check_warp_installed,
 )
-from fibo_robot.envs.simulation import renderer_probe
-from fibo_robot.envs.simulation.renderer_probe import RendererProbe
+from fibo_robot.envs.rendering import probe as renderer_probe
+from fibo_robot.envs.rendering.probe import RendererProbe
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:

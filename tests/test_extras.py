@@ -143,9 +143,9 @@ def test_what_needs_an_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     take_away(OPTIONAL, monkeypatch)
     with names("wandb"):
         run._logger(config.compose_config(["logger=wandb"]).logger)
-    monkeypatch.delitem(sys.modules, "fibo_robot.envs.rollouts.ray", raising=False)
+    monkeypatch.delitem(sys.modules, "fibo_robot.envs.rollouts.workers.ray", raising=False)
     with names("ray"):
-        importlib.import_module("fibo_robot.envs.rollouts.ray")
+        importlib.import_module("fibo_robot.envs.rollouts.workers.ray")
 
 
 @pytest.mark.sim

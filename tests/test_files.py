@@ -124,7 +124,7 @@ COMPARE = ("-m", "fibo_robot.cli", "compare", "a", "--output", "compared")
 
 
 def test_a_full_disk_ends_a_command_in_one_sentence(tmp_path: Path) -> None:
-    from tests.envs.results.test_comparison import evaluation
+    from tests.envs.results.comparison.test_comparison import evaluation
 
     evaluation("ssff").save(tmp_path / "a")
     done = in_short_of_disk(*COMPARE, cwd=tmp_path)

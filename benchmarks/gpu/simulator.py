@@ -76,14 +76,14 @@ def measure(
         task: in place of the one that the case names.
         make: builds other worlds than MuJoCo Warp's.
     """
-    from fibo_robot.benchmarks import rollout_worlds
+    from fibo_robot.benchmarks.simulation import worlds
 
     if task is None:
         from fibo_robot.envs.tasks import get_task
 
         task = get_task(case.task, renderer="warp") if case.pictures else get_task(case.task, cameras=())
     policy = RandomPolicy(task.shape_meta(), device)
-    rows = rollout_worlds.measure(policy, task, (case.worlds,), device, (1,), STEPS, rounds, make)
+    rows = worlds.measure(policy, task, (case.worlds,), device, (1,), STEPS, rounds, make)
     one, many = (next(row for row in rows if row.case == engine) for engine in ("processes", "worlds"))
     found = []
     for row in (one, many):

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fibo_robot.attention import force_backend
 from fibo_robot.attention.diagonal import Backend
 from fibo_robot.attention.wythoff import count_pairs, head_offsets
-from fibo_robot.benchmarks.attention_cases import DENSE, FLEX, build_modules, cases_alone, cases_whole
+from fibo_robot.benchmarks.attention.cases import DENSE, FLEX, build_modules, cases_alone, cases_whole
 from fibo_robot.benchmarks.harness import interleave, peak_memory_mb, quartiles, speedup
 
 Scope = Literal["alone", "module"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from fibo_robot.benchmarks.attention_cases import FLEX
+from fibo_robot.benchmarks.attention.cases import FLEX
 from fibo_robot.benchmarks.gpu.plan import PartResult
 from fibo_robot.benchmarks.gpu.speed import FUSED
 

@@ -13,7 +13,7 @@ from fibo_robot.envs.demonstrations.pool import map_with_environment
 from fibo_robot.envs.demonstrations.record import stack_observations
 from fibo_robot.envs.demonstrations.replay import check_replayable, check_states
 from fibo_robot.envs.demonstrations.writer import Demonstration, DemonstrationWriter, write_part
-from fibo_robot.envs.simulation.rendering import RenderQuality
+from fibo_robot.envs.rendering.settings import RenderQuality
 from fibo_robot.envs.tasks import TASKS, Task
 
 if TYPE_CHECKING:

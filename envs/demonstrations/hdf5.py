@@ -1,19 +1,8 @@
-"""Demonstration files in robomimic's HDF5 layout: each demonstration is checked when it is first read.
-
-The layout: `data` holds one group per demonstration, `demo_0`, `demo_1`, …, with `obs/<key>`, `actions`,
-`states`, `rewards` and `dones`, and the attributes `num_samples` and `model_file`; `data` itself has the
-attributes `env_args` (JSON) and `total`; `mask/train` and `mask/valid` list names of demonstrations. Pictures
-are uint8 `(T, H, W, 3)`. What robosuite's own script for collecting demonstrations writes is read as well:
-`data` has the attributes `env`, `env_info` and `repository_version` there, and demonstrations have neither
-`obs` nor rewards. Files recorded here add `expert_actions` (what the expert meant, where `actions` is
-what was executed, noise included) and the attributes `seed` and `success`.
-"""
+"""Demonstration files in robomimic's HDF5 layout: each demonstration is checked when it is first read."""
 
 import hashlib
-import json
 import math
 import os
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,12 +12,18 @@ from typing import Any
 import h5py
 import numpy as np
 
+from fibo_robot.envs.demonstrations.layout import (
+    array_at,
+    array_names,
+    check_demonstration,
+    demonstration_names,
+    read_env_args,
+)
 from fibo_robot.envs.errors import DatasetError
-from fibo_robot.envs.robomimic_metadata import env_args_of_robosuite, task_from_env_args
-from fibo_robot.envs.simulation.object_state import OBJECT_STATES, stored_object_state
+from fibo_robot.envs.robomimic_metadata import task_from_env_args
+from fibo_robot.envs.simulation.object_state import OBJECT_STATES
+from fibo_robot.envs.simulation.stored_object_state import stored_object_state
 from fibo_robot.envs.tasks import Task
-
-_DEMO_NAME = re.compile(r"demo_(\d+)")
 
 
 class DemonstrationFile:
@@ -62,8 +57,8 @@ class DemonstrationFile:
         self._opener = os.getpid()
         self._found: tuple[int, int] | None = None  # size and time of the file when it was first opened
         try:
-            self.env_args = self._read_env_args()
-            self.demos = self._read_names()
+            self.env_args = read_env_args(self._file)
+            self.demos = demonstration_names(self._data())
             self._demo(self.demos[0])  # a file of another layout is refused here
         except DatasetError:
             self.close()
@@ -96,49 +91,16 @@ class DemonstrationFile:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
-    def _read_env_args(self) -> dict[str, Any]:
-        data = self._file.get("data")
-        if isinstance(data, h5py.Group) and "env_info" in data.attrs and "env_args" not in data.attrs:
-            return env_args_of_robosuite(data.attrs, str(self.path))
-        if not isinstance(data, h5py.Group) or "env_args" not in data.attrs:
-            raise DatasetError(
-                f"{self.path} is not in robomimic's layout: it has no data group with env_args (nor "
-                "env_info, as robosuite's collection script writes it)."
-            )
-        text = data.attrs["env_args"]
-        try:
-            env_args = json.loads(text if isinstance(text, str | bytes) else str(text))
-        except json.JSONDecodeError as error:
-            raise DatasetError(f"The env_args of {self.path} are not JSON.") from error
-        if not isinstance(env_args, dict) or "env_name" not in env_args:
-            raise DatasetError(f"The env_args of {self.path} do not name an environment (env_name).")
-        return env_args
-
-    def _read_names(self) -> list[str]:
-        numbers = [int(match[1]) for name in self._data() if (match := _DEMO_NAME.fullmatch(str(name)))]
-        if not numbers:
-            raise DatasetError(f"{self.path} holds no demonstrations (data/demo_0, …).")
-        return [f"demo_{number}" for number in sorted(numbers)]
-
     def _data(self) -> h5py.Group:
         data = self._file["data"]
-        assert isinstance(data, h5py.Group)  # as _read_env_args has found
+        assert isinstance(data, h5py.Group)  # as read_env_args has found
         return data
 
     def _demo(self, demo: str) -> h5py.Group:
         """A demonstration's group; checked when it is first asked for."""
         group = self._data()[demo]
         if not self._all_checked and demo not in self._checked:
-            if not isinstance(group, h5py.Group) or "actions" not in group:
-                raise DatasetError(f"{self.path} is not in robomimic's layout: {demo} has no actions.")
-            length = len(_array(group, "actions"))
-            for key in _keys(group):
-                if key in ("states", "rewards", "dones") or key.startswith("obs/"):
-                    rows = len(_array(group, key))
-                    if rows != length:
-                        raise DatasetError(
-                            f"{self.path} is damaged: {demo} has {length} actions but {rows} rows of {key}."
-                        )
+            check_demonstration(self._data(), demo)
             self._checked.add(demo)
         assert isinstance(group, h5py.Group)
         return group
@@ -199,7 +161,7 @@ class DemonstrationFile:
         if filter_key not in self.masks:
             known = ", ".join(self.masks) or "none"
             raise DatasetError(f"{self.path} has no mask {filter_key!r}; it has: {known}.")
-        listed = [name.decode() for name in _array(self._file, f"mask/{filter_key}")[:]]
+        listed = [name.decode() for name in array_at(self._file, f"mask/{filter_key}")[:]]
         names = set(listed)
         if len(names) < len(listed):
             twice = min(name for name in names if listed.count(name) > 1)
@@ -224,7 +186,7 @@ class DemonstrationFile:
     @property
     def obs_keys(self) -> list[str]:
         """Observation keys of the first demonstration; none in a raw file."""
-        keys = _keys(self._demo(self.demos[0]))
+        keys = array_names(self._demo(self.demos[0]))
         return sorted(key.removeprefix("obs/") for key in keys if key.startswith("obs/"))
 
     def length(self, demo: str) -> int:
@@ -258,8 +220,10 @@ class DemonstrationFile:
         """
         group = self._demo(demo)
         if key not in group:
-            raise DatasetError(f"{demo} of {self.path} has no {key!r}; it has: {', '.join(_keys(group))}.")
-        return _array(group, key)
+            raise DatasetError(
+                f"{demo} of {self.path} has no {key!r}; it has: {', '.join(array_names(group))}."
+            )
+        return array_at(group, key)
 
     def descriptor(self) -> int:
         """The operating system's descriptor of the open file, in this process."""
@@ -309,22 +273,6 @@ class DemonstrationFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _keys(group: h5py.Group) -> list[str]:
-    """Names of a demonstration's arrays, `actions` or `obs/object`."""
-    obs = group.get("obs")
-    seen = [f"obs/{key}" for key in obs] if isinstance(obs, h5py.Group) else []
-    return [str(key) for key in group if key != "obs"] + seen
-
-
-def _array(group: h5py.Group, key: str) -> h5py.Dataset:
-    array = group[key]
-    if not isinstance(array, h5py.Dataset) or not array.shape:
-        raise DatasetError(
-            f"{group.file.filename} is not in robomimic's layout: {group.name}/{key} is no array."
-        )
-    return array
 
 
 def dataset_hash(path: Path | str) -> str:

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fibo_robot.envs.simulation.rendering import prepare_rendering
+from fibo_robot.envs.rendering.settings import prepare_rendering
 from fibo_robot.envs.tasks import Task
 from fibo_robot.errors import FiboError
 

@@ -1,4 +1,4 @@
-"""Writing demonstration files in robomimic's HDF5 layout (see :mod:`fibo_robot.envs.demonstrations.hdf5`).
+"""Writing demonstration files in robomimic's HDF5 layout (see :mod:`fibo_robot.envs.demonstrations.layout`).
 
 Files recorded here add `expert_actions` (what the expert meant, where `actions` is what was executed, noise
 included) and the attributes `seed` and `success`.

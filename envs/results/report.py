@@ -21,7 +21,7 @@ from fibo_robot.reporting import KeyNumber, Report, Section, VideoClip
 from fibo_robot.statistics import format_interval, format_rate
 
 if TYPE_CHECKING:
-    from fibo_robot.envs.results.report_attention import AttentionView
+    from fibo_robot.envs.results.attention.report import AttentionView
 
 
 def add_evaluation(
@@ -161,7 +161,7 @@ def write_evaluation_report(
     report = Report(f"{evaluation.task['name']}: {name}", "What the policy did in simulation.")
     add_evaluation(report, evaluation, folder, problems=problems)
     if attention is not None:
-        from fibo_robot.envs.results.report_attention import add_attention
+        from fibo_robot.envs.results.attention.report import add_attention
 
         add_attention(report, attention)
     add_training(report, {name: [evaluation]})

@@ -27,9 +27,9 @@ from fibo_robot.envs.rollouts.identity import (
     other_task_note,
 )
 from fibo_robot.envs.rollouts.log import EpisodeLog
-from fibo_robot.envs.rollouts.scheduler import Timeouts
 from fibo_robot.envs.rollouts.videos import VideoSpec
-from fibo_robot.envs.rollouts.worker_engine import EngineName, make_engine
+from fibo_robot.envs.rollouts.workers.engine import EngineName, make_engine
+from fibo_robot.envs.rollouts.workers.scheduler import Timeouts
 from fibo_robot.envs.tasks import simulator_versions
 from fibo_robot.interfaces import Policy, Task
 from fibo_robot.progress import trials_bar

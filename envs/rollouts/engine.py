@@ -2,7 +2,7 @@
 
 An engine gets a :class:`Plan`, a policy and seeds, and hands back one finished episode per seed in any order.
 How it does so is its own: worker processes and Ray actors step one world each under one scheduler
-(:mod:`fibo_robot.envs.rollouts.worker_engine`); a simulator of many worlds on one device is another engine,
+(:mod:`fibo_robot.envs.rollouts.workers.engine`); a simulator of many worlds on one device is another engine,
 not another kind of worker.
 
 **What is promised.** Within one engine whose `reproducible` is True, an episode is equal bit for bit whatever

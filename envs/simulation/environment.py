@@ -13,10 +13,10 @@ import gymnasium
 import numpy as np
 
 from fibo_robot.envs.errors import DatasetError
+from fibo_robot.envs.rendering.renderer import SceneRenderer, create_renderer
 from fibo_robot.envs.simulation.geometry import BodyPoses, CubeGeometry, draw_cube_size, taken_cube_size
 from fibo_robot.envs.simulation.object_state import object_positions, object_state, sensed_positions
 from fibo_robot.envs.simulation.recorded_model import model_changes, with_changes
-from fibo_robot.envs.simulation.rendering import SceneRenderer, create_renderer
 from fibo_robot.envs.simulation.robosuite_environment import import_robosuite, make_robosuite
 from fibo_robot.envs.simulation.simulated_task import SimulatedTask
 from fibo_robot.interfaces import StepResult

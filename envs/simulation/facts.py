@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fibo_robot.envs.errors import DatasetError
-from fibo_robot.envs.simulation.rendering import RendererError
+from fibo_robot.envs.rendering.settings import RendererError
 from fibo_robot.envs.simulation.robosuite_environment import import_robosuite, make_robosuite
 
 # Of what robosuite senses of a robot: what robomimic's tasks observe of an arm. Mobile robots have the hand's

@@ -13,7 +13,7 @@ import numpy as np
 
 from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.simulation.recorded_model import Changes, Element
-from fibo_robot.envs.simulation.untyped import MjData, MjModel, import_mujoco
+from fibo_robot.envs.untyped import MjData, MjModel, import_mujoco
 
 CUBE_BODY = "cube_main"
 _COLLISION, _VISUAL = "cube_g0", "cube_g0_vis"

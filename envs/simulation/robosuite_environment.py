@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fibo_robot.envs.simulation.rendering import prepare_rendering
+from fibo_robot.envs.rendering.settings import prepare_rendering
 from fibo_robot.extras import require
 
 # robosuite draws the sizes of some objects when it builds a model. Here one model serves all episodes: the

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from fibo_robot.envs.simulation.rendering import RenderQuality
+from fibo_robot.envs.rendering.settings import RenderQuality
 from fibo_robot.interfaces import ActionSpec
 
 

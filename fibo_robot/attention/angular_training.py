@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fibo_robot.attention.angular import NORM_EPSILON, ConstantTerm, convolve, linear_angular
 from fibo_robot.attention.compiling import constant_result
-from fibo_robot.attention.operator import result_like, without_autocast
+from fibo_robot.attention.operator import empty_packed, result_like, unpacked, without_autocast
 
 
 def castling_training(
@@ -104,7 +104,7 @@ def _castling_training_backward(
     state: Tensor,
     taps: Tensor,
     const_term: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     from fibo_robot.attention.backends import numba_angular
 
     grad, q_wide, k, v, direction, wide_taps = (
@@ -112,8 +112,8 @@ def _castling_training_backward(
     )
     term = cast(ConstantTerm, const_term)
     grads = numba_angular.backward(grad, q_wide, k, v, direction, inverse, state, wide_taps, term)
-    grad_q, grad_k, grad_v, grad_y = (tensor.to(q.dtype) for tensor in grads[:4])
-    return grad_q, grad_k, grad_v, grad_y, grads[4].to(taps.dtype)
+    packed, grad_y, grad_taps = grads
+    return packed.to(q.dtype), grad_y.to(q.dtype), grad_taps.to(taps.dtype)
 
 
 @_castling_training_backward.register_fake
@@ -127,8 +127,8 @@ def _(
     state: Tensor,
     taps: Tensor,
     const_term: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return result_like(q), result_like(q), result_like(q), result_like(q), torch.empty_like(taps)
+) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_packed(q), result_like(q), torch.empty_like(taps)
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
@@ -143,9 +143,9 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor, Tensor]
 def _differentiate(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple:
     *saved, branch_scale = ctx.saved_tensors
     grads = torch.ops.fibo_robot.castling_training_backward(grad, *saved, ctx.const_term)
-    grad_q, grad_k, grad_v, grad_y, grad_taps = grads
+    packed, grad_y, grad_taps = grads
     grad_branch = branch_scale.to(grad_y.dtype) * grad_y if ctx.has_branch else None
-    return grad_q, grad_k, grad_v, grad_branch, None, grad_taps, None
+    return *unpacked(packed), grad_branch, None, grad_taps, None
 
 
 _castling_training.register_autograd(_differentiate, setup_context=_save)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fibo_robot.attention.cores import AngularCore, AttentionCore, DiagonalCore, Grid, SoftmaxCore
 from fibo_robot.attention.errors import AttentionError
+from fibo_robot.attention.projection import split_projection
 
 
 class AttentionModule(nn.Module):
@@ -137,8 +138,7 @@ class AttentionModule(nn.Module):
         gate = None if self.gate is None else self.gate(x).sigmoid()
         batch, num_tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, num_tokens, 3, self.num_heads, self.head_dim)
-        # Unbound before heads and tokens change places: so the three gradients are joined in one copy.
-        q, k, v = (tensor.transpose(1, 2) for tensor in qkv.unbind(2))
+        q, k, v = split_projection(qkv)
         # Under autocast a norm may answer in float32; the core wants one dtype.
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         x = self.norm(self.core(q, k, v).transpose(1, 2).flatten(2))

@@ -45,6 +45,18 @@ def empty_tokens_first(like: Tensor) -> Tensor:
     return like.new_empty((batch, tokens, heads, head_dim)).transpose(1, 2)
 
 
+def empty_packed(like: Tensor) -> Tensor:
+    """An empty `(B, N, 3, heads, head_dim)`, as a projection of `(B, heads, N, head_dim)` is written."""
+    batch, heads, tokens, head_dim = like.shape
+    return like.new_empty((batch, tokens, 3, heads, head_dim))
+
+
+def unpacked(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Views `(B, heads, N, head_dim)` of a `(B, N, 3, heads, head_dim)`: q, k and v, or their gradients."""
+    q, k, v = packed.unbind(2)
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
 def result_like(q: Tensor) -> Tensor:
     """An empty result of Castling's operators: tokens first in memory on a CPU, contiguous elsewhere."""
     return empty_tokens_first(q) if q.device.type == "cpu" else q.new_empty(q.shape)
@@ -130,7 +142,7 @@ def diagonal_attention_backward(
     num_prefix_tokens: int,
     zero_logit: bool,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Tensor:
     """Gradients of q, k and v; see :func:`fibo_robot.attention.backends.numba_cpu.backward`."""
     from fibo_robot.attention.backends import numba_cpu
 
@@ -152,7 +164,7 @@ def backward_on_cuda(
     num_prefix_tokens: int,
     zero_logit: bool,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Tensor:
     """Gradients of q, k and v; see :func:`fibo_robot.attention.backends.triton_cuda.backward`."""
     from fibo_robot.attention.backends import triton_cuda
 
@@ -173,8 +185,8 @@ def _(
     num_prefix_tokens: int,
     zero_logit: bool,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_tokens_first(q), empty_tokens_first(k), empty_tokens_first(v)
+) -> Tensor:
+    return empty_packed(q)
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -185,7 +197,7 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor, grad_lse: Tensor | None) -> tuple:
     grads = torch.ops.fibo_robot.diagonal_attention_backward(grad, *ctx.saved_tensors, *ctx.settings)
-    return (*grads, *[None] * len(ctx.settings))
+    return (*unpacked(grads), *[None] * len(ctx.settings))
 
 
 diagonal_attention_forward.register_autograd(_differentiate, setup_context=_save)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from fibo_robot.benchmarks.probe_summary import ProbeSummary
+    from fibo_robot.benchmarks.probe.summary import ProbeSummary
 
 _READS = {"appearance": ("appearance",), "motion": ("motion",), "both": ("appearance", "motion")}
 
@@ -83,9 +83,9 @@ def probe(
     from rich.console import Console
 
     from fibo_robot.benchmarks.harness import BenchmarkError, read_results, write_results
-    from fibo_robot.benchmarks.probe import ProbeRecipe, ProbeRow, cross_validate
-    from fibo_robot.benchmarks.probe_features import frame_features, motion_features
-    from fibo_robot.benchmarks.probe_summary import summarise
+    from fibo_robot.benchmarks.probe.cross_validation import ProbeRecipe, ProbeRow, cross_validate
+    from fibo_robot.benchmarks.probe.features import frame_features, motion_features
+    from fibo_robot.benchmarks.probe.summary import summarise
     from fibo_robot.encoders import create_encoder
     from fibo_robot.video.datasets.recognise import read_clips
 

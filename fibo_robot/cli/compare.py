@@ -32,10 +32,10 @@ def compare(
     """Compare success rates: a table with intervals, paired tests, JSON, CSV, a plot and report.html."""
     from rich.console import Console
 
-    from fibo_robot.envs.results.comparison import ComparisonError
-    from fibo_robot.envs.results.comparison import compare as run
+    from fibo_robot.envs.errors import ComparisonError
+    from fibo_robot.envs.results.comparison.compare import compare as run
+    from fibo_robot.envs.results.comparison.report import add_comparison, cost_rows, pair_rows
     from fibo_robot.envs.results.report import add_evaluation, add_training
-    from fibo_robot.envs.results.report_comparison import add_comparison, cost_rows, pair_rows
     from fibo_robot.envs.results.runs import LastCheckpoints, evaluations_of, load_method, load_run
     from fibo_robot.reporting import Report
     from fibo_robot.statistics import format_interval, format_rate

@@ -44,7 +44,7 @@ def record(
 ) -> None:
     """Record a scripted expert's demonstrations with pictures; an interrupted recording continues."""
     from fibo_robot.envs.demonstrations.record import Recording, record_demonstrations
-    from fibo_robot.envs.simulation.rendering import RenderQuality
+    from fibo_robot.envs.rendering.settings import RenderQuality
     from fibo_robot.envs.tasks import get_task
 
     overrides: dict[str, Any] = {"renderer": renderer} | ({"image_size": image_size} if image_size else {})

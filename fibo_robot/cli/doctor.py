@@ -49,8 +49,8 @@ def check_rendering(full: bool = False) -> "list[Check]":
         full: draw with Warp, too; else only look whether it is installed.
     """
     from fibo_robot.doctor import Check, check_warp_installed
-    from fibo_robot.envs.simulation.renderer_probe import probe_renderers
-    from fibo_robot.envs.simulation.rendering import FIXES, RENDERERS
+    from fibo_robot.envs.rendering.probe import probe_renderers
+    from fibo_robot.envs.rendering.settings import FIXES, RENDERERS
 
     tried = RENDERERS if full else tuple(name for name in RENDERERS if name != "warp")
     probes = probe_renderers(tried)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fibo_robot.envs.pusht import PushTTask
     from fibo_robot.envs.results.evaluation import Evaluation
     from fibo_robot.envs.rollouts.engine import Engine
-    from fibo_robot.envs.rollouts.worker_engine import EngineName
+    from fibo_robot.envs.rollouts.workers.engine import EngineName
     from fibo_robot.envs.tasks import Task
     from fibo_robot.policies.adapters.robomimic_checkpoint import RobomimicPolicy
     from fibo_robot.policies.models.base import ChunkPolicy
@@ -67,8 +67,8 @@ def rollout(
     """Roll a policy out on fresh seeds: success rate with interval, eval.json, videos, report.html."""
     import torch
 
-    from fibo_robot.envs.results.attention_overlay import image_encoders
-    from fibo_robot.envs.results.attention_videos import record_attention
+    from fibo_robot.envs.results.attention.overlay import image_encoders
+    from fibo_robot.envs.results.attention.videos import record_attention
     from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
     from fibo_robot.envs.results.runs import LastCheckpoints
     from fibo_robot.envs.rollouts.api import SUCCESS_HOLD

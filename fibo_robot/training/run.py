@@ -20,13 +20,14 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from fibo_robot.attention.swap import angular_cores
 from fibo_robot.extras import require
-from fibo_robot.training.averaging import MovingAverage
 from fibo_robot.training.build import build
-from fibo_robot.training.callbacks import CheckpointDirectory, History
-from fibo_robot.training.castling import CastlingSchedule
+from fibo_robot.training.callbacks.averaging import MovingAverage
+from fibo_robot.training.callbacks.castling import CastlingSchedule
+from fibo_robot.training.callbacks.checkpoint_directory import CheckpointDirectory
+from fibo_robot.training.callbacks.cost import TrainingCost
+from fibo_robot.training.callbacks.history import History
 from fibo_robot.training.checkpoint import TRAINER
 from fibo_robot.training.config import ConfigError, options_of
-from fibo_robot.training.cost import TrainingCost
 from fibo_robot.training.module import ModelModule
 from fibo_robot.training.resume import epochs_done, refuse_other_config, refuse_other_data
 from fibo_robot.training.sharding import FSDP2

@@ -21,7 +21,7 @@ from robomimic.utils import file_utils
 from torch import Tensor, nn
 
 from fibo_robot.envs.robomimic_metadata import task_from_env_args
-from fibo_robot.envs.simulation.object_state import stored_object_state
+from fibo_robot.envs.simulation.stored_object_state import stored_object_state
 from fibo_robot.envs.tasks import Task
 from fibo_robot.interfaces import ShapeMeta
 from fibo_robot.policies.adapters.robomimic import register_backbone

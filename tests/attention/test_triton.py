@@ -69,7 +69,7 @@ def test_results_lie_as_the_next_projection_reads_them(interpreted: dict[str, An
         q = torch.empty(2, 3, 20, 8, device="cuda", dtype=torch.bfloat16)
         out, lse = torch.ops.fibo_robot.diagonal_attention(q, q, q, *settings)
         grads = torch.ops.fibo_robot.diagonal_attention_backward(q, q, q, q, out, lse, *settings)
-    traced = [[list(tensor.stride()), str(tensor.dtype)] for tensor in (out, *grads)]
+    traced = [[list(tensor.stride()), str(tensor.dtype)] for tensor in (out, grads)]
     assert interpreted["layouts"] == traced
     assert out.transpose(1, 2).is_contiguous() and {dtype for _, dtype in traced} == {"torch.bfloat16"}
 

@@ -40,7 +40,7 @@ def reached_by_nan(device: str, backend: Backend) -> dict[str, tuple[list[int], 
 
 
 def layouts(device: str) -> list[tuple[list[int], str]]:
-    """Strides and types of the output and the three gradients, in bfloat16, as the operators return them.
+    """Strides and types of the output and the gradients, in bfloat16, as the operators return them.
 
     Autograd would convert a gradient of another type without a word.
     """
@@ -48,7 +48,7 @@ def layouts(device: str) -> list[tuple[list[int], str]]:
     settings = ([1], [0, 1, 1, 1], 1, False, 1.0)
     out, lse = torch.ops.fibo_robot.diagonal_attention(q, q, q, *settings)
     grads = torch.ops.fibo_robot.diagonal_attention_backward(q, q, q, q, out, lse, *settings)
-    return [(list(tensor.stride()), str(tensor.dtype)) for tensor in (out, *grads)]
+    return [(list(tensor.stride()), str(tensor.dtype)) for tensor in (out, grads)]
 
 
 def main(device: str) -> None:

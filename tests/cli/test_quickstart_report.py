@@ -11,7 +11,7 @@ from fibo_robot.cli.quickstart import report
 from fibo_robot.encoders import create_encoder
 from fibo_robot.files import write_json
 from fibo_robot.training.checkpoint import HISTORY, save_checkpoint
-from tests.envs.results.test_comparison import evaluation
+from tests.envs.results.comparison.test_comparison import evaluation
 from tests.reporting.test_report import write_video
 
 STAGES = [{"lane": "policy", "title": "Train", "command": "fibo train", "seconds": 60.0}]

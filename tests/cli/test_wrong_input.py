@@ -15,7 +15,7 @@ import torch
 
 from fibo_robot.cli import main as command_line
 from fibo_robot.cli.demos import Renderer
-from fibo_robot.envs.simulation.rendering import RENDERERS
+from fibo_robot.envs.rendering.settings import RENDERERS
 from fibo_robot.interfaces import ActionSpec
 from fibo_robot.training.checkpoint import save_checkpoint
 

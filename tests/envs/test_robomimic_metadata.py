@@ -8,8 +8,8 @@ import pytest
 from fibo_robot.envs import get_task
 from fibo_robot.envs.controllers import composite_controller
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
+from fibo_robot.envs.rendering.settings import RenderQuality
 from fibo_robot.envs.robomimic_metadata import task_from_env_args
-from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.interfaces import ActionSpec
 
 OLD_ARM = {

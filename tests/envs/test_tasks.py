@@ -9,7 +9,7 @@ import pytest
 
 from fibo_robot.envs import TASKS, Task, get_task
 from fibo_robot.envs.controllers import osc_pose_controller
-from fibo_robot.envs.simulation.rendering import (
+from fibo_robot.envs.rendering.settings import (
     RendererError,
     RenderQuality,
     prepare_rendering,
@@ -68,7 +68,7 @@ def test_env_args_name_the_renderer_that_was_used(monkeypatch: pytest.MonkeyPatc
 def test_a_missing_library_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(
-        "fibo_robot.envs.simulation.rendering._LIBRARIES",
+        "fibo_robot.envs.rendering.settings._LIBRARIES",
         {"egl": "libNoSuchEGL.so", "osmesa": "libNoSuchOSMesa.so"},
     )
     with pytest.raises(RendererError, match="libegl1 and libgl1-mesa-dri"):

@@ -6,19 +6,16 @@ for. Each reader returns None where it does not recognise its own.
 
 from pathlib import Path
 
-from fibo_robot.video.datasets.files import clips_below, split_folders, subfolders
-from fibo_robot.video.datasets.lists import read_list_file, read_split_lists, read_table_in
-from fibo_robot.video.datasets.named import read_named
-from fibo_robot.video.datasets.official import read_hmdb51, read_something_something, read_ucf101
-from fibo_robot.video.datasets.shards import read_shards
+from fibo_robot.video.datasets.layouts.class_folders import read_class_folders
+from fibo_robot.video.datasets.layouts.lists import read_list_file, read_split_lists, read_table_in
+from fibo_robot.video.datasets.layouts.named import read_named
+from fibo_robot.video.datasets.layouts.official import read_hmdb51, read_something_something, read_ucf101
+from fibo_robot.video.datasets.layouts.shards import read_shards
 from fibo_robot.video.datasets.table import (
     ClipTable,
     ClipTableError,
-    LabelledClip,
     NoClipsFoundError,
     UnreadableDataError,
-    canonical_split,
-    refuse_protocol,
 )
 
 
@@ -38,10 +35,10 @@ def read_clips(
     * a file without header (Kinetics style): a path and a label per line, with any of comma, tab, semicolon
       or space between, or a folder of frames, their number and a label (mmaction2's lists); or the
       annotation csv of Kinetics;
-    * webdataset shards: see :func:`fibo_robot.video.datasets.shards.read_shards`;
-    * Something-Something v2, UCF-101, HMDB51: see :mod:`fibo_robot.video.datasets.official`;
+    * webdataset shards: see :func:`fibo_robot.video.datasets.layouts.shards.read_shards`;
+    * Something-Something v2, UCF-101, HMDB51: see :mod:`fibo_robot.video.datasets.layouts.official`;
     * a folder with `train.csv`, `val.csv` and so on of either kind;
-    * Toyota Smarthome, NTU RGB+D, NW-UCLA: see :func:`fibo_robot.video.datasets.named.read_named`;
+    * Toyota Smarthome, NTU RGB+D, NW-UCLA: see :func:`fibo_robot.video.datasets.layouts.named.read_named`;
     * a folder `CLASS/clip.mp4`, or `train/CLASS/clip.mp4` and so on; `Training` is a name for `train`, too.
 
     Wherever a clip is a file, it may also be a folder of its frames as numbered pictures.
@@ -52,8 +49,8 @@ def read_clips(
         protocol: which of a data set's official splits; its first one when None.
         multi_label: each clip has any number of labels. Then a table has a column `labels` instead of
             `label`, with semicolons between them, and a list without header is mmaction2's for such data
-            (:func:`fibo_robot.video.datasets.multi_label.read_multi_label_list`), or there is one of either
-            for each split. Nothing else is read.
+            (:func:`fibo_robot.video.datasets.layouts.multi_label.read_multi_label_list`), or there is one of
+            either for each split. Nothing else is read.
 
     Raises:
         NoClipsFoundError: nothing of this kind is found; the message says what was looked for.
@@ -88,7 +85,7 @@ def _read_clips(root: Path, split_column: str, protocol: str | None, multi_label
         or read_hmdb51(root, protocol)
         or read_split_lists(root, protocol)
         or read_named(root, protocol)
-        or _read_class_folders(root, protocol)
+        or read_class_folders(root, protocol)
     )
 
 
@@ -107,44 +104,3 @@ def _read_multi_label(root: Path, split_column: str, protocol: str | None) -> Cl
     if not table.labels:
         raise ClipTableError(f"{root} gives not one clip a label.")
     return table
-
-
-def _read_class_folders(root: Path, protocol: str | None) -> ClipTable:
-    splits = _splits_of_class_folders(root)
-    parts = [(folder.name.lower(), folder) for folder in splits] or [("", root)]
-    clips = [
-        LabelledClip(file, (class_folder.name,), split)
-        for split, part in parts
-        for class_folder in subfolders(part)
-        for file in clips_below(class_folder)
-    ]
-    if not clips:
-        raise NoClipsFoundError(
-            f"{root} holds neither clips.csv, nor a data set that is known here (see `fibo data list`), nor "
-            "folders of clips named after their classes."
-        )
-    refuse_protocol(protocol, str(root))
-    kind = f"class folders in {', '.join(folder.name for folder in splits)}" if splits else "class folders"
-    listed = {clip.path for clip in clips}
-    left_out = tuple(path for path in clips_below(root) if path not in listed)
-    note = f"; {len(left_out)} clips outside of class folders are left out" if left_out else ""
-    return ClipTable(tuple(clips), f"{root} ({kind}{note})", left_out)
-
-
-def _splits_of_class_folders(root: Path) -> list[Path]:
-    """The folders of a data set's parts; none where its classes lie on top.
-
-    Raises:
-        ClipTableError: some folders are named like parts and others not, and it cannot be told what they are.
-    """
-    splits = split_folders(root)
-    others = [folder for folder in subfolders(root) if canonical_split(folder.name) is None]
-    others = [folder for folder in others if clips_below(folder)]
-    if not splits or not others:
-        return splits
-    if all(clip.parent == folder for folder in splits for clip in clips_below(folder)):
-        return []  # a class may be named `train`: its clips lie in it as those of the others do
-    raise ClipTableError(
-        f"{root} holds {splits[0].name}, named like a part of the data, beside {others[0].name}, which is "
-        "not: give a folder of parts or one of classes, or list the clips in clips.csv."
-    )

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from fibo_robot.errors import FiboError
 from fibo_robot.progress import track
 from fibo_robot.training.sampler import StepSampler, evaluation_batches
-from fibo_robot.video.datasets.multi_label import SEPARATOR
+from fibo_robot.video.datasets.layouts.multi_label import SEPARATOR
 from fibo_robot.video.datasets.recognise import read_clips
 from fibo_robot.video.datasets.table import ClipTable, LabelledClip
 from fibo_robot.video.training.clips import ClipBatch, ClipDataset

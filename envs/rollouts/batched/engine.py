@@ -21,7 +21,7 @@ from fibo_robot.envs.rollouts.batched.lockstep import Lockstep
 from fibo_robot.envs.rollouts.batched.worlds import BatchedEnv, MakeWorlds
 from fibo_robot.envs.rollouts.engine import Finished, Plan
 from fibo_robot.envs.rollouts.episodes import Episode, Session
-from fibo_robot.envs.rollouts.worker_engine import one_thread
+from fibo_robot.envs.rollouts.workers.engine import one_thread
 from fibo_robot.extras import installed_version, require
 from fibo_robot.interfaces import Policy, Task
 

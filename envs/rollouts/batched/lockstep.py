@@ -16,7 +16,7 @@ from fibo_robot.envs.rollouts.batched.tally import Tallies
 from fibo_robot.envs.rollouts.batched.worlds import BatchedEnv
 from fibo_robot.envs.rollouts.engine import Finished, Plan
 from fibo_robot.envs.rollouts.identity import policy_device
-from fibo_robot.envs.rollouts.scheduler import not_finite
+from fibo_robot.envs.rollouts.workers.scheduler import not_finite
 from fibo_robot.interfaces import Policy
 
 # Start states that are missing take a robosuite reset each, so there is a sign of life after so many.

@@ -18,7 +18,7 @@ from fibo_robot.envs.rollouts.batched.engine import BatchedEngine
 from fibo_robot.envs.rollouts.batched.worlds import MakeWorlds
 from fibo_robot.envs.rollouts.engine import Finished, Plan
 from fibo_robot.envs.rollouts.episodes import Episode, Session
-from fibo_robot.envs.rollouts.scheduler import ATTEMPTS, Timeouts
+from fibo_robot.envs.rollouts.workers.scheduler import ATTEMPTS, Timeouts
 from fibo_robot.errors import FiboError
 from fibo_robot.extras import require
 from fibo_robot.interfaces import Policy

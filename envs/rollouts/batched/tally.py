@@ -1,7 +1,7 @@
 """The accounts of episodes that run side by side, kept for all worlds at once and written out when one ends.
 
-They say the same as the account of a single world (:mod:`fibo_robot.envs.rollouts.episode_runner`): the same
-end, the same numbers and, for the same actions and rewards, the same digest.
+They say the same as the account of a single world (:mod:`fibo_robot.envs.rollouts.workers.episode_runner`):
+the same end, the same numbers and, for the same actions and rewards, the same digest.
 """
 
 import hashlib

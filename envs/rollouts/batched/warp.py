@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fibo_robot.envs.errors import RolloutError
+from fibo_robot.envs.rendering.warp.cameras import WarpCameras, describe, one_world
 from fibo_robot.envs.rollouts.batched.worlds import BatchedStep, Start
-from fibo_robot.envs.simulation.warp_pictures import WarpCameras, describe, one_world
 from fibo_robot.envs.tasks import Task as SimulatorTask
 from fibo_robot.envs.warp import StartStates, WarpTask
 from fibo_robot.interfaces import Task

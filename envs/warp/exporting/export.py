@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
+from fibo_robot.envs.untyped import MjModel, import_mujoco
 from fibo_robot.envs.warp.errors import WarpError
 from fibo_robot.envs.warp.runtime import versions
 from fibo_robot.files import replace_atomically

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.simulation.untyped import import_mujoco
+from fibo_robot.envs.untyped import import_mujoco
 from fibo_robot.envs.warp.errors import WarpError
 from fibo_robot.envs.warp.exporting.export import (
     Arm,

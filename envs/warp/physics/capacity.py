@@ -5,7 +5,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from fibo_robot.envs.simulation.untyped import MjModel
+from fibo_robot.envs.untyped import MjModel
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
+from fibo_robot.envs.untyped import MjModel, import_mujoco
 from fibo_robot.envs.warp.physics import restart_kernels as kernels
 from fibo_robot.envs.warp.physics.capacity import Capacity
 from fibo_robot.envs.warp.physics.recording import Recorded

@@ -15,7 +15,7 @@ import warp as wp
 from torch import Tensor
 
 from fibo_robot.envs.simulation.geometry import LARGEST, SMALLEST, CubeGeometry
-from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
+from fibo_robot.envs.untyped import MjModel, import_mujoco
 from fibo_robot.envs.warp.exporting.export import TaskExport
 
 

@@ -20,7 +20,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from fibo_robot.envs.simulation.warp_streams import in_torchs_order
+from fibo_robot.envs.rendering.warp.streams import in_torchs_order
 from fibo_robot.envs.warp.exporting.export import TaskExport
 from fibo_robot.envs.warp.physics import contact_kernels as kernels
 from fibo_robot.envs.warp.physics.capacity import Capacity, few_worlds

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.envs.simulation.object_state import SceneObject
-from fibo_robot.envs.simulation.untyped import MjModel
+from fibo_robot.envs.untyped import MjModel
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch import Tensor
 from fibo_robot.attention.angular import NORM_EPSILON, ConstantTerm, constant_value
 from fibo_robot.attention.backends import numba_angular_kernels as kernels
 from fibo_robot.attention.backends.numba_blas import product_address, separate_rows
-from fibo_robot.attention.backends.numba_runner import as_given, place, rows_as_stored, run
-from fibo_robot.attention.operator import empty_tokens_first
+from fibo_robot.attention.backends.numba_runner import as_given, packed_as_given, place, rows_as_stored, run
+from fibo_robot.attention.operator import empty_packed, empty_tokens_first, unpacked
 
 ROWS_WORTH_THREADS = 4096  # tokens times heads times batch
 TILE = 128  # tokens per task, at most
@@ -93,8 +93,10 @@ def backward(
     state: Tensor,
     taps: Tensor,
     const_term: ConstantTerm,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, y and the taps; arguments as :func:`forward` took and returned them.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v as one `(B, N, 3, heads, D)`, of y, and of the taps.
+
+    Arguments are as :func:`forward` took and returned them.
 
     With r = 1/‖q‖ and t the gradient of q̂, that of q is r·(t - q̂(q̂·t)); and so for k and for the output.
     """
@@ -103,7 +105,8 @@ def backward(
     (grad, direction), _ = rows_as_stored(grad, direction)
     missing = q.shape[-1] - given.shape[-1]
     state = torch.nn.functional.pad(state, (0, missing, 0, missing)) if missing else state
-    grad_y, grad_q, grad_k, grad_v = (empty_tokens_first(q) for _ in range(4))
+    grad_y, packed = empty_tokens_first(q), empty_packed(q)
+    grad_q, grad_k, grad_v = unpacked(packed)
     grad_state, taps = torch.empty_like(state), taps.detach().contiguous()
     job = _job(q, name, taps, own=const_term == "own")
     tiles = -(-q.shape[2] // int(job["tile"][0]))
@@ -118,8 +121,7 @@ def backward(
     if const_term != "own":
         whole = grad_y.sum(dim=-2, keepdim=True)
         grad_v.add_(whole, alpha=0.5 if const_term == "sum" else 0.5 / q.shape[-2])
-    grads = [as_given(tensor, given) for tensor in (grad_q, grad_k, grad_v, grad_y)]
-    return grads[0], grads[1], grads[2], grads[3], tap_grads.sum(dim=(0, 2))
+    return packed_as_given(packed, given), as_given(grad_y, given), tap_grads.sum(dim=(0, 2))
 
 
 def _rows(*tensors: Tensor) -> tuple[list[Tensor], str]:

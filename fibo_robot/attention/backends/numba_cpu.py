@@ -1,12 +1,13 @@
 """Diagonal attention on the CPU: numba kernels that touch only the pairs on the diagonals.
 
-Work is O(N · offsets · head_dim), memory O(N · (offsets + head_dim)). The kernels (numba_kernels.py) read
+Work is O(N · offsets · head_dim) for each head, memory beside the results O(N · (offsets + head_dim)) for
+each thread. The kernels (numba_kernels.py) read
 tensors of any strides and write `(B, N, heads, D)`, which is how a module's projections lie. Every number is
 written by exactly one task, so results do not depend on the number of threads. Half precision is computed in
 float32.
 
-The backward pass has two phases. The first walks over queries: it stores each pair's softmax weight and logit
-gradient, and sums dq. The second walks over keys, gathers their pairs and sums dk and dv.
+The backward pass walks over queries, keeps each pair's softmax weight and logit gradient, and sums dq; then
+over keys, gathers their pairs, and sums dk and dv.
 """
 
 from collections.abc import Sequence
@@ -22,11 +23,12 @@ from fibo_robot.attention.backends.numba_runner import (
     LANES,
     as_given,
     computing_dtype,
+    packed_as_given,
     place,
     rows_as_stored,
     run,
 )
-from fibo_robot.attention.operator import empty_tokens_first
+from fibo_robot.attention.operator import empty_packed, empty_tokens_first, unpacked
 
 
 def forward(
@@ -78,30 +80,25 @@ def backward(
     num_prefix_tokens: int,
     zero_logit: bool,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, as `out` in shape and strides; arguments as in :func:`forward` and from it."""
-    given, dtype = q, computing_dtype(q.dtype)
-    batch, heads = q.shape[:2]
+) -> Tensor:
+    """Gradients of q, k and v as one `(B, N, 3, heads, D)`; arguments as in :func:`forward` and from it."""
     rows, name = rows_as_stored(q, k, v, out, grad)
-    grads = [empty_tokens_first(rows[0]) for _ in range(3)]
+    packed = empty_packed(rows[0])
     kept = _arrays(tuple(offsets), tuple(starts))
     job = _job(q, *kept, num_prefix_tokens, zero_logit, scale)
-    slots, width = int(job["slots"][0]), int(job["width"][0])
-    masked = torch.empty(q.shape[:-1], dtype=dtype)
-    pairs = torch.empty(2, batch * heads, slots, width, dtype=dtype)
-    prefix_pairs = torch.empty(2, batch * heads, num_prefix_tokens, width, dtype=dtype)
     place(job, q=rows[0], k=rows[1], v=rows[2], out=rows[3], grad=rows[4])
+    grads = unpacked(packed)
     place(job, grad_q=grads[0], grad_k=grads[1], grad_v=grads[2])
-    job["lse"], job["masked"] = lse.data_ptr(), masked.data_ptr()
-    job["weights"], job["d_logits"] = pairs[0].data_ptr(), pairs[1].data_ptr()
-    job["prefix_weights"], job["prefix_d_logits"] = prefix_pairs[0].data_ptr(), prefix_pairs[1].data_ptr()
-    lanes = grads[0].shape[-1]
-    run(numba_kernels_backward.backward_queries(name, lanes), job)
-    if zero_logit:
-        total_grad = masked[:, :, None] @ rows[4].to(dtype)
-        place(job, total=total_grad)
-    run(numba_kernels_backward.backward_keys(name, lanes), job)
-    return as_given(grads[0], given), as_given(grads[1], given), as_given(grads[2], given)
+    job["lse"] = lse.data_ptr()
+    groups, runs = int(job["groups"][0]), int(job["runs"][0])
+    finished = np.zeros(groups, np.int64)
+    job["finished"] = finished.ctypes.data
+    if runs > 1:
+        size = int(job["rows_kept"][0]), int(job["width"][0])
+        pairs = torch.empty(groups, *size, dtype=computing_dtype(q.dtype))
+        job["pairs"] = pairs.data_ptr()
+    run(numba_kernels_backward.backward(name, packed.shape[-1]), job)
+    return packed_as_given(packed, q)
 
 
 def _job(
@@ -117,6 +114,7 @@ def _job(
         num_prefix_tokens,
     )
     job["slots"] = num_prefix_tokens + 2 * int(np.diff(starts).max())
+    job["rows_kept"] = 2 * (job["slots"] + num_prefix_tokens) + 1
     job["width"] = -(-tokens // LANES) * LANES
     blocks = -(-(tokens - num_prefix_tokens) // LANES)
     workers = torch.get_num_threads()  # each run copies what it meets: no more runs than all of them need

@@ -1,13 +1,15 @@
 """What the compiled loops of diagonal attention share, forward and backward: how queries meet their keys.
 
-- A task is a run of patch tokens of one head of one example, or that head's prefix tokens, which see
-  everything and take longest: so their tasks come first.
+- A run is a part of the patch tokens of one head of one example: all of them, where there are heads enough
+  to keep every thread at work.
 - LANES neighbouring patch tokens are a block. On one diagonal they meet as many neighbours, so a block's
   products lie side by side in registers, a row for each diagonal, and its softmax needs no sum across lanes.
 - The rows that a run meets are copied first, to where they lie side by side: as views of a projection they
-  are apart by a multiple of a page or nearly, and would share a few lines of the cache.
+  are apart by a multiple of a page or nearly, and would share a few lines of the cache. Every row lies on a
+  page of its own, so that coming back for it is dear: what is needed twice is copied, too.
 - A diagonal is a row of `diagonals`, below. A prefix token has one too, on which nothing moves.
-- Slot p < prefix belongs to prefix key p; an offset o has two more, for the shifts -o and +o to its key.
+- Pairs of patch queries are kept in rows of `width` numbers, a number for each query. Row p < prefix belongs
+  to prefix key p; an offset o has two more, for the shifts -o and +o to its key: `slots` rows in all.
 """
 
 import numpy as np
@@ -25,29 +27,22 @@ from fibo_robot.attention.backends.numba_vectors import (
     stored,
 )
 
-# Addresses and sizes. `lse` and `masked` are `(B, heads, N)` in the computing dtype, `total` is
-# `(B, heads, D)`: the sum of v, or in the backward pass what every row of v gets from masked pairs. `weights`
-# and `d_logits` `(B, heads, slots, patches)` belong to the pairs of patch queries, `prefix_weights` and
-# `prefix_d_logits` `(B, heads, prefix, N)` to those of prefix queries; their rows are padded to `width`.
-# Weights are those that multiply v: in zero_logit mode, what a pair has beyond e⁰. Head h owns
-# `offsets[starts[h]:starts[h + 1]]`. A head's patch tokens make `runs` tasks.
+# Addresses and sizes. `lse` is `(B, heads, N)` in the computing dtype, `total` is `(B, heads, D)`: the sum of
+# v. `pairs` and `finished` are for the backward pass (numba_kernels_backward.py). Head h owns
+# `offsets[starts[h]:starts[h + 1]]`. A head's patch tokens are walked in `runs` parts. `width` is N, padded.
 JOB = np.dtype(
     [
         ("claimed", "i8"),
         *((name, VIEW) for name in ("q", "k", "v", "out", "grad", "grad_q", "grad_k", "grad_v")),
     ]
     + [("total", VIEW)]
-    + [(name, "i8") for name in ("lse", "masked", "offsets", "starts")]
-    + [(name, "i8") for name in ("weights", "d_logits", "prefix_weights", "prefix_d_logits")]
-    + [
-        (name, "i8")
-        for name in ("groups", "heads", "tokens", "prefix", "slots", "width", "runs", "zero_logit")
-    ]
-    + [("scale", "f8")]
+    + [(name, "i8") for name in ("lse", "pairs", "finished", "offsets", "starts")]
+    + [(name, "i8") for name in ("groups", "heads", "tokens", "prefix", "slots", "width", "rows_kept")]
+    + [("runs", "i8"), ("zero_logit", "i8"), ("scale", "f8")]
 )
 # Of a diagonal: which token the block's first one meets and how far the next one's is from it, which of the
-# block's tokens meet any, from FIRST to before LAST, and the slot of these pairs.
-START, STEP, FIRST, LAST, SLOT = range(5)
+# block's tokens meet any, from FIRST to before LAST, and where the pair of the block's first one is kept.
+START, STEP, FIRST, LAST, PAIR = range(5)
 COLUMNS = 5
 AHEAD = 8  # rows that are on their way while one is copied
 LINE = 64  # bytes of a line of the cache
@@ -60,28 +55,19 @@ def aligned(buffer):
 
 
 @inlined
-def number_of_tasks(job):
-    """Of one call."""
-    return job.groups * (1 + job.runs)
-
-
-@inlined
-def task_at(job, task):
-    """Example, head, and tokens [first, last) of a task; prefix tokens are those before `prefix`."""
-    if task < job.groups:
-        return task // job.heads, task % job.heads, 0, job.prefix
-    group, run = (task - job.groups) // job.runs, (task - job.groups) % job.runs
+def tokens_of(job, run):
+    """Patch tokens [first, last) of a run."""
     blocks = (job.tokens - job.prefix + LANES - 1) // LANES
     first = job.prefix + blocks * run // job.runs * LANES
     last = job.prefix + blocks * (run + 1) // job.runs * LANES
-    return group // job.heads, group % job.heads, first, min(last, job.tokens)
+    return first, min(last, job.tokens)
 
 
 @inlined
-def _list(diagonals, i, start, step, first, last, slot):
+def _list(diagonals, i, start, step, first, last, pair):
     """Writes one diagonal."""
     diagonals[i, START], diagonals[i, STEP] = start, step
-    diagonals[i, FIRST], diagonals[i, LAST], diagonals[i, SLOT] = first, last, slot
+    diagonals[i, FIRST], diagonals[i, LAST], diagonals[i, PAIR] = first, last, pair
 
 
 @inlined
@@ -90,20 +76,23 @@ def list_diagonals(job, head, token, last, backward, diagonals):
 
     From queries to keys, or `backward` from keys to the queries of the same pairs.
     """
-    size = last - token
+    size, patch, width = last - token, token - job.prefix, job.width
     for p in range(job.prefix):
-        _list(diagonals, p, p, 0, 0, size, p)
+        _list(diagonals, p, p, 0, 0, size, p * width + patch)
     count, slot = job.prefix, job.prefix
     for i in range(integer_at(job.starts, head), integer_at(job.starts, head + 1)):
         offset = integer_at(job.offsets, i)
         other = 1 if backward and offset > 0 else 0
+        moved = offset if backward else 0  # pairs are kept by their query
         first = max(0, job.prefix + offset - token)
         if first < size:
-            _list(diagonals, count, token - offset, 1, first, size, slot + other)
+            pair = (slot + other) * width + patch - moved
+            _list(diagonals, count, token - offset, 1, first, size, pair)
             count += 1
         if offset > 0 and token + offset < job.tokens:
             met = min(size, job.tokens - offset - token)
-            _list(diagonals, count, token + offset, 1, 0, met, slot + 1 - other)
+            pair = (slot + 1 - other) * width + patch + moved
+            _list(diagonals, count, token + offset, 1, 0, met, pair)
             count += 1
         slot += 2
     return count
@@ -111,19 +100,24 @@ def list_diagonals(job, head, token, last, backward, diagonals):
 
 @inlined
 def copy_rows(job, view, batch, head, first, last, place, like, plain, size):
-    """Copies the prefix tokens' rows, and all that tokens from `first` to before `last` meet, to a place.
+    """Copies rows of tokens from `first` to before `last` to a place, in the computing dtype.
 
-    A token's row comes to lie at `place + token * size`, in the computing dtype.
+    A token's row comes to lie at `place + token * size`.
     """
-    for token in range(job.prefix):
-        store(place + token * size, stored(load(row_at(view, batch, head, token), like), plain))
-    end = integer_at(job.starts, head + 1)
-    if end == integer_at(job.starts, head):
-        return
-    reach = integer_at(job.offsets, end - 1)
-    for token in range(max(job.prefix, first - reach), min(job.tokens, last + reach)):
+    for token in range(first, last):
         fetch(row_at(view, batch, head, token + AHEAD), like)
         store(place + token * size, stored(load(row_at(view, batch, head, token), like), plain))
+
+
+@inlined
+def copy_met_rows(job, view, batch, head, first, last, place, like, plain, size):
+    """The same of the prefix tokens, and of all that tokens from `first` to before `last` meet."""
+    copy_rows(job, view, batch, head, 0, job.prefix, place, like, plain, size)
+    end = integer_at(job.starts, head + 1)
+    if end > integer_at(job.starts, head):
+        reach = integer_at(job.offsets, end - 1)
+        first, last = max(job.prefix, first - reach), min(job.tokens, last + reach)
+        copy_rows(job, view, batch, head, first, last, place, like, plain, size)
 
 
 @inlined
@@ -134,14 +128,14 @@ def _met(rows, size, diagonals, i, r, tokens):
 
 
 @inlined
-def products(job, view, batch, head, token, last, rows, diagonals, count, sums, like, plain, size, item):
-    """Writes the products of a block's rows of a view with the rows they meet, LANES for each diagonal."""
+def products(job, own_rows, token, last, rows, diagonals, count, sums, plain, size, item):
+    """Writes what a block's own rows give with the rows they meet, at their pairs; both are copies."""
     final, tokens = last - 1, job.tokens
     for r in range(0, last - token, 4):
-        row0 = load(row_at(view, batch, head, token + r), like)
-        row1 = load(row_at(view, batch, head, min(token + r + 1, final)), like)
-        row2 = load(row_at(view, batch, head, min(token + r + 2, final)), like)
-        row3 = load(row_at(view, batch, head, min(token + r + 3, final)), like)
+        row0 = load(own_rows + (token + r) * size, plain)
+        row1 = load(own_rows + min(token + r + 1, final) * size, plain)
+        row2 = load(own_rows + min(token + r + 2, final) * size, plain)
+        row3 = load(own_rows + min(token + r + 3, final) * size, plain)
         for i in range(count):
             four = dots(
                 row0, load(_met(rows, size, diagonals, i, r, tokens), plain),
@@ -149,7 +143,7 @@ def products(job, view, batch, head, token, last, rows, diagonals, count, sums, 
                 row2, load(_met(rows, size, diagonals, i, r + 2, tokens), plain),
                 row3, load(_met(rows, size, diagonals, i, r + 3, tokens), plain),
             )  # fmt: skip
-            store(sums + (i * LANES + r) * item, four)
+            store(sums + (diagonals[i, PAIR] + r) * item, four)
 
 
 @inlined
@@ -157,7 +151,7 @@ def weighted_sum(acc, weights, r, rows, diagonals, count, tokens, plain, wide, s
     """Adds the rows that token r of a block meets, each with its weight."""
     for i in range(count):
         if diagonals[i, FIRST] <= r and r < diagonals[i, LAST]:
-            weight = peek(weights + (i * LANES + r) * item, wide)
+            weight = peek(weights + (diagonals[i, PAIR] + r) * item, wide)
             acc = add_scaled(acc, weight, load(_met(rows, size, diagonals, i, r, tokens), plain))
     return acc
 

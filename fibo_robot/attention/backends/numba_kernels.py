@@ -13,19 +13,21 @@ import numpy as np
 from numba.np.numpy_support import carray
 
 from fibo_robot.attention.backends.numba_diagonals import (
+    AHEAD,
     COLUMNS,
     FIRST,
     JOB,
     LAST,
     LINE,
+    PAIR,
     aligned,
+    copy_met_rows,
     copy_rows,
     list_diagonals,
     masked_pairs,
-    number_of_tasks,
     products,
     products_with_all,
-    task_at,
+    tokens_of,
     weighted_sum,
     weighted_sum_of_all,
 )
@@ -44,6 +46,7 @@ from fibo_robot.attention.backends.numba_vectors import (
     add_scaled,
     computing_type,
     exponential,
+    fetch,
     load,
     number,
     peek,
@@ -67,7 +70,7 @@ def _softmax(job, diagonals, count, scores, wide, item):
     zero, one, minus, lowest = number(0, wide), number(1, wide), number(-1, wide), number(-np.inf, wide)
     m_i = filled(lowest, wide)
     for i in range(count):
-        place, first, last = scores + i * LANES * item, diagonals[i, FIRST], diagonals[i, LAST]
+        place, first, last = scores + diagonals[i, PAIR] * item, diagonals[i, FIRST], diagonals[i, LAST]
         row = between(first, last, scaled(number(job.scale, wide), load(place, wide)), lowest)
         m_i = larger(m_i, row)
         store(place, row)
@@ -79,7 +82,7 @@ def _softmax(job, diagonals, count, scores, wide, item):
         masked = above(hidden, zero, exponential(scaled(minus, m_i)), wide)
         l_i = product(hidden, masked)
     for i in range(count):
-        place = scores + i * LANES * item
+        place = scores + diagonals[i, PAIR] * item
         powers = exponential(add_scaled(load(place, wide), minus, m_i))
         l_i = add_scaled(l_i, one, powers)
         store(place, add_scaled(powers, minus, masked))
@@ -87,12 +90,11 @@ def _softmax(job, diagonals, count, scores, wide, item):
 
 
 @inlined
-def _attend(job, batch, head, query, last, keys, values, diagonals, scores, like, plain, wide, size, item):
-    """Writes the outputs and the log-sum-exps of a block of queries."""
+def _attend(job, batch, head, query, last, values, diagonals, scores, room, like, plain, wide, size, item):
+    """Writes outputs and log-sum-exps of a block of queries; `room` is for four numbers of each."""
     count = list_diagonals(job, head, query, last, False, diagonals)
-    products(job, job.q, batch, head, query, last, keys, diagonals, count, scores, like, plain, size, item)
     m_i, l_i, masked = _softmax(job, diagonals, count, scores, wide, item)
-    largest_at, row = scores + count * LANES * item, LANES * item
+    largest_at, row = room, LANES * item
     sum_at, masked_at, inverse_at = largest_at + row, largest_at + 2 * row, largest_at + 3 * row
     store(largest_at, m_i)
     store(sum_at, l_i)
@@ -105,6 +107,7 @@ def _attend(job, batch, head, query, last, keys, values, diagonals, scores, like
             acc = scaled(peek(masked_at + r * item, wide), load(row_at(job.total, batch, head, 0), plain))
         acc = weighted_sum(acc, scores, r, values, diagonals, count, job.tokens, plain, wide, size, item)
         acc = scaled(peek(inverse_at + r * item, wide), acc)
+        fetch(row_at(job.out, batch, head, query + r + AHEAD), like)
         store(row_at(job.out, batch, head, query + r), stored(acc, like))
         lse_i = peek(largest_at + r * item, wide) + math.log(peek(sum_at + r * item, wide))
         poke(lse + r * item, number(lse_i, wide))
@@ -143,27 +146,39 @@ def forward(dtype: str, lanes: int) -> Kernel:
         job = carray(pointer, 1)[0]
         like, plain, wide = zero_row(dtype, lanes), zero_row(computing, lanes), zero_row(computing, block)
         diagonals = np.empty((job.slots + 1, COLUMNS), np.int64)
-        scores_size = max(job.width, (job.slots + 4) * LANES) * item
-        buffer = np.empty(scores_size + 2 * job.tokens * size + LINE, np.uint8)
-        scores = aligned(buffer)
-        keys = scores + scores_size
-        values = keys + job.tokens * size
+        scores_size = max(1, job.slots) * job.width * item
+        buffer = np.empty(4 * block * item + scores_size + 2 * job.tokens * size + LINE, np.uint8)
+        room = aligned(buffer)
+        scores = room + 4 * block * item
+        queries = scores + scores_size
+        rows = queries + job.tokens * size
         while True:
+            # Prefix queries see everything and take longest: so their tasks come first.
             task = next_task(job)
-            if task >= number_of_tasks(job):
+            if task >= job.groups * (1 + job.runs):
                 break
-            batch, head, first, last = task_at(job, task)
-            if first < job.prefix:
-                for query in range(first, last):
+            if task < job.groups:
+                batch, head = task // job.heads, task % job.heads
+                for query in range(job.prefix):
                     _attend_to_all(job, batch, head, query, scores, like, wide, item)
-            elif first < last:
-                copy_rows(job, job.k, batch, head, first, last, keys, like, plain, size)
-                copy_rows(job, job.v, batch, head, first, last, values, like, plain, size)
-                for query in range(first, last, LANES):
-                    _attend(
-                        job, batch, head, query, min(query + LANES, last), keys, values, diagonals, scores,
-                        like, plain, wide, size, item,
-                    )  # fmt: skip
+                continue
+            group = (task - job.groups) // job.runs
+            batch, head = group // job.heads, group % job.heads
+            first, last = tokens_of(job, (task - job.groups) % job.runs)
+            if first == last:
+                continue
+            copy_rows(job, job.q, batch, head, first, last, queries, like, plain, size)
+            copy_met_rows(job, job.k, batch, head, first, last, rows, like, plain, size)
+            for query in range(first, last, LANES):
+                end = min(query + LANES, last)
+                count = list_diagonals(job, head, query, end, False, diagonals)
+                products(job, queries, query, end, rows, diagonals, count, scores, plain, size, item)
+            copy_met_rows(job, job.v, batch, head, first, last, rows, like, plain, size)
+            for query in range(first, last, LANES):
+                _attend(
+                    job, batch, head, query, min(query + LANES, last), rows, diagonals, scores, room, like,
+                    plain, wide, size, item,
+                )  # fmt: skip
         hold(buffer)
 
     return compile_kernel(body, JOB)

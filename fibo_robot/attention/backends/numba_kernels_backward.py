@@ -1,4 +1,15 @@
-"""The compiled loops of the backward pass of diagonal attention on the CPU; terms as in numba_kernels.py."""
+"""The compiled loops of the backward pass of diagonal attention on the CPU; terms as in numba_kernels.py.
+
+A run is walked over its queries, for `grad_q` and each pair's weight and logit gradient; then over its keys,
+which gather those of the same pairs for `grad_v` and `grad_k`. A head that is one run is done in one task,
+and its pairs stay in the thread's own memory, and so near its cache. Of a head in several runs, all queries
+come before the first key: tasks of keys wait until `finished` counts all runs of the head, and its pairs lie
+where all threads see them.
+
+What is kept of a head's pairs are `rows_kept` rows of `width` numbers: `slots` rows of weights and as many
+of logit gradients; a row of each for every prefix query, by key; and a row of what a masked pair weighs, by
+query. Weights are those that multiply v: in zero_logit mode, what a pair has beyond e⁰.
+"""
 
 from functools import lru_cache
 
@@ -6,21 +17,22 @@ import numpy as np
 from numba.np.numpy_support import carray
 
 from fibo_robot.attention.backends.numba_diagonals import (
+    AHEAD,
     COLUMNS,
     FIRST,
     JOB,
     LAST,
     LINE,
-    SLOT,
+    PAIR,
     START,
     aligned,
+    copy_met_rows,
     copy_rows,
     list_diagonals,
     masked_pairs,
-    number_of_tasks,
     products,
     products_with_all,
-    task_at,
+    tokens_of,
     weighted_sum,
     weighted_sum_of_all,
 )
@@ -39,6 +51,8 @@ from fibo_robot.attention.backends.numba_vectors import (
     add_scaled,
     computing_type,
     exponential,
+    fetch,
+    fetch_add,
     load,
     number,
     peek,
@@ -53,23 +67,37 @@ from fibo_robot.attention.backends.numba_vectors import (
 
 
 @inlined
+def _places(job, kept, item):
+    """Addresses in what is kept of a head's pairs.
+
+    Weights and logit gradients of patch queries, the same of prefix queries, and what masked pairs weigh.
+    """
+    row = job.width * item
+    prefix_weights = kept + 2 * job.slots * row
+    prefix_d_logits = prefix_weights + job.prefix * row
+    return kept, kept + job.slots * row, prefix_weights, prefix_d_logits, prefix_d_logits + job.prefix * row
+
+
+@inlined
 def _query_gradients(
-    job, batch, head, query, last, keys, values, diagonals, weights, d_logits, like, plain, wide, size, item
+    job, batch, head, query, last, queries, grads, keys, diagonals, kept, room, like, plain, wide, size, item
 ):  # fmt: skip
-    """Writes dq and the pairs of a block of queries."""
+    """Writes dq and the pairs of a block of queries; `room` is for two numbers of each.
+
+    Where the logit gradients are to come, there must be grad · v.
+    """
     group, zero = batch * job.heads + head, number(0, wide)
+    weights, d_logits, _, _, masked_at = _places(job, kept, item)
     count = list_diagonals(job, head, query, last, False, diagonals)
-    products(job, job.q, batch, head, query, last, keys, diagonals, count, weights, like, plain, size, item)
-    products(
-        job, job.grad, batch, head, query, last, values, diagonals, count, d_logits, like, plain, size, item
-    )
-    lse_at, delta_at = weights + count * LANES * item, d_logits + count * LANES * item
+    products(job, queries, query, last, keys, diagonals, count, weights, plain, size, item)
+    lse_at, delta_at = room, room + LANES * item
     store(lse_at, wide)
     store(delta_at, wide)
     for r in range(last - query):
-        grad, out = row_at(job.grad, batch, head, query + r), row_at(job.out, batch, head, query + r)
+        fetch(row_at(job.out, batch, head, query + r + AHEAD), like)
+        out = stored(load(row_at(job.out, batch, head, query + r), like), plain)
         poke(lse_at + r * item, peek(job.lse + (group * job.tokens + query + r) * item, wide))
-        poke(delta_at + r * item, dot(load(grad, like), load(out, like)))
+        poke(delta_at + r * item, dot(load(grads + (query + r) * size, plain), out))
     lse, delta, scale, minus = (
         load(lse_at, wide),
         load(delta_at, wide),
@@ -82,27 +110,26 @@ def _query_gradients(
         masked = above(hidden, zero, exponential(scaled(minus, lse)), wide)
     store(lse_at, masked)
     for i in range(count):
-        first, end, place = diagonals[i, FIRST], diagonals[i, LAST], i * LANES * item
+        first, end, place = diagonals[i, FIRST], diagonals[i, LAST], diagonals[i, PAIR] * item
         powers = exponential(add_scaled(scaled(scale, load(weights + place, wide)), minus, lse))
         powers = between(first, end, powers, zero)
         changes = product(powers, scaled(scale, add_scaled(load(d_logits + place, wide), minus, delta)))
-        changes = between(first, end, changes, zero)
-        store(d_logits + place, changes)
-        pairs = ((group * job.slots + diagonals[i, SLOT]) * job.width + query - job.prefix) * item
-        store(job.weights + pairs, add_scaled(powers, minus, masked))
-        store(job.d_logits + pairs, changes)
+        store(weights + place, add_scaled(powers, minus, masked))
+        store(d_logits + place, between(first, end, changes, zero))
     for r in range(last - query):
         acc = weighted_sum(plain, d_logits, r, keys, diagonals, count, job.tokens, plain, wide, size, item)
+        fetch(row_at(job.grad_q, batch, head, query + r + AHEAD), like)
         store(row_at(job.grad_q, batch, head, query + r), stored(acc, like))
-        poke(job.masked + (group * job.tokens + query + r) * item, peek(lse_at + r * item, wide))
+        poke(masked_at + (query + r) * item, peek(lse_at + r * item, wide))
 
 
 @inlined
-def _prefix_query_gradients(job, batch, head, query, like, wide, item):
+def _prefix_query_gradients(job, batch, head, query, kept, like, wide, item):
     """Writes dq and the pairs of a prefix query, which sees every token."""
     scale, group = number(job.scale, wide), batch * job.heads + head
-    row = (group * job.prefix + query) * job.width * item
-    weights, d_logits = job.prefix_weights + row, job.prefix_d_logits + row
+    _, _, prefix_weights, prefix_d_logits, masked = _places(job, kept, item)
+    row = query * job.width * item
+    weights, d_logits = prefix_weights + row, prefix_d_logits + row
     q, grad = load(row_at(job.q, batch, head, query), like), load(row_at(job.grad, batch, head, query), like)
     products_with_all(job, scaled(scale, q), job.k, batch, head, weights, like, item)
     products_with_all(job, grad, job.v, batch, head, d_logits, like, item)
@@ -115,12 +142,56 @@ def _prefix_query_gradients(job, batch, head, query, like, wide, item):
         store(d_logits + i * item, product(powers, changes))
     acc = weighted_sum_of_all(job, 0, d_logits, job.k, batch, head, like, wide, item)
     store(row_at(job.grad_q, batch, head, query), acc)
-    poke(job.masked + (group * job.tokens + query) * item, number(0, wide))
+    poke(masked + query * item, number(0, wide))
+
+
+@inlined
+def _gather(
+    job, into, view, batch, head, run, rows, diagonals, start, pairs, prefix_pairs, like, plain, wide, size,
+    item,
+):  # fmt: skip
+    """Writes a run's gradients of keys or of values.
+
+    Each is `start` and the rows of a view that its token meets, each row with the number of their pair. The
+    rows' copies lie at `rows`.
+    """
+    first, last = tokens_of(job, run)
+    if run == 0:
+        for key in range(job.prefix):  # which every query sees
+            numbers = pairs + key * job.width * item
+            acc = weighted_sum_of_all(job, job.prefix, numbers, view, batch, head, like, wide, item)
+            acc = add_scaled(acc, number(1, wide), stored(start, like))
+            for query in range(job.prefix):
+                weight = peek(prefix_pairs + (query * job.width + key) * item, wide)
+                acc = add_scaled(acc, weight, load(row_at(view, batch, head, query), like))
+            store(row_at(into, batch, head, key), acc)
+    if job.runs > 1:
+        copy_met_rows(job, view, batch, head, first, last, rows, like, plain, size)
+    else:  # the others were copied for the queries
+        copy_rows(job, view, batch, head, 0, job.prefix, rows, like, plain, size)
+    for token in range(first, last, LANES):
+        end = min(token + LANES, last)
+        count = list_diagonals(job, head, token, end, True, diagonals)
+        for r in range(end - token):
+            acc = start
+            for query in range(job.prefix):
+                weight = peek(prefix_pairs + (query * job.width + token + r) * item, wide)
+                acc = add_scaled(acc, weight, load(rows + query * size, plain))
+            for i in range(job.prefix, count):
+                if diagonals[i, FIRST] <= r and r < diagonals[i, LAST]:
+                    weight = peek(pairs + (diagonals[i, PAIR] + r) * item, wide)
+                    met = rows + (diagonals[i, START] + r) * size
+                    acc = add_scaled(acc, weight, load(met, plain))
+            fetch(row_at(into, batch, head, token + r + AHEAD), like)
+            store(row_at(into, batch, head, token + r), stored(acc, like))
 
 
 @lru_cache
-def backward_queries(dtype: str, lanes: int) -> Kernel:
-    """First phase: walks over queries and writes the pairs, `masked` and `grad_q`."""
+def backward(dtype: str, lanes: int) -> Kernel:
+    """Writes `grad_q`, `grad_k` and `grad_v` from `q`, `k`, `v`, `out`, `lse` and `grad`.
+
+    `finished` has a 0 for each head; where heads have several runs, `pairs` has room for what each keeps.
+    """
     computing = computing_type(dtype)
     item, block = ITEMSIZE[computing], LANES
     size = lanes * item
@@ -129,106 +200,59 @@ def backward_queries(dtype: str, lanes: int) -> Kernel:
         job = carray(pointer, 1)[0]
         like, plain, wide = zero_row(dtype, lanes), zero_row(computing, lanes), zero_row(computing, block)
         diagonals = np.empty((job.slots + 1, COLUMNS), np.int64)
-        pairs_size = (job.slots + 1) * LANES * item
-        buffer = np.empty(2 * pairs_size + 2 * job.tokens * size + LINE, np.uint8)
-        weights = aligned(buffer)
-        d_logits = weights + pairs_size
-        keys = d_logits + pairs_size
-        values = keys + job.tokens * size
+        rows_size = job.tokens * size
+        kept_size = job.rows_kept * job.width * item
+        own = kept_size if job.runs == 1 else 0
+        buffer = np.empty(2 * block * item + own + 3 * rows_size + LINE, np.uint8)
+        room = aligned(buffer)
+        queries = room + 2 * block * item + own
+        grads = queries + rows_size
+        rows = grads + rows_size
+        tasks = job.groups * job.runs
         while True:
             task = next_task(job)
-            if task >= number_of_tasks(job):
+            if task >= (tasks if job.runs == 1 else 2 * tasks):
                 break
-            batch, head, first, last = task_at(job, task)
-            if first < job.prefix:
-                for query in range(first, last):
-                    _prefix_query_gradients(job, batch, head, query, like, wide, item)
-            elif first < last:
-                copy_rows(job, job.k, batch, head, first, last, keys, like, plain, size)
-                copy_rows(job, job.v, batch, head, first, last, values, like, plain, size)
+            group, run = task % tasks // job.runs, task % job.runs
+            batch, head = group // job.heads, group % job.heads
+            kept, finished = room + 2 * block * item, job.finished + 8 * group
+            if job.runs > 1:
+                kept = job.pairs + group * kept_size
+            weights, d_logits, prefix_weights, prefix_d_logits, masked = _places(job, kept, item)
+            if task < tasks:
+                first, last = tokens_of(job, run)
+                if run == 0:
+                    for query in range(job.prefix):
+                        _prefix_query_gradients(job, batch, head, query, kept, like, wide, item)
+                copy_rows(job, job.grad, batch, head, first, last, grads, like, plain, size)
+                copy_met_rows(job, job.v, batch, head, first, last, rows, like, plain, size)
+                for query in range(first, last, LANES):
+                    end = min(query + LANES, last)
+                    count = list_diagonals(job, head, query, end, False, diagonals)
+                    products(job, grads, query, end, rows, diagonals, count, d_logits, plain, size, item)
+                copy_rows(job, job.q, batch, head, first, last, queries, like, plain, size)
+                copy_met_rows(job, job.k, batch, head, first, last, rows, like, plain, size)
                 for query in range(first, last, LANES):
                     _query_gradients(
-                        job, batch, head, query, min(query + LANES, last), keys, values, diagonals, weights,
-                        d_logits, like, plain, wide, size, item,
+                        job, batch, head, query, min(query + LANES, last), queries, grads, rows, diagonals,
+                        kept, room, like, plain, wide, size, item,
                     )  # fmt: skip
-        hold(buffer)
-
-    return compile_kernel(body, JOB)
-
-
-@inlined
-def _key_gradients(job, batch, head, key, last, queries, grads, diagonals, like, plain, wide, size, item):
-    """Writes dk and dv of a block of keys."""
-    group = batch * job.heads + head
-    count = list_diagonals(job, head, key, last, True, diagonals)
-    for r in range(last - key):
-        acc_k = acc_v = plain
-        if job.zero_logit:
-            acc_v = load(row_at(job.total, batch, head, 0), plain)
-        for query in range(job.prefix):
-            place = ((group * job.prefix + query) * job.width + key + r) * item
-            d_logit, weight = peek(job.prefix_d_logits + place, wide), peek(job.prefix_weights + place, wide)
-            acc_k = add_scaled(acc_k, d_logit, load(queries + query * size, plain))
-            acc_v = add_scaled(acc_v, weight, load(grads + query * size, plain))
-        for i in range(job.prefix, count):
-            if diagonals[i, FIRST] <= r and r < diagonals[i, LAST]:
-                query = diagonals[i, START] + r
-                place = ((group * job.slots + diagonals[i, SLOT]) * job.width + query - job.prefix) * item
-                d_logit, weight = peek(job.d_logits + place, wide), peek(job.weights + place, wide)
-                acc_k = add_scaled(acc_k, d_logit, load(queries + query * size, plain))
-                acc_v = add_scaled(acc_v, weight, load(grads + query * size, plain))
-        store(row_at(job.grad_k, batch, head, key + r), stored(acc_k, like))
-        store(row_at(job.grad_v, batch, head, key + r), stored(acc_v, like))
-
-
-@inlined
-def _prefix_key_gradients(job, batch, head, key, like, plain, wide, item):
-    """Writes dk and dv of a prefix key, which every query sees."""
-    group, one = batch * job.heads + head, number(1, wide)
-    pairs = (group * job.slots + key) * job.width * item
-    acc_k = weighted_sum_of_all(job, job.prefix, job.d_logits + pairs, job.q, batch, head, like, wide, item)
-    acc_v = weighted_sum_of_all(job, job.prefix, job.weights + pairs, job.grad, batch, head, like, wide, item)
-    if job.zero_logit:
-        acc_v = add_scaled(acc_v, one, stored(load(row_at(job.total, batch, head, 0), plain), like))
-    for query in range(job.prefix):
-        place = ((group * job.prefix + query) * job.width + key) * item
-        d_logit, weight = peek(job.prefix_d_logits + place, wide), peek(job.prefix_weights + place, wide)
-        acc_k = add_scaled(acc_k, d_logit, load(row_at(job.q, batch, head, query), like))
-        acc_v = add_scaled(acc_v, weight, load(row_at(job.grad, batch, head, query), like))
-    store(row_at(job.grad_k, batch, head, key), acc_k)
-    store(row_at(job.grad_v, batch, head, key), acc_v)
-
-
-@lru_cache
-def backward_keys(dtype: str, lanes: int) -> Kernel:
-    """Second phase: walks over keys and gathers `grad_k`, `grad_v` from what the first phase stored."""
-    computing = computing_type(dtype)
-    item, block = ITEMSIZE[computing], LANES
-    size = lanes * item
-
-    def body(pointer):
-        job = carray(pointer, 1)[0]
-        like, plain, wide = zero_row(dtype, lanes), zero_row(computing, lanes), zero_row(computing, block)
-        diagonals = np.empty((job.slots + 1, COLUMNS), np.int64)
-        buffer = np.empty(2 * job.tokens * size + LINE, np.uint8)
-        queries = aligned(buffer)
-        grads = queries + job.tokens * size
-        while True:
-            task = next_task(job)
-            if task >= number_of_tasks(job):
-                break
-            batch, head, first, last = task_at(job, task)
-            if first < job.prefix:
-                for key in range(first, last):
-                    _prefix_key_gradients(job, batch, head, key, like, plain, wide, item)
-            elif first < last:
-                copy_rows(job, job.q, batch, head, first, last, queries, like, plain, size)
-                copy_rows(job, job.grad, batch, head, first, last, grads, like, plain, size)
-                for key in range(first, last, LANES):
-                    _key_gradients(
-                        job, batch, head, key, min(key + LANES, last), queries, grads, diagonals, like, plain,
-                        wide, size, item,
-                    )  # fmt: skip
+                fetch_add(finished, 1)
+            if task >= tasks or job.runs == 1:
+                while fetch_add(finished, 0) < job.runs:
+                    pass  # those runs were claimed before this one: other threads are at them
+                unseen = plain  # what each gradient of a value gets from masked pairs
+                if job.zero_logit:
+                    total = weighted_sum_of_all(job, 0, masked, job.grad, batch, head, like, wide, item)
+                    unseen = stored(total, plain)
+                _gather(
+                    job, job.grad_v, job.grad, batch, head, run, grads, diagonals, unseen, weights,
+                    prefix_weights, like, plain, wide, size, item,
+                )  # fmt: skip
+                _gather(
+                    job, job.grad_k, job.q, batch, head, run, queries, diagonals, plain, d_logits,
+                    prefix_d_logits, like, plain, wide, size, item,
+                )  # fmt: skip
         hold(buffer)
 
     return compile_kernel(body, JOB)

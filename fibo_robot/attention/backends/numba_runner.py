@@ -13,6 +13,7 @@ numba's own cache looks at the file of a kernel alone. Helpers that it inlines l
 import ctypes
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -27,7 +28,7 @@ from numba import types
 from torch import Tensor
 
 from fibo_robot.attention.backends.numba_vectors import fetch_add
-from fibo_robot.attention.operator import empty_tokens_first
+from fibo_robot.attention.operator import empty_packed, empty_tokens_first
 
 config: Any = numba_config  # numba sets its attributes from the environment
 LANES = 16  # a row's channels are a multiple of it: one AVX-512 register, two of AVX2
@@ -71,19 +72,21 @@ def compile_kernel(body: Callable[[Any], None], record: np.dtype) -> Kernel:
 
     What the body takes from around it must be integers and strings: the cache goes by their values.
     """
-    before = config.CACHE_DIR
-    config.CACHE_DIR = _CACHE_FOLDER  # read while the kernel is made, and put back for everyone else's
-    try:
-        signature = types.void(types.CPointer(numba.from_dtype(record)))
-        made = numba.cfunc(signature, cache=True, error_model="numpy")(body)
-    finally:
-        config.CACHE_DIR = before
+    with _compiling:
+        before = config.CACHE_DIR
+        config.CACHE_DIR = _CACHE_FOLDER  # read while the kernel is made, and put back for everyone else's
+        try:
+            signature = types.void(types.CPointer(numba.from_dtype(record)))
+            made = numba.cfunc(signature, cache=True, error_model="numpy")(body)
+        finally:
+            config.CACHE_DIR = before
     _compiled.append(made)  # its code lives as long as it does
     address: Any = made.address
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
 
 _compiled: list[Any] = []
+_compiling = threading.Lock()  # two threads would put back each other's folder
 
 
 @inlined
@@ -195,3 +198,10 @@ def as_given(result: Tensor, given: Tensor) -> Tensor:
     if result.shape == given.shape and result.dtype == given.dtype:
         return result
     return empty_tokens_first(given).copy_(result[..., : given.shape[-1]])
+
+
+def packed_as_given(packed: Tensor, given: Tensor) -> Tensor:
+    """The same of a packed result, `(B, N, 3, heads, D)`."""
+    if packed.shape[-1] == given.shape[-1] and packed.dtype == given.dtype:
+        return packed
+    return empty_packed(given).copy_(packed[..., : given.shape[-1]])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fibo_robot.attention.backends import triton_backward, triton_kernels
 from fibo_robot.attention.backends.triton_tuning import Launch, choose_launch
-from fibo_robot.attention.operator import empty_tokens_first
+from fibo_robot.attention.operator import empty_packed, empty_tokens_first, unpacked
 
 SPLITS = 32  # tiles whose parts of a prefix token are added at once
 
@@ -68,12 +68,12 @@ def backward(
     num_prefix_tokens: int,
     zero_logit: bool,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, views of `(B, N, heads, D)`; arguments as in `numba_cpu.backward`."""
+) -> Tensor:
+    """Gradients of q, k and v as one `(B, N, 3, heads, D)`; arguments as in `numba_cpu.backward`."""
     problem = _Problem(q, offsets, starts, num_prefix_tokens, zero_logit, scale)
     with torch.cuda.device_of(q):
-        grad_q, grad_k, grad_v = (empty_tokens_first(q) for _ in range(3))
-        into_q, into_k, into_v = map(_strided, (grad_q, grad_k, grad_v))
+        packed = empty_packed(q)
+        into_q, into_k, into_v = map(_strided, unpacked(packed))
         lse = lse.contiguous()
         delta, masked = torch.empty_like(lse), torch.empty_like(lse) if zero_logit else lse
         tensors = (*map(_strided, (q, k, v, out, grad)), lse)
@@ -98,7 +98,7 @@ def backward(
         tiles_of_keys, (*_, part_q) = problem.walk(triton_backward.backward_keys_kernel, of_keys)
         given = (*tensors, into_q, into_k, into_v, part_q, part_k, part_v)
         problem.gather(triton_backward.backward_prefix_kernel, given, tiles_of_queries, tiles_of_keys)
-    return grad_q, grad_k, grad_v
+    return packed
 
 
 class _Problem:

@@ -32,7 +32,7 @@ def attention(
     plot: Annotated[Path | None, typer.Option(help="Write a log-log plot to this PNG file.")] = None,
 ) -> None:
     """Attention alone and its whole module, against fused dense attention, over sequence lengths."""
-    from fibo_robot.benchmarks import attention as benchmark
+    from fibo_robot.benchmarks.attention import sweep as benchmark
     from fibo_robot.benchmarks.harness import write_results
 
     lengths = whole_numbers("--tokens", tokens)

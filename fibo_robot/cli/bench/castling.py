@@ -13,7 +13,7 @@ def castling(
     json: JsonFile = None,
 ) -> None:
     """Train a small ViT under Castling's schedule; what would switching its branch off cost on the way?"""
-    from fibo_robot.benchmarks import castling as benchmark
+    from fibo_robot.benchmarks.attention import castling as benchmark
     from fibo_robot.benchmarks.harness import write_results
 
     rows = benchmark.measure(steps, seed)

@@ -48,9 +48,9 @@ def data(
     json: JsonFile = None,
 ) -> None:
     """Batches per second and memory, ours against robomimic's SequenceDataset with the same samples."""
-    from fibo_robot.benchmarks import data as benchmark
-    from fibo_robot.benchmarks.data_samples import Cache, Samples, fits_in_memory, make_file
     from fibo_robot.benchmarks.harness import BenchmarkError, write_results
+    from fibo_robot.benchmarks.policies import data as benchmark
+    from fibo_robot.benchmarks.policies.samples import Cache, Samples, fits_in_memory, make_file
     from fibo_robot.policies.data.hdf5 import Hdf5Source
 
     unknown = set(caches.split(",")).difference(get_args(Cache))

@@ -20,8 +20,8 @@ def decoding(
     json: JsonFile = None,
 ) -> None:
     """Frames at random, spread, as a training clip, all, the first: every backend against plain PyAV."""
-    from fibo_robot.benchmarks.decoding import measure_decoding, measure_reencoding
     from fibo_robot.benchmarks.harness import BenchmarkError, write_results
+    from fibo_robot.benchmarks.video.decoding import measure_decoding, measure_reencoding
 
     if reencoded is None:
         rows = measure_decoding(clips, rounds)

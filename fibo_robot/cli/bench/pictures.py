@@ -20,7 +20,7 @@ def pictures(
 ) -> None:
     """How far Warp's pictures are from OpenGL's, camera by camera, on the same scenes."""
     from fibo_robot.benchmarks.harness import write_results
-    from fibo_robot.benchmarks.pictures import PictureRow, compare
+    from fibo_robot.benchmarks.simulation.pictures import PictureRow, compare
     from fibo_robot.envs.tasks import get_task
 
     rows: list[PictureRow] = []

@@ -20,8 +20,8 @@ def policy(
     json: JsonFile = None,
 ) -> None:
     """Milliseconds a decision of each family of policies, and whether a robot at 20 Hz would wait for it."""
-    from fibo_robot.benchmarks import policy as benchmark
     from fibo_robot.benchmarks.harness import write_results
+    from fibo_robot.benchmarks.policies import decisions as benchmark
 
     names = None if policies is None else policies.split(",")
     rows = benchmark.measure(

@@ -32,12 +32,12 @@ def rollout(
     policy = load_policy(checkpoint, device=device)
     task = Task.from_dict(policy.meta["task"])
     if engine == "warp":
-        from fibo_robot.benchmarks import rollout_worlds
+        from fibo_robot.benchmarks.simulation import worlds as rollout_worlds
 
         counts, processes = whole_numbers("--worlds", worlds), whole_numbers("--workers", workers or "1,2")
         rows = rollout_worlds.measure(policy, task, counts, device.value, processes, steps, rounds)
     else:
-        from fibo_robot.benchmarks import rollout as benchmark
+        from fibo_robot.benchmarks.simulation import rollout as benchmark
 
         counts = whole_numbers("--workers", workers or "1,2,4")
         rows = benchmark.measure(policy, task, counts, episodes, steps, rounds)

@@ -10,9 +10,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from fibo_robot.cli.quickstart.lanes import longest_lane
+from fibo_robot.envs.results.attention.report import add_masks
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.results.report import add_evaluation, add_training
-from fibo_robot.envs.results.report_attention import add_masks
 from fibo_robot.policies import load_policy
 from fibo_robot.reporting import FIGURE_STYLE, KeyNumber, Report, VideoClip
 from fibo_robot.statistics import format_interval, format_rate, wilson_interval

@@ -10,7 +10,7 @@ from fibo_robot.cli.main import app
 from fibo_robot.envs.demonstrations import convert
 from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
 from fibo_robot.envs.demonstrations.record import Recording, record_demonstrations
-from fibo_robot.envs.simulation.rendering import SHADING_VERSION
+from fibo_robot.envs.rendering.settings import SHADING_VERSION
 from fibo_robot.envs.tasks import get_task
 from tests.envs.demonstrations.opened import keep_last
 

@@ -16,8 +16,8 @@ from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
 from fibo_robot.envs.demonstrations.record import Recording, record_demonstrations
 from fibo_robot.envs.demonstrations.replay import replay_demonstrations
 from fibo_robot.envs.demonstrations.writer import Demonstration
+from fibo_robot.envs.rendering.settings import RenderQuality
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.envs.tasks import simulator_versions
 from fibo_robot.errors import FiboError
 from tests.envs.demonstrations.opened import keep_last, opened

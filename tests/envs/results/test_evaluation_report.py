@@ -10,11 +10,11 @@ import torch
 
 from fibo_robot.attention.wythoff import layer_order
 from fibo_robot.encoders import create_encoder
-from fibo_robot.envs.results.attention_overlay import SeenImage
-from fibo_robot.envs.results.comparison import compare
+from fibo_robot.envs.results.attention.overlay import SeenImage
+from fibo_robot.envs.results.attention.report import AttentionView, add_attention
+from fibo_robot.envs.results.comparison.compare import compare
+from fibo_robot.envs.results.comparison.report import add_comparison
 from fibo_robot.envs.results.report import write_evaluation_report, write_videos_grid
-from fibo_robot.envs.results.report_attention import AttentionView, add_attention
-from fibo_robot.envs.results.report_comparison import add_comparison
 from fibo_robot.envs.rollouts.api import Timeouts, rollout
 from fibo_robot.reporting import Report
 from tests.envs.toy_policy import ToyPolicy

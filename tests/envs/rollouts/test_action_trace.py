@@ -9,11 +9,11 @@ from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from fibo_robot.encoders import create_encoder
-from fibo_robot.envs.results.attention_videos import attention_frames, record_attention, watch_episode
+from fibo_robot.envs.results.attention.videos import attention_frames, record_attention, watch_episode
 from fibo_robot.envs.results.evaluation import EvaluationError
 from fibo_robot.envs.rollouts.action_trace import ActionTrace, ActionTraceRecorder
 from fibo_robot.envs.rollouts.api import rollout
-from fibo_robot.envs.rollouts.episode_runner import Act, Begin, EpisodeRunner, Setup
+from fibo_robot.envs.rollouts.workers.episode_runner import Act, Begin, EpisodeRunner, Setup
 from tests.envs.toy_policy import ToyPolicy
 from tests.envs.toy_task import Fault, ToyTask
 

@@ -15,7 +15,7 @@ from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.rollouts.engine import Engine, Finished, Plan, scene_digest
 from fibo_robot.envs.rollouts.episodes import EVAL_FILE, Episode, Session
 from fibo_robot.envs.rollouts.identity import policy_device
-from fibo_robot.envs.rollouts.worker_engine import WorkerEngine
+from fibo_robot.envs.rollouts.workers.engine import WorkerEngine
 from fibo_robot.interfaces import Policy
 from tests.envs.toy_policy import ToyPolicy
 from tests.envs.toy_task import Fault, ToyTask

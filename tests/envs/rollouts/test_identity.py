@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from fibo_robot.encoders import create_encoder
 from fibo_robot.envs import get_task
 from fibo_robot.envs.errors import EvaluationError, RolloutError
+from fibo_robot.envs.rendering.settings import RenderQuality
 from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.rollouts.identity import choose_task, describe_policy, weights_digest
-from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
 from tests.envs.toy_policy import ToyPolicy

@@ -15,8 +15,8 @@ import torch
 from fibo_robot.envs.results.evaluation import EVAL_FILE, Evaluation, EvaluationError
 from fibo_robot.envs.results.report import write_evaluation_report
 from fibo_robot.envs.rollouts.api import RolloutError, Timeouts, rollout
-from fibo_robot.envs.rollouts.episode_runner import Act, Begin, EpisodeRunner, Setup
 from fibo_robot.envs.rollouts.log import LOG_FILE
+from fibo_robot.envs.rollouts.workers.episode_runner import Act, Begin, EpisodeRunner, Setup
 from tests.conftest import REPOSITORY
 from tests.envs.toy_policy import ToyPolicy
 from tests.envs.toy_task import Fault, ToyEnv, ToyTask

@@ -12,8 +12,8 @@ from fibo_robot.envs import TASKS, get_task
 from fibo_robot.envs.controllers import osc_pose_controller
 from fibo_robot.envs.demonstrations.experts import get_expert
 from fibo_robot.envs.demonstrations.skills import perform_skill
+from fibo_robot.envs.rendering.settings import RenderQuality
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.simulation.rendering import RenderQuality
 from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import ActionSpec
 

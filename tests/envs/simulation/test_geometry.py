@@ -11,7 +11,7 @@ from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
 from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.simulation.environment import SimulationEnv
 from fibo_robot.envs.simulation.geometry import draw_cube_size
-from fibo_robot.envs.simulation.untyped import MjModel, import_mujoco
+from fibo_robot.envs.untyped import MjModel, import_mujoco
 
 pytestmark = pytest.mark.sim
 KEYS = ["robot0_eef_pos", "object"]

@@ -69,7 +69,7 @@ def test_workers_that_would_wait_for_a_forked_renderer_say_so() -> None:
     script = f"""
 import multiprocessing
 import gymnasium, fibo_robot.envs
-from fibo_robot.envs.simulation.rendering import RendererError
+from fibo_robot.envs.rendering.settings import RendererError
 
 def draw():
     env = gymnasium.make("{LIFT}", render_mode="rgb_array", obs_keys=["object"])

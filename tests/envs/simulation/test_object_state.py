@@ -11,7 +11,8 @@ from fibo_robot.envs import TASKS, get_task
 from fibo_robot.envs.demonstrations.hdf5 import DemonstrationFile
 from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.simulation.environment import SimulationEnv
-from fibo_robot.envs.simulation.object_state import OBJECT_STATES, object_slices, stored_object_state
+from fibo_robot.envs.simulation.object_state import OBJECT_STATES, object_slices
+from fibo_robot.envs.simulation.stored_object_state import stored_object_state
 
 pytestmark = pytest.mark.sim
 

@@ -15,7 +15,7 @@ from robomimic.algo import algo_factory
 from robomimic.config import config_factory
 from robomimic.utils import file_utils, obs_utils, train_utils
 
-from fibo_robot.benchmarks.rollout import SerialEnv
+from fibo_robot.benchmarks.simulation.rollout import SerialEnv
 from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.tasks import Task, get_task
 from fibo_robot.policies.adapters.robomimic import register_backbone

@@ -17,7 +17,7 @@ from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.rollouts.batched.engine import BatchedEngine
 from fibo_robot.envs.rollouts.batched.worlds import BatchedEnv, BatchedStep
 from fibo_robot.envs.rollouts.engine import Engine
-from fibo_robot.envs.rollouts.worker_engine import EngineName
+from fibo_robot.envs.rollouts.workers.engine import EngineName
 from fibo_robot.interfaces import ShapeMeta, Task
 from tests.envs.rollouts.batched.toy_worlds import ToyWorlds, maker
 from tests.envs.toy_policy import ToyPolicy

@@ -18,7 +18,7 @@ from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.envs.rollouts.batched.engine import BatchedEngine
 from fibo_robot.envs.rollouts.batched.worlds import BatchedEnv, BatchedStep, MakeWorlds
-from fibo_robot.envs.rollouts.scheduler import Timeouts
+from fibo_robot.envs.rollouts.workers.scheduler import Timeouts
 from fibo_robot.interfaces import ShapeMeta, Task
 from tests.conftest import REPOSITORY
 from tests.envs.rollouts.batched.toy_worlds import ToyWorlds, maker

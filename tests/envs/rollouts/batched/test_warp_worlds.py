@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from fibo_robot.cli.main import app
 from fibo_robot.envs.errors import RolloutError
+from fibo_robot.envs.rendering.settings import RendererError, RenderQuality
 from fibo_robot.envs.results.evaluation import Evaluation
-from fibo_robot.envs.simulation.rendering import RendererError, RenderQuality
 from fibo_robot.envs.tasks import get_task
 from fibo_robot.envs.warp import StartStates, runtime
 from fibo_robot.envs.warp.errors import WarpError

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fibo_robot.benchmarks.warp_memory import bytes_taken
+from fibo_robot.benchmarks.simulation.memory import bytes_taken
 from fibo_robot.envs.warp.exporting.export import TaskExport
 from fibo_robot.envs.warp.exporting.start_states import StartStates
 from fibo_robot.envs.warp.physics.capacity import CAPACITIES, Memory, few_worlds, memory_needed

@@ -1,0 +1,1 @@
+"""How fast demonstrations become batches, and how long a policy takes to decide."""

@@ -1,0 +1,1 @@
+"""How fast videos are decoded, become batches, and pass through a model."""

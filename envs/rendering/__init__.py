@@ -1,0 +1,1 @@
+"""Off-screen pictures of a MuJoCo scene, by OpenGL or by MuJoCo Warp."""

@@ -1,0 +1,34 @@
+"""Runs all of `fibo bench gpu` at tiny sizes on the CPU, where Triton's interpreter stands in for the GPU.
+
+Run by test_gpu.py in a process of its own, because TRITON_INTERPRET must be set before Triton is
+imported. Prints which packages it took, and the exit status that the command would have.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from fibo_robot.benchmarks.gpu.correctness import CASES
+from fibo_robot.benchmarks.gpu.plan import Sizes, run
+from fibo_robot.benchmarks.gpu.speed import Rounds
+from fibo_robot.benchmarks.gpu.summary import lines, verdict
+from fibo_robot.benchmarks.gpu.training import TrainingCase
+from tests.attention.triton_cases import stand_in_for_the_cpu
+
+TINY = Sizes(
+    checks=tuple(CASES[:1]),
+    castling_checks=((20, "float32"),),
+    lengths=((14, 1),),
+    dtypes=("bfloat16",),
+    heads=1,
+    training=(TrainingCase("image", "vit_micro", 24, 12, 1, 1),),
+    worlds=(),
+    rounds=Rounds(1, 0),
+    step_rounds=Rounds(1, 0),
+)
+
+if __name__ == "__main__":
+    stand_in_for_the_cpu()
+    results = run(Path(sys.argv[1]), 30, device="cpu", sizes=TINY, say=lambda line: None)
+    packages = sorted({name.partition(".")[0] for name in sys.modules})
+    print(json.dumps({"packages": packages, "lines": list(lines(results)), "verdict": verdict(results)}))

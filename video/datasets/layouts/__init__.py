@@ -1,0 +1,1 @@
+"""How data sets lie on disk: a reader for each, which returns labelled clips."""
