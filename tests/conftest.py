@@ -54,13 +54,12 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """What to put before `fibo …` and `python …` for a process that has imported already (tests/warm.py)."""
     address = str(tmp_path_factory.mktemp("warm") / "socket")
     command = [sys.executable, "-m", "tests.warm", address, "serve"]
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, stdin=subprocess.PIPE
-    ) as server:  # which ends with its input
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE) as server:
         while not Path(address).exists():
             assert server.poll() is None, "the server of commands ended"
             time.sleep(0.01)
         yield [sys.executable, "-S", str(REPOSITORY / "tests" / "warm.py"), address]
+    # It has ended with its input, which is closed here, or with this process.
 
 
 @pytest.fixture(autouse=True)

@@ -35,8 +35,9 @@ def compose_config(overrides: Sequence[str], config_name: str = "train") -> Dict
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             config = compose(config_name, overrides=list(overrides))
-            choices = _choices(overrides)
-            numbers = _numbers(config_name, tuple(choices)) if choices != list(overrides) else {}
+            choices = tuple(_choices(overrides))
+            # Options alone hold no text that somebody typed.
+            numbers = _numbers(config_name, choices) if len(choices) < len(overrides) else {}
         # Hydra raises ValueError for an override without a key.
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(explain(error, overrides, config_name)) from error
@@ -76,7 +77,7 @@ def offer_plugins(overrides: Sequence[str]) -> None:
     for group, entries in (("policy", POLICIES), ("attention", ATTENTIONS)):
         chosen = (override.split("=", 1)[1] for override in overrides if override.startswith(f"{group}="))
         names = {name for value in chosen for name in value.split(",")}
-        for name in names and names & set(plugins(entries)):  # asking all installed packages takes a while
+        for name in names and names & set(plugins(entries)):  # no need to ask all packages for no name
             plugin = load_plugin(entries, name)
             if group == "attention":
                 node = {"name": name, **_defaults(plugin.core_type.options_type)}

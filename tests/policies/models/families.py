@@ -84,8 +84,7 @@ def observations(policy: ChunkPolicy, batch: int, seed: int = 0) -> dict[str, to
 
 def saved_config(name: str, *overrides: str) -> dict:
     """The config as a checkpoint has it."""
-    plain = OmegaConf.to_container(
-        OmegaConf.merge(config_of(name, *overrides), {"run_dir": "none"}), resolve=True
-    )
+    config = OmegaConf.merge(config_of(name, *overrides), {"run_dir": "none"})
+    plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return plain
