@@ -29,7 +29,7 @@ quickstart: setup
 	$(VENV)/bin/fibo quickstart
 
 # One thread per test process: two processes with a thread pool each on two cores only wait for each other.
-# The longest files first (tests/conftest.py), in that order: pytest-xdist would put those with most tests first.
+# Files, or groups of them, the longest first (tests/conftest.py): pytest-xdist would begin with those of most tests.
 test: setup
 	@bash scripts/test_needs.sh
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 \

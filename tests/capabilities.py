@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLE_DATA = Path(os.environ.get("FIBO_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -39,10 +37,16 @@ def _installed(module: str) -> Callable[[], bool]:
     return lambda: importlib.util.find_spec(module) is not None
 
 
+def _gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 CAPABILITIES = {
     capability.mark: capability
     for capability in (
-        Capability("gpu", "GPU", torch.cuda.is_available, "run on a machine with CUDA"),
+        Capability("gpu", "GPU", _gpu, "run on a machine with CUDA"),
         Capability("browser", "Chromium", lambda: CHROMIUM is not None, "apt-get install chromium"),
         Capability("data", "sample data", SAMPLE_DATA.is_dir, "set FIBO_TEST_DATA to its folder"),
         Capability("sim", "simulator", _installed("robosuite"), "pip install 'fibo-robot[sim]'"),

@@ -1,17 +1,24 @@
 """Optional packages are optional: what does without them works, and what needs one names its extra."""
 
+import contextlib
+import importlib
 import json
 import re
+import sys
 import tomllib
+from collections.abc import Iterable
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from fibo_robot.envs import get_task
+from fibo_robot.errors import FiboError
 from fibo_robot.extras import MissingExtraError, require
 from tests.capabilities import REPOSITORY
 from tests.missing import run_without
@@ -99,44 +106,54 @@ def test_library_and_command_are_imported_without_any_extra(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
-WANDB = """
-from fibo_robot.training import config, run
-run._logger(config.compose_config(["logger=wandb"]).logger)
-"""
-RENDER = """
-from fibo_robot.envs import get_task
-get_task("lift", renderer="warp").make_env().render_image("agentview", 8, 8)
-"""
 RECORD = ("demos", "record", "lift", "--episodes", "1", "--workers", "1", "--output", "out.hdf5")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [
-        (("-m", "fibo_robot.cli", *RECORD), "sim"),
-        (("-m", "fibo_robot.cli", *RECORD, "--renderer", "warp"), "sim"),
-        (("-c", "import fibo_robot.envs.rollouts.workers.ray"), "ray"),
-        (
-            (
-                "-c",
-                WANDB,
-            ),
-            "wandb",
-        ),
-    ],
-)
-def test_what_needs_an_extra_names_it(arguments: tuple[str, ...], extra: str, tmp_path: Path) -> None:
-    done = run_without(OPTIONAL, *arguments, folder=tmp_path)
+@pytest.mark.parametrize("more", [(), ("--renderer", "warp")])
+def test_recording_without_a_simulator_names_its_extra(more: tuple[str, ...], tmp_path: Path) -> None:
+    done = run_without(OPTIONAL, "-m", "fibo_robot.cli", *RECORD, *more, folder=tmp_path)
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
-    assert re.search(rf"needs \w+: pip install 'fibo-robot\[{extra}\]'\.$", last), done.stderr
-    assert arguments[0] == "-c" or "Traceback" not in done.stderr
+    assert re.search(r"needs \w+: pip install 'fibo-robot\[sim\]'\.$", last), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def take_away(packages: Iterable[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if they were not installed, in this process."""
+    version, gone = metadata.version, set(packages)
+
+    def of_what_is_there(name: str) -> str:
+        if name.replace("-", "_") in gone:
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", of_what_is_there)
+    for name in gone:
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def names(extra: str) -> Any:
+    """An error that says what to install."""
+    return pytest.raises(MissingExtraError, match=rf"needs [\w-]+: pip install 'fibo-robot\[{extra}\]'\.$")
+
+
+def test_what_needs_an_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fibo_robot.training import config, run
+
+    take_away(OPTIONAL, monkeypatch)
+    with names("wandb"):
+        run._logger(config.compose_config(["logger=wandb"]).logger)
+    monkeypatch.delitem(sys.modules, "fibo_robot.envs.rollouts.workers.ray", raising=False)
+    with names("ray"):
+        importlib.import_module("fibo_robot.envs.rollouts.workers.ray")
 
 
 @pytest.mark.sim
-def test_renderer_of_a_missing_extra_names_it(tmp_path: Path) -> None:
-    done = run_without(("mujoco_warp", "warp"), "-c", RENDER, folder=tmp_path)
-    assert "pip install 'fibo-robot[warp]'" in done.stderr.strip().splitlines()[-1]
+def test_renderer_of_a_missing_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(get_task("lift", renderer="warp").make_env()) as env:
+        take_away(("mujoco_warp", "warp"), monkeypatch)
+        with pytest.raises(FiboError, match=r"pip install 'fibo-robot\[warp\]'"):
+            env.render_image("agentview", 8, 8)
 
 
 def test_a_broken_package_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

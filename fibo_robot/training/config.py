@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -34,21 +35,33 @@ def compose_config(overrides: Sequence[str], config_name: str = "train") -> Dict
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             config = compose(config_name, overrides=list(overrides))
-            default = compose(config_name, overrides=_choices(overrides))
+            choices = tuple(_choices(overrides))
+            # Options alone hold no text that somebody typed.
+            numbers = _numbers(config_name, choices) if len(choices) < len(overrides) else {}
         # Hydra raises ValueError for an override without a key.
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(explain(error, overrides, config_name)) from error
-    _check_numbers(config, default)
+    _check_numbers(config, numbers)
     return config
 
 
-def _check_numbers(config: DictConfig, default: DictConfig) -> None:
+@cache  # composing takes longer than all else here, and a sweep chooses the same over and over
+def _numbers(config_name: str, choices: tuple[str, ...]) -> dict[str, int | float]:
+    """The numbers in the config that these choices of options give, by dotted key."""
+    default = OmegaConf.to_container(compose(config_name, overrides=list(choices)), resolve=False)
+    return {
+        key: value
+        for key, value in leaves(default)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _check_numbers(config: DictConfig, numbers: Mapping[str, int | float]) -> None:
     """Text where the defaults have a number is a mistake that would surface far from here."""
     plain = dict(leaves(OmegaConf.to_container(config, resolve=False)))
-    for key, value in leaves(OmegaConf.to_container(default, resolve=False)):
+    for key, value in numbers.items():
         given = plain.get(key)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and isinstance(given, str) and not given.startswith("${"):
+        if isinstance(given, str) and not given.startswith("${"):
             raise ConfigError(f"{key} must be a number like {value}, not '{given}'.")
 
 
@@ -63,7 +76,8 @@ def offer_plugins(overrides: Sequence[str]) -> None:
     """
     for group, entries in (("policy", POLICIES), ("attention", ATTENTIONS)):
         chosen = (override.split("=", 1)[1] for override in overrides if override.startswith(f"{group}="))
-        for name in {name for value in chosen for name in value.split(",")} & set(plugins(entries)):
+        names = {name for value in chosen for name in value.split(",")}
+        for name in names and names & set(plugins(entries)):  # no need to ask all packages for no name
             plugin = load_plugin(entries, name)
             if group == "attention":
                 node = {"name": name, **_defaults(plugin.core_type.options_type)}
@@ -72,6 +86,7 @@ def offer_plugins(overrides: Sequence[str]) -> None:
                 taken = inspect.signature(plugin).parameters
                 node |= {part: f"${{{part}}}" for part in ("encoder", "observation") if part in taken}
             ConfigStore.instance().store(group=group, name=name, node=node)
+            _numbers.cache_clear()
 
 
 def _defaults(called: Callable[..., Any]) -> dict[str, Any]:

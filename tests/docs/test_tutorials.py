@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.docs.tutorials import blocks, shell_script
 TUTORIALS = REPOSITORY / "docs" / "tutorials"
 
 
-def follow(page: str, tmp_path: Path) -> Path:
+def follow(page: str, tmp_path: Path, warm: list[str]) -> Path:
     """Do what the page says; returns the folder in which it was done."""
     folder, scripts = tmp_path / "work", tmp_path / "scripts"
     folder.mkdir()
@@ -22,7 +23,8 @@ def follow(page: str, tmp_path: Path) -> Path:
     # `fibo` and `python` are this environment's, and the package is this checkout's. What a script imports
     # beside it comes from the folder that it is run in.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    script = shell_script((TUTORIALS / page).read_text(encoding="utf-8"), scripts)
+    begin = "".join(f'{name}() {{ {shlex.join([*warm, name])} "$@"; }}\n' for name in ("fibo", "python"))
+    script = begin + shell_script((TUTORIALS / page).read_text(encoding="utf-8"), scripts)
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=folder,
@@ -62,30 +64,30 @@ def test_every_tutorial_is_run_here() -> None:
 
 @pytest.mark.slow
 @pytest.mark.matplotlib
-def test_attention_in_your_own_vit(tmp_path: Path) -> None:
-    folder = follow("attention-in-your-vit.md", tmp_path)
+def test_attention_in_your_own_vit(tmp_path: Path, warm: list[str]) -> None:
+    folder = follow("attention-in-your-vit.md", tmp_path, warm)
     assert (folder / "pictures" / "masks.png").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.sim
-def test_your_own_task_from_demonstrations_to_a_report(tmp_path: Path) -> None:
-    folder = follow("your-own-task.md", tmp_path)
+def test_your_own_task_from_demonstrations_to_a_report(tmp_path: Path, warm: list[str]) -> None:
+    folder = follow("your-own-task.md", tmp_path, warm)
     result = json.loads((folder / "runs" / "frontview" / "rollouts" / "eval.json").read_text())
     assert result["task"]["name"] == "lift_from_the_front" and result["aggregated"]["n_counted"] == 2
     assert (folder / "runs" / "frontview" / "rollouts" / "report.html").stat().st_size > 20_000
 
 
 @pytest.mark.slow
-def test_your_own_clips_from_a_folder_to_a_label(tmp_path: Path) -> None:
-    folder = follow("your-own-clips.md", tmp_path)
+def test_your_own_clips_from_a_folder_to_a_label(tmp_path: Path, warm: list[str]) -> None:
+    folder = follow("your-own-clips.md", tmp_path, warm)
     labels = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
     assert len(labels) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.sim
-def test_a_plugin_is_trained_without_editing_the_package(tmp_path: Path) -> None:
-    folder = follow("your-own-plugin.md", tmp_path)
+def test_a_plugin_is_trained_without_editing_the_package(tmp_path: Path, warm: list[str]) -> None:
+    folder = follow("your-own-plugin.md", tmp_path, warm)
     (epoch,) = json.loads((folder / "runs" / "mine" / "history.json").read_text())
     assert epoch["epoch"] == 1 and epoch["train/loss"] > 0

@@ -1,6 +1,7 @@
 """A sweep runs every combination, says where, and its errors are sentences."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -89,8 +90,17 @@ def test_without_submitit_its_launchers_name_the_extra(
 
 @pytest.mark.slow
 @pytest.mark.slurm
-def test_runs_of_a_sweep_are_jobs_of_submitit(demonstrations: Path, tmp_path: Path) -> None:
+def test_runs_of_a_sweep_are_jobs_of_submitit(
+    demonstrations: Path, warm: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Submitit's local executor: jobs are pickled, queued and collected as SLURM's are, in processes here."""
+    python = tmp_path / "python"
+    job, other = shlex.join([*warm, "python"]), shlex.quote(sys.executable)
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *submitit.core._submit*) exec {job} "$@";; *) exec {other} "$@";; esac\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
     here = sweep(demonstrations, "seed=3,4", f"hydra.sweep.dir={tmp_path}/here")
     jobs = sweep(
         demonstrations,

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -47,8 +46,8 @@ def losses(run_dir: Path) -> list[float]:
     return [row["train/loss"] for row in json.loads((run_dir / "history.json").read_text())]
 
 
-def start(demonstrations: Path, run_dir: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "fibo_robot.cli", "train", *overrides(demonstrations, run_dir)]
+def start(warm: list[str], demonstrations: Path, run_dir: Path) -> subprocess.Popen:
+    command = [*warm, "fibo", "train", *overrides(demonstrations, run_dir)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -130,9 +129,9 @@ def test_a_config_that_names_foreign_code_is_refused(finished, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_run_resumes_to_the_same_result(demonstrations, finished, tmp_path, how):
+def test_an_interrupted_run_resumes_to_the_same_result(demonstrations, finished, warm, tmp_path, how):
     run_dir = tmp_path / "run"
-    process = start(demonstrations, run_dir)
+    process = start(warm, demonstrations, run_dir)
     wait_for_epoch(run_dir, process)
     os.kill(process.pid, how)
     output, _ = process.communicate(timeout=60)

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -70,7 +69,7 @@ def one(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "nodes"), [("auto", 1), ("fsdp2", 2)])
 def test_two_processes_train_what_one_trains_with_the_doubled_batch(
-    strategy: str, nodes: int, one: Path, clips: Path, tmp_path: Path
+    strategy: str, nodes: int, one: Path, clips: Path, warm: list[str], tmp_path: Path
 ) -> None:
     if nodes == 1:
         meet = ["--standalone", "--nproc-per-node=2"]
@@ -81,8 +80,8 @@ def test_two_processes_train_what_one_trains_with_the_doubled_batch(
         meet = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={place}"]
     # Each process is given a folder of its own, so that whatever the second one wrote would be found.
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", *meet),
-        *("-m", "fibo_robot.cli", "train", *TINY, f"data.root={clips}", "data.batch_size=2"),
+        *(*warm, "python", "-m", "torch.distributed.run", *meet, "--no-python"),
+        *(*warm, "fibo", "train", *TINY, f"data.root={clips}", "data.batch_size=2"),
         *(f"trainer.devices={2 // nodes}", f"trainer.num_nodes={nodes}", f"trainer.strategy={strategy}"),
         f"run_dir={tmp_path}/rank_${{oc.env:RANK}}",
     ]

@@ -23,7 +23,7 @@ TINY = Sizes(
     heads=1,
     training=(TrainingCase("image", "vit_micro", 24, 12, 1, 1),),
     worlds=(),
-    rounds=Rounds(2, 0),
+    rounds=Rounds(1, 0),
     step_rounds=Rounds(1, 0),
 )
 

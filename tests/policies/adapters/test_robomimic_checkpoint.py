@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,7 @@ def test_other_files_are_named(tmp_path: Path, content: Any, message: str) -> No
 
 @pytest.mark.slow
 def test_a_stock_config_trains_with_our_backbone_and_its_checkpoint_acts(
-    demonstrations: Path, tmp_path: Path
+    demonstrations: Path, warm: list[str], tmp_path: Path
 ) -> None:
     config = config_factory("bc")
     with config.values_unlocked():
@@ -181,7 +180,7 @@ def test_a_stock_config_trains_with_our_backbone_and_its_checkpoint_acts(
         config.experiment.logging.log_tb = False
         config.experiment.save.every_n_epochs = 1
     (tmp_path / "bc.json").write_text(config.dump())
-    command = [sys.executable, "-m", "fibo_robot.policies.adapters.robomimic"]
+    command = [*warm, "python", "-m", "fibo_robot.policies.adapters.robomimic"]
     done = subprocess.run(
         [*command, "--config", str(tmp_path / "bc.json"), "--dataset", str(demonstrations), "--name", "tiny"],
         capture_output=True,

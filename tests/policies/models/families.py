@@ -1,10 +1,10 @@
 """Every family of policies, tiny, built from its own config file."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import cache
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fibo_robot.envs.tasks import get_task
 from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
@@ -29,8 +29,9 @@ def small(name: str) -> list[str]:
     return [f"policy={name}", *SMALL.get(name, []), *NETWORK, *steps]
 
 
+@cache  # composing takes longer than most of what is tested
 def config_of(name: str, *overrides: str) -> DictConfig:
-    """The config of a tiny family on vectors."""
+    """The config of a tiny family on vectors; not to be changed."""
     return compose_config(["experiment=lift_bc", "data.path=none", *small(name), *overrides])
 
 
@@ -83,10 +84,7 @@ def observations(policy: ChunkPolicy, batch: int, seed: int = 0) -> dict[str, to
 
 def saved_config(name: str, *overrides: str) -> dict:
     """The config as a checkpoint has it."""
-    from omegaconf import OmegaConf
-
-    config = config_of(name, *overrides)
-    config.run_dir = str(Path("none"))
+    config = OmegaConf.merge(config_of(name, *overrides), {"run_dir": "none"})
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return plain

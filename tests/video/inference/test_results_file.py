@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -95,10 +94,10 @@ def test_a_full_disk_is_said(
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_finished_and_says_so(
-    checkpoint: Path, motion_clips: Path, tmp_path: Path
+    checkpoint: Path, motion_clips: Path, warm: list[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "out.jsonl"
-    command = [sys.executable, "-m", "fibo_robot.cli", "classify", str(checkpoint), str(motion_clips)]
+    command = [*warm, "fibo", "classify", str(checkpoint), str(motion_clips)]
     slow = [*command, "--views", "20", "--json", str(file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
