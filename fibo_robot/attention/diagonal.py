@@ -27,9 +27,9 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 BACKEND_VARIABLE = "FIBO_ATTENTION_BACKEND"
 LARGEST_HEAD_DIM = 256
 # Tokens. On one thread numba's kernels take, of the dense mask's time, 0.44 at 50 tokens, 0.35 at 65 and 0.23
-# at 197 (inference), 0.63, 0.54 and 0.31 with the backward pass (benchmarks/crossover.py, busy machine). The
-# bound is fixed: a choice measured on each machine would differ between runs, and with it the rounding of a
-# result.
+# at 197 (inference), 0.63, 0.54 and 0.31 with the backward pass (benchmarks/attention/crossover.py, busy
+# machine). The bound is fixed: a choice measured on each machine would differ between runs, and with it the
+# rounding of a result.
 SHORTEST_FOR_NUMBA = 48
 SHORTEST_FOR_TRITON = 1024
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -14,7 +14,8 @@ def split_projection(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     The sparse kernels write the three gradients into one tensor, in the projection's order: then it is the
     projection's gradient as it is. Other gradients are joined in one copy.
     """
-    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and qkv.requires_grad):
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if traced or not (torch.is_grad_enabled() and qkv.requires_grad):
         return unpacked(qkv)
     return _Split.apply(qkv)
 
@@ -47,10 +48,15 @@ def _whole(grads: tuple[Tensor, ...]) -> Tensor | None:
     batch, heads, tokens, head_dim = first.shape
     step = heads * head_dim
     strides = 3 * tokens * step, head_dim, 3 * step, 1
-    start, memory = first.storage_offset(), first.untyped_storage().data_ptr()
     for place, grad in enumerate(grads):
+        if type(grad) is not Tensor or grad.is_neg():  # fake tensors; signs that are yet to be turned
+            return None
         if (grad.stride(), grad.dtype) != (strides, first.dtype):
             return None
-        if (grad.untyped_storage().data_ptr(), grad.storage_offset()) != (memory, start + place * step):
+        try:
+            same = grad.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        except NotImplementedError:  # of `is_grads_batched`
+            return None
+        if not same or grad.storage_offset() != first.storage_offset() + place * step:
             return None
     return first.as_strided((batch, tokens, 3, heads, head_dim), (strides[0], 3 * step, step, head_dim, 1))

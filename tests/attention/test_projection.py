@@ -1,11 +1,29 @@
 """Splitting a projection into q, k and v, and what comes back as its gradient."""
 
+import io
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fibo_robot.attention import create_attention, diagonal_attention
 from fibo_robot.attention.angular_training import castling_training
+from fibo_robot.attention.operator import unpacked
 from fibo_robot.attention.projection import split_projection
+
+
+class NegatedKeys(torch.autograd.Function):
+    """q - k + v, whose gradients lie as the parts of one tensor, that of k with a sign yet to be turned."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        return q - k + v
+
+    @staticmethod
+    def backward(ctx, grad):
+        packed = torch.stack([grad.transpose(1, 2)] * 3, dim=2)
+        q, k, v = unpacked(packed)
+        return q, torch._neg_view(k), v
 
 
 def projection(batch=2, tokens=60, heads=3, head_dim=16):
@@ -46,6 +64,7 @@ def test_gradients_of_the_kernels_are_not_copied(batch, kernel):
         lambda q, k, v: attend(v, q, k),  # all in one tensor, in another order
         lambda q, k, v: q * v,  # one gets none
         lambda q, k, v: q.sum() * torch.ones_like(v) + v,  # strides of nothing
+        lambda q, k, v: NegatedKeys.apply(q, k, v),  # one is the negative of what lies in memory
     ],
 )
 def test_other_gradients_are_joined(attention):
@@ -84,6 +103,34 @@ def test_transforms_of_torch_func_see_plain_views():
     for split in (split_projection, plainly):
         _, slope = torch.func.jvp(lambda qkv, split=split: loss(qkv, split), (qkv,), (torch.ones_like(qkv),))
         torch.testing.assert_close(slope, gradient(qkv, plainly).sum())
+
+
+@pytest.mark.parametrize("attention", ["softmax", "fibottention"])
+def test_many_gradients_may_be_asked_for_at_once(attention):
+    module = create_attention(attention, 12, 3, layer_index=0, num_prefix_tokens=1)
+    x = torch.randn(2, 9, 12, requires_grad=True)
+    sums = module(x).sum((1, 2))
+    at_once = torch.autograd.grad(sums, x, torch.eye(2), is_grads_batched=True, retain_graph=True)[0]
+    for one, found in zip(torch.eye(2), at_once, strict=True):
+        torch.testing.assert_close(found, torch.autograd.grad(sums, x, one, retain_graph=True)[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+def test_module_can_be_traced_and_saved():
+    module = create_attention("softmax", 12, 3, layer_index=0, num_prefix_tokens=1).eval()
+    x = torch.randn(2, 9, 12)
+    saved = io.BytesIO()
+    torch.jit.save(torch.jit.trace(module, x), saved)
+    saved.seek(0)
+    torch.testing.assert_close(torch.jit.load(saved)(x), module(x))
+
+
+@pytest.mark.filterwarnings("error")
+def test_fake_gradients_are_not_looked_into():
+    with FakeTensorMode():
+        module = create_attention("softmax", 12, 3, layer_index=0, num_prefix_tokens=1)
+        x = torch.randn(2, 9, 12, requires_grad=True)
+        assert torch.autograd.grad(module(x).sum(), x)[0].shape == x.shape
 
 
 def test_dense_module_has_derivatives_by_torch_func():

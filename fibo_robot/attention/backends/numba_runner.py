@@ -4,7 +4,7 @@ A kernel is a C function of one pointer, to a record that says where tensors lie
 by as many threads as PyTorch uses: by PyTorch's own, where its OpenMP runtime can be asked (after an operator
 they spin for a while, and other threads would share their cores), else by Python's. The threads claim tasks
 one after the other until none is left, and every number is written by exactly one task: so results do not
-depend on how many there are, and nobody waits for a late one.
+depend on how many there are, and nobody waits for one that is late to begin.
 
 numba's own cache looks at the file of a kernel alone. Helpers that it inlines lie in other files named
 `numba_*.py`, so compiled code lies in a folder named by a digest over all of these.

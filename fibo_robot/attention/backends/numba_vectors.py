@@ -310,10 +310,13 @@ def number(typingctx, value, like):
 
 @operation
 def fetch_add(typingctx, address, amount):
-    """Add to the 64-bit integer at this address, as one step for all threads; what it was before."""
+    """Add to the 64-bit integer at this address, as one step for all threads; what it was before.
+
+    What a thread wrote before is seen by those that read the sum of it.
+    """
 
     def code(context, builder, signature, arguments):
         pointer = builder.inttoptr(arguments[0], INT.as_pointer())
-        return builder.atomic_rmw("add", pointer, arguments[1], "monotonic")
+        return builder.atomic_rmw("add", pointer, arguments[1], "acq_rel")
 
     return types.int64(types.int64, types.int64), code
