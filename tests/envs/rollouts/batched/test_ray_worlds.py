@@ -39,6 +39,7 @@ def cluster() -> Iterator[None]:
     """Two CPUs, whose actors find the toy task."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.setenv("RAY_worker_niceness", "0")  # else whatever runs beside the tests holds them up
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()

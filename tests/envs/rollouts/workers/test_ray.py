@@ -26,6 +26,7 @@ def cluster():
     """Two nodes with one CPU each, which find the toy task; the last test takes one away."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.setenv("RAY_worker_niceness", "0")  # else whatever runs beside the tests holds them up
         nodes = cluster_utils.Cluster(
             initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
         )
