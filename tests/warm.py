@@ -39,7 +39,8 @@ def ask(address: str, command: list[str]) -> NoReturn:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         request = {"command": command, "folder": os.getcwd(), "environment": dict(os.environ)}
-        socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], [0, 1, 2])
+        socket.send_fds(connection, [b" "], [0, 1, 2])
+        connection.sendall(json.dumps(request).encode() + b"\n")
         signal.signal(signal.SIGINT, lambda *_: connection.send(b"interrupt"))
         status = int(connection.makefile().readline())
     if status < 0:
@@ -55,8 +56,9 @@ def serve(address: str) -> Callable[[], object] | None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the command that somebody waits for
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
+    listener.bind(f"{address}.new")
     listener.listen(64)
+    os.rename(f"{address}.new", address)  # nobody finds it before it listens
     for name in IMPORTED:
         importlib.import_module(name)
     gc.collect()
@@ -113,7 +115,7 @@ def _begin(files: list[int], command: list[str], folder: str, environment: dict[
         sys.argv = command
         sys.modules["__main__"] = ModuleType("__main__")  # not this file: processes that it starts look there
         return importlib.import_module("fibo_robot.cli.main").main()
-    if arguments[0] == "-u":  # no matter to what ends
+    if arguments[0] == "-u":  # unbuffered: whoever asks so reads the output when it is complete
         arguments = arguments[1:]
     if arguments[0] == "-m":
         sys.argv = arguments[1:]

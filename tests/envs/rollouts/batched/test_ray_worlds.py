@@ -34,13 +34,15 @@ SEEDS = range(200, 208)
 TASK = ToyTask()
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
     """Two CPUs, whose actors find the toy task."""
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.setenv("RAY_worker_niceness", "0")  # else whatever runs beside the tests holds them up
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 class ActorKillingPolicy(ToyPolicy):

@@ -21,19 +21,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 SEEDS = range(200, 208)
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    """Two nodes with one CPU each, which find the toy task."""
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    nodes = cluster_utils.Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    nodes.second = nodes.add_node(num_cpus=1)
-    nodes.wait_for_nodes()
-    ray.init(address=nodes.address, log_to_driver=False)
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes with one CPU each, which find the toy task; the last test takes one away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.setenv("RAY_worker_niceness", "0")  # else whatever runs beside the tests holds them up
+        nodes = cluster_utils.Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
+        nodes.second = nodes.add_node(num_cpus=1)
+        nodes.wait_for_nodes()
+        ray.init(address=nodes.address, log_to_driver=False)
+        yield nodes
+        ray.shutdown()
+        nodes.shutdown()
 
 
 def traces(evaluation):
@@ -56,6 +58,12 @@ class NodeKillingPolicy(ToyPolicy):
         return super().act(obs, episodes)
 
 
+def test_more_workers_than_the_cluster_has_cpus_are_refused(cluster):
+    task = ToyTask()
+    with pytest.raises(RolloutError, match="8 workers need 8 CPUs"):
+        rollout(ToyPolicy(task.shape_meta()), task, SEEDS, workers=8, engine="ray")
+
+
 def test_a_cluster_gives_the_outcomes_of_one_machine_and_survives_a_lost_node(cluster):
     task = ToyTask()
     local = rollout(ToyPolicy(task.shape_meta(), noise=0.2), task, SEEDS, workers=1)
@@ -72,9 +80,3 @@ def test_a_cluster_gives_the_outcomes_of_one_machine_and_survives_a_lost_node(cl
     assert traces(halved) == traces(local)
     assert not halved.errors
     assert any(episode.worker_errors for episode in halved.episodes), "nobody missed the node"
-
-
-def test_more_workers_than_the_cluster_has_cpus_are_refused(cluster):
-    task = ToyTask()
-    with pytest.raises(RolloutError, match="8 workers need 8 CPUs"):
-        rollout(ToyPolicy(task.shape_meta()), task, SEEDS, workers=8, engine="ray")
