@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from fibo_robot.attention import backends
+from fibo_robot.attention.backends import triton
 from fibo_robot.attention.sparse.diagonal import Backend
 from fibo_robot.benchmarks.gpu import correctness, simulator, speed, training
 from fibo_robot.benchmarks.gpu.correctness import Case
@@ -229,6 +229,6 @@ def _settings(device: str, sizes: Sizes) -> dict[str, Any]:
     """What results must have in common to stand in one file."""
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     timed = {"rounds": asdict(sizes.rounds), "step_rounds": asdict(sizes.step_rounds)}
-    sources = sorted(Path(backends.__path__[0]).glob("triton_*.py"))
+    sources = sorted(Path(triton.__path__[0]).glob("*.py"))
     kernels = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     return {"device": name, "torch": torch.__version__, "kernels": kernels, "heads": sizes.heads, **timed}
