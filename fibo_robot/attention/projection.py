@@ -14,7 +14,7 @@ def split_projection(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     The sparse kernels write the three gradients into one tensor, in the projection's order: then it is the
     projection's gradient as it is. Other gradients are joined in one copy.
     """
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     if traced or not (torch.is_grad_enabled() and qkv.requires_grad):
         return unpacked(qkv)
     return _Split.apply(qkv)
@@ -32,8 +32,8 @@ class _Split(torch.autograd.Function):
         pass
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return unpacked(tangent)
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return unpacked(*tangents)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
