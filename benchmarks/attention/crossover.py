@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention import diagonal_attention
+from fibo_robot.attention.projection import split_projection
 from fibo_robot.attention.sparse.diagonal import Backend
 from fibo_robot.attention.wythoff import head_offsets
 from fibo_robot.benchmarks.harness import speedup
@@ -79,8 +80,7 @@ def _call(tokens: int, training: bool, backend: Backend) -> Callable[[], object]
     offsets = head_offsets(tokens - 1, NUM_HEADS)
 
     def forward() -> Tensor:
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return diagonal_attention(q, k, v, offsets, backend=backend)
+        return diagonal_attention(*split_projection(qkv), offsets, backend=backend)
 
     return (lambda: torch.autograd.grad(forward(), qkv, upstream)) if training else forward
 

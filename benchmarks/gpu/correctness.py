@@ -15,6 +15,7 @@ from torch import Tensor
 from fibo_robot.attention import create_attention, diagonal_attention, force_backend
 from fibo_robot.attention.castling.angular import castling_inference, linear_angular, strongest_softmax
 from fibo_robot.attention.castling.training import castling_training
+from fibo_robot.attention.operator import unpacked
 from fibo_robot.attention.sparse.diagonal import MASK_MODES, Backend, MaskMode
 from fibo_robot.attention.sparse.reference import reference_attention
 from fibo_robot.attention.wythoff import OffsetRule, head_offsets
@@ -111,7 +112,7 @@ def errors(case: Case, device: str, backend: Backend) -> dict[str, float]:
     qkv = torch.randn(case.batch, case.patches + case.prefix, 3, case.heads, case.head_dim, device=device)
     if case.logit:
         qkv[:, :, 0, :, 0], qkv[:, :, 1, :, 0] = 1, case.logit * case.head_dim**0.5
-    views = qkv.to(dtype).permute(2, 0, 3, 1, 4).unbind(0)
+    views = unpacked(qkv.to(dtype))
     if case.layout == "contiguous":
         views = [view.contiguous() for view in views]
     elif case.layout == "columns_apart":

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fibo_robot.attention.backends.numba import angular_kernels as kernels
 from fibo_robot.attention.backends.numba.blas import product_address, separate_rows
-from fibo_robot.attention.backends.numba.runner import as_given, packed_as_given, place, rows_as_stored, run
+from fibo_robot.attention.backends.numba.runner import as_given, place, rows_as_stored, run
 from fibo_robot.attention.castling.angular import NORM_EPSILON, ConstantTerm, constant_value
 from fibo_robot.attention.operator import empty_packed, empty_tokens_first, unpacked
 
@@ -121,7 +121,7 @@ def backward(
     if const_term != "own":
         whole = grad_y.sum(dim=-2, keepdim=True)
         grad_v.add_(whole, alpha=0.5 if const_term == "sum" else 0.5 / q.shape[-2])
-    return packed_as_given(packed, given), as_given(grad_y, given), tap_grads.sum(dim=(0, 2))
+    return as_given(packed, given, empty_packed), as_given(grad_y, given), tap_grads.sum(dim=(0, 2))
 
 
 def _rows(*tensors: Tensor) -> tuple[list[Tensor], str]:

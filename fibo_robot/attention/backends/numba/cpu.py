@@ -22,7 +22,6 @@ from fibo_robot.attention.backends.numba.runner import (
     LANES,
     as_given,
     computing_dtype,
-    packed_as_given,
     place,
     rows_as_stored,
     run,
@@ -97,7 +96,7 @@ def backward(
         pairs = torch.empty(groups, *size, dtype=computing_dtype(q.dtype))
         job["pairs"] = pairs.data_ptr()
     run(kernels_backward.backward(name, packed.shape[-1]), job)
-    return packed_as_given(packed, q)
+    return as_given(packed, q, empty_packed)
 
 
 def _job(

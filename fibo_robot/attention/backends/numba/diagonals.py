@@ -147,6 +147,19 @@ def products(job, own_rows, token, last, rows, diagonals, count, sums, plain, si
 
 
 @inlined
+def products_of_run(
+    job, own_view, view, batch, head, first, last, own_rows, rows, diagonals, sums, like, plain, size, item
+):  # fmt: skip
+    """Copies a run's own rows of one view and the rows of another that they meet; writes their products."""
+    copy_rows(job, own_view, batch, head, first, last, own_rows, like, plain, size)
+    copy_met_rows(job, view, batch, head, first, last, rows, like, plain, size)
+    for token in range(first, last, LANES):
+        end = min(token + LANES, last)
+        count = list_diagonals(job, head, token, end, False, diagonals)
+        products(job, own_rows, token, end, rows, diagonals, count, sums, plain, size, item)
+
+
+@inlined
 def weighted_sum(acc, weights, r, rows, diagonals, count, tokens, plain, wide, size, item):
     """Adds the rows that token r of a block meets, each with its weight."""
     for i in range(count):

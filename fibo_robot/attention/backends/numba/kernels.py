@@ -22,10 +22,9 @@ from fibo_robot.attention.backends.numba.diagonals import (
     PAIR,
     aligned,
     copy_met_rows,
-    copy_rows,
     list_diagonals,
     masked_pairs,
-    products,
+    products_of_run,
     products_with_all,
     tokens_of,
     weighted_sum,
@@ -167,12 +166,10 @@ def forward(dtype: str, lanes: int) -> Kernel:
             first, last = tokens_of(job, (task - job.groups) % job.runs)
             if first == last:
                 continue
-            copy_rows(job, job.q, batch, head, first, last, queries, like, plain, size)
-            copy_met_rows(job, job.k, batch, head, first, last, rows, like, plain, size)
-            for query in range(first, last, LANES):
-                end = min(query + LANES, last)
-                count = list_diagonals(job, head, query, end, False, diagonals)
-                products(job, queries, query, end, rows, diagonals, count, scores, plain, size, item)
+            products_of_run(
+                job, job.q, job.k, batch, head, first, last, queries, rows, diagonals, scores, like, plain,
+                size, item,
+            )  # fmt: skip
             copy_met_rows(job, job.v, batch, head, first, last, rows, like, plain, size)
             for query in range(first, last, LANES):
                 _attend(

@@ -31,6 +31,7 @@ from fibo_robot.attention.backends.numba.diagonals import (
     list_diagonals,
     masked_pairs,
     products,
+    products_of_run,
     products_with_all,
     tokens_of,
     weighted_sum,
@@ -165,10 +166,8 @@ def _gather(
                 weight = peek(prefix_pairs + (query * job.width + key) * item, wide)
                 acc = add_scaled(acc, weight, load(row_at(view, batch, head, query), like))
             store(row_at(into, batch, head, key), acc)
-    if job.runs > 1:
+    if job.runs > 1:  # else they were copied for the queries
         copy_met_rows(job, view, batch, head, first, last, rows, like, plain, size)
-    else:  # the others were copied for the queries
-        copy_rows(job, view, batch, head, 0, job.prefix, rows, like, plain, size)
     for token in range(first, last, LANES):
         end = min(token + LANES, last)
         count = list_diagonals(job, head, token, end, True, diagonals)
@@ -176,7 +175,7 @@ def _gather(
             acc = start
             for query in range(job.prefix):
                 weight = peek(prefix_pairs + (query * job.width + token + r) * item, wide)
-                acc = add_scaled(acc, weight, load(rows + query * size, plain))
+                acc = add_scaled(acc, weight, load(row_at(view, batch, head, query), like))
             for i in range(job.prefix, count):
                 if diagonals[i, FIRST] <= r and r < diagonals[i, LAST]:
                     weight = peek(pairs + (diagonals[i, PAIR] + r) * item, wide)
@@ -224,12 +223,10 @@ def backward(dtype: str, lanes: int) -> Kernel:
                 if run == 0:
                     for query in range(job.prefix):
                         _prefix_query_gradients(job, batch, head, query, kept, like, wide, item)
-                copy_rows(job, job.grad, batch, head, first, last, grads, like, plain, size)
-                copy_met_rows(job, job.v, batch, head, first, last, rows, like, plain, size)
-                for query in range(first, last, LANES):
-                    end = min(query + LANES, last)
-                    count = list_diagonals(job, head, query, end, False, diagonals)
-                    products(job, grads, query, end, rows, diagonals, count, d_logits, plain, size, item)
+                products_of_run(
+                    job, job.grad, job.v, batch, head, first, last, grads, rows, diagonals, d_logits, like,
+                    plain, size, item,
+                )  # fmt: skip
                 copy_rows(job, job.q, batch, head, first, last, queries, like, plain, size)
                 copy_met_rows(job, job.k, batch, head, first, last, rows, like, plain, size)
                 for query in range(first, last, LANES):

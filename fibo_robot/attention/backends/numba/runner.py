@@ -28,7 +28,7 @@ from numba import types
 from torch import Tensor
 
 from fibo_robot.attention.backends.numba.vectors import fetch_add
-from fibo_robot.attention.operator import empty_packed, empty_tokens_first
+from fibo_robot.attention.operator import empty_tokens_first
 
 config: Any = numba_config  # numba sets its attributes from the environment
 LANES = 16  # a row's channels are a multiple of it: one AVX-512 register, two of AVX2
@@ -193,15 +193,8 @@ def _row_as_stored(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def as_given(result: Tensor, given: Tensor) -> Tensor:
-    """A tokens-first result without the channels and the precision that `rows_as_stored` added."""
-    if result.shape == given.shape and result.dtype == given.dtype:
+def as_given(result: Tensor, given: Tensor, empty: Callable[[Tensor], Tensor] = empty_tokens_first) -> Tensor:
+    """A result without the channels and the precision that `rows_as_stored` added; `empty` made it."""
+    if result.shape[-1] == given.shape[-1] and result.dtype == given.dtype:
         return result
-    return empty_tokens_first(given).copy_(result[..., : given.shape[-1]])
-
-
-def packed_as_given(packed: Tensor, given: Tensor) -> Tensor:
-    """The same of a packed result, `(B, N, 3, heads, D)`."""
-    if packed.shape[-1] == given.shape[-1] and packed.dtype == given.dtype:
-        return packed
-    return empty_packed(given).copy_(packed[..., : given.shape[-1]])
+    return empty(given).copy_(result[..., : given.shape[-1]])
