@@ -89,8 +89,9 @@ class Euler(Sampler):
 class DDIM(Sampler):
     """Takes noise out again in fewer steps than it was learnt for, by diffusers' DDIM scheduler.
 
-    Song et al., "Denoising diffusion implicit models" (arXiv 2010.02502), with eta 0. Steps are spread evenly
-    and end at the noisiest: with the scheduler's default spacing the first would take noise that is not there.
+    Song et al., "Denoising diffusion implicit models" (arXiv 2010.02502), with eta 0. Steps are spread
+    evenly and end at the noisiest: with the scheduler's default spacing the first would take noise that is
+    not there.
 
     Args:
         objective: Diffusion; says the noise schedule, and what the network predicts.
