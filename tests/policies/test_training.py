@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ from fibo_robot.policies import load_policy
 from fibo_robot.policies.module import DivergedError
 from fibo_robot.training.checkpoint import CheckpointError, load_checkpoint
 from fibo_robot.training.overrides import train_from_overrides
+from fibo_robot.training.resume import ResumeError
 
 EPOCHS = 4
 
@@ -188,3 +190,20 @@ def test_a_diverged_training_says_so_and_keeps_the_last_good_epoch(demonstration
     with pytest.raises(DivergedError, match="diverged in epoch 2: weights are no longer finite"):
         train_from_overrides([*settings, "optimizer.schedule=constant_with_warmup", "trainer.max_epochs=2"])
     assert (run_dir / "model.safetensors").read_bytes() == good
+
+
+def test_a_training_that_ends_by_its_steps_is_saved(demonstrations, tmp_path):
+    settings = [
+        *overrides(demonstrations, tmp_path / "run"),
+        *("data.obs_keys=[robot0_eef_pos]", "+trainer.max_steps=4", "trainer.checkpoint_every_n_epochs=10"),
+    ]
+    assert load_checkpoint(train_from_overrides(settings)).meta["step"] == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00\x01", b"[1, 2"])
+@pytest.mark.parametrize("name", ["config.yaml", "meta.json", "trainer.ckpt"])
+def test_a_damaged_run_is_not_continued_and_the_file_named(demonstrations, finished, tmp_path, name, content):
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    (run_dir / name).write_bytes(content)
+    with pytest.raises(ResumeError, match=f"{name} is damaged, so its run cannot be continued"):
+        train_from_overrides(overrides(demonstrations, run_dir))
