@@ -22,6 +22,10 @@ class WindowError(FiboError):
     """A policy is given samples that hold other observations than it trains on."""
 
 
+class DivergedError(FiboError):
+    """Training has led to weights that are no numbers."""
+
+
 class BehaviourCloningModule(ModelModule[ChunkPolicy]):
     """Fits a policy to demonstrations by its own loss.
 
@@ -35,6 +39,7 @@ class BehaviourCloningModule(ModelModule[ChunkPolicy]):
 
     Raises:
         WindowError: the policy trains on another window.
+        DivergedError: while training, weights that are not finite.
     """
 
     entrances = ("loss",)
@@ -61,16 +66,37 @@ class BehaviourCloningModule(ModelModule[ChunkPolicy]):
         return {"kind": "policy", "shape_meta": self.model.shape_meta.to_dict()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.model.loss(batch["obs"], batch["actions"], batch["valid"])
+        loss = self._loss(batch)
         if self.global_step == 0 and batch_idx == 0:
             self._show_pictures(batch["obs"])
         # Every step and process counts alike, as in the gradient.
         self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # Once an epoch, before its checkpoint takes the place of a good one.
+        if self.trainer.is_last_batch and not outputs["loss"].isfinite():
+            self._refuse_divergence()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        loss = self.model.loss(batch["obs"], batch["actions"], batch["valid"])
+        loss = self._loss(batch)
         self.valid_loss.update(loss, weight=len(batch["actions"]))
+
+    def _loss(self, batch: Batch) -> Tensor:
+        try:
+            return self.model.loss(batch["obs"], batch["actions"], batch["valid"])
+        except ValueError:  # torch's distributions do not take what is no number
+            self._refuse_divergence()
+            raise
+
+    def _refuse_divergence(self) -> None:
+        """Say that training diverged, if it did; a step that mixed precision skips is nothing of that."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise DivergedError(
+                f"Training diverged in epoch {self.current_epoch + 1}: weights are no longer finite. The run "
+                "directory has the last epoch that was saved. Train with a smaller optimizer.lr, or with "
+                "trainer.gradient_clip_val, in a new run_dir."
+            )
 
     def on_validation_epoch_end(self) -> None:
         self.log("valid/loss", self.valid_loss.compute())

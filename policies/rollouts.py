@@ -16,6 +16,7 @@ from fibo_robot.envs.rollouts.api import rollout
 from fibo_robot.policies.data.module import DemonstrationData
 from fibo_robot.policies.models.base import ChunkPolicy
 from fibo_robot.training.callbacks.averaging import module_to_save
+from fibo_robot.training.callbacks.checkpoint_directory import is_due
 
 FOLDER, METRIC = "rollouts_in_training", "rollout/success"
 
@@ -57,7 +58,7 @@ class HeldOutRollouts(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         done = trainer.current_epoch + 1
-        if done % self.every_n_epochs and done != trainer.max_epochs:
+        if not is_due(trainer, self.every_n_epochs):
             trainer.callback_metrics.pop(METRIC, None)  # Lightning keeps the last value, of an earlier epoch
             return
         if trainer.is_global_zero:

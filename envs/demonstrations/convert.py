@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile, dataset_hash
+from fibo_robot.envs.demonstrations.layout import demonstration_number
 from fibo_robot.envs.demonstrations.pool import map_with_environment
 from fibo_robot.envs.demonstrations.record import stack_observations
 from fibo_robot.envs.demonstrations.replay import check_replayable, check_states
@@ -72,8 +73,8 @@ def convert_demonstrations(
         masks = {key: file.mask(key) for key in file.masks}
         settings = {"source": dataset_hash(raw), "task": task.to_dict()}
         writer = DemonstrationWriter(output, settings)
-        parts = {demo: int(demo.removeprefix("demo_")) for demo in file.demos}
-        todo = [number for number in parts.values() if not writer.has(number)]
+        parts = {demo: demonstration_number(demo) for demo in file.demos}
+        todo = [demo for demo, number in parts.items() if not writer.has(number)]
         done = len(parts) - len(todo)
         progress(done, len(parts))
         job = partial(_convert_demo, raw=file, folder=writer)
@@ -101,9 +102,8 @@ def _observed_task(recorded: Task, image_size: int | None, renderer: str) -> Tas
 
 
 def _convert_demo(
-    env: "SimulationEnv", number: int, raw: DemonstrationFile, folder: DemonstrationWriter
+    env: "SimulationEnv", demo: str, raw: DemonstrationFile, folder: DemonstrationWriter
 ) -> None:
-    demo = f"demo_{number}"
     states, actions, attributes = raw.states(demo), raw.actions(demo), raw.attributes(demo)
     check_states(env, states, f"{demo} of {raw.path}")
     env.take_geometry(attributes.get("model_file"))
@@ -133,4 +133,4 @@ def _convert_demo(
         attributes={**kept, "success": bool(rewards.any())},
         extra={key: raw.array(demo, key)[:] for key in others},
     )
-    write_part(folder.part(number), demonstration)
+    write_part(folder.part(demonstration_number(demo)), demonstration)

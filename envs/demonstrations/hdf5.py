@@ -117,7 +117,7 @@ class DemonstrationFile:
 
         Raises:
             DatasetError: a demonstration is damaged or empty, or its actions have another length or numbers
-                that are not finite.
+                that are not finite, or are not one for each step.
         """
         demos = self.demos if demos is None else demos
         for demo in demos:
@@ -125,6 +125,11 @@ class DemonstrationFile:
             if len(actions) == 0:
                 raise DatasetError(
                     f"{demo} of {self.path} has no steps; remove it from the file or its mask."
+                )
+            if len(actions) != self.length(demo):
+                raise DatasetError(
+                    f"{self.path} is damaged: {demo} has {self.length(demo)} actions but {len(actions)} rows "
+                    f"of {action_key}."
                 )
             if action_dim is not None and actions.shape[1:] != (action_dim,):
                 raise DatasetError(

@@ -49,12 +49,23 @@ def demonstration_names(data: h5py.Group) -> list[str]:
     """Names of the demonstrations in the group `data`, in the order of their numbers.
 
     Raises:
-        DatasetError: there are none.
+        DatasetError: there are none, or two of one number.
     """
-    numbers = [int(match[1]) for name in data if (match := _DEMO_NAME.fullmatch(str(name)))]
-    if not numbers:
+    names: dict[int, str] = {}
+    for name in filter(_DEMO_NAME.fullmatch, map(str, data)):
+        other = names.setdefault(demonstration_number(name), name)
+        if other != name:
+            raise DatasetError(
+                f"{data.file.filename} holds {name} and {other}, which have the same number; rename one."
+            )
+    if not names:
         raise DatasetError(f"{data.file.filename} holds no demonstrations (data/demo_0, …).")
-    return [f"demo_{number}" for number in sorted(numbers)]
+    return [names[number] for number in sorted(names)]
+
+
+def demonstration_number(name: str) -> int:
+    """The number of a demonstration by its name: 7 of `demo_7` and of `demo_007`."""
+    return int(name.removeprefix("demo_"))
 
 
 def check_demonstration(data: h5py.Group, demo: str) -> None:

@@ -101,6 +101,8 @@ def rollout(
         raise ValueError("seeds must be distinct, and at least one: one episode per seed")
     if workers < 1 or batch_size < 1:
         raise ValueError("workers and batch_size must be at least 1")
+    if success_hold is not None and success_hold < 1:
+        raise ValueError("success_hold must be at least 1 step, or None to go on to the horizon")
     if videos and output is None:
         raise ValueError("videos need an output folder")
     output = None if output is None else Path(output)

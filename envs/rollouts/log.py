@@ -34,7 +34,7 @@ class EpisodeLog:
             resume: go on with a log that is there.
 
         Raises:
-            EvaluationError: there is a log and `resume` is false, or its header differs.
+            EvaluationError: there is a log and `resume` is false, it is damaged, or its header differs.
         """
         self.path = Path(directory) / LOG_FILE
         self.episodes: dict[int, Episode] = {}
@@ -47,9 +47,12 @@ class EpisodeLog:
                 "or choose another --output."
             )
         if lines:
-            self._check_header(lines[0].get("header"), header)
-            for line in lines[1:]:
-                self._take(line)
+            try:
+                self._check_header(lines[0].get("header"), header)
+                for line in lines[1:]:
+                    self._take(line)
+            except (AttributeError, KeyError, TypeError) as error:
+                raise self._damaged(error) from error
         else:
             self._append({"header": header})
 
@@ -92,7 +95,10 @@ class EpisodeLog:
         try:
             return [json.loads(line) for line in complete.splitlines()]
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise EvaluationError(f"{self.path} is damaged ({error}); choose another --output.") from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> EvaluationError:
+        return EvaluationError(f"{self.path} is damaged ({error}); choose another --output.")
 
     def _check_header(self, found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
         found = found or {}

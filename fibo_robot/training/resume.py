@@ -1,6 +1,8 @@
 """What may differ between a run and its continuation: what leaves its results as they are, and no more."""
 
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,11 @@ def refuse_other_config(run_dir: Path, resolved: dict[str, Any]) -> None:
     More or fewer epochs are the same run as long as nothing follows a schedule to the end of training.
 
     Raises:
-        ResumeError: naming the keys that differ.
+        ResumeError: naming the keys that differ, or its config is damaged.
     """
     if not (run_dir / CONFIG).exists():
         return
-    earlier = yaml.safe_load((run_dir / CONFIG).read_text(encoding="utf-8"))
+    earlier = _mapping(run_dir / CONFIG, yaml.safe_load)
     before, now = (dict(leaves(config)) for config in (earlier, resolved))
     changed = {
         key
@@ -73,11 +75,11 @@ def refuse_other_data(run_dir: Path, meta: dict[str, Any]) -> None:
             process of this run compares them.
 
     Raises:
-        ResumeError: their content differs.
+        ResumeError: their content differs, or what the run says of them is damaged.
     """
     if not meta or not (run_dir / META).exists():
         return
-    earlier = json.loads((run_dir / META).read_text(encoding="utf-8")).get("dataset", {})
+    earlier = _mapping(run_dir / META, json.loads).get("dataset", {})
     if earlier.get("sha256") != meta["dataset"]["sha256"]:
         raise ResumeError(
             f"The data {meta['dataset']['name']} are not those that {run_dir} was trained on "
@@ -87,5 +89,31 @@ def refuse_other_data(run_dir: Path, meta: dict[str, Any]) -> None:
 
 
 def epochs_done(state: Path) -> int:
-    """How many epochs a trainer's state file has behind it; 0 where there is none."""
-    return torch.load(state, map_location="cpu", weights_only=True)["epoch"] + 1 if state.exists() else 0
+    """How many epochs a trainer's state file has behind it; 0 where there is none.
+
+    Raises:
+        ResumeError: the file is damaged.
+    """
+    if not state.exists():
+        return 0
+    try:
+        return torch.load(state, map_location="cpu", weights_only=True)["epoch"] + 1
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise _damaged(state) from error
+
+
+def _mapping(path: Path, read: Callable[[str], Any]) -> dict[str, Any]:
+    """What a text file of a run directory holds."""
+    try:
+        values = read(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise _damaged(path) from error
+    if not isinstance(values, dict):
+        raise _damaged(path)
+    return values
+
+
+def _damaged(path: Path) -> ResumeError:
+    return ResumeError(
+        f"{path} is damaged, so its run cannot be continued. Restore it, or give run_dir=NEW_FOLDER."
+    )

@@ -68,6 +68,8 @@ class DemonstrationData(pl.LightningDataModule):
             raise DatasetError(
                 f"num_workers and cache_gb must not be negative, not {num_workers} and {cache_gb}."
             )
+        if max_demos is not None and max_demos < 1:
+            raise DatasetError(f"max_demos must be positive, or null for all, not {max_demos}.")
         if min(batch_size, steps_per_epoch) < 1:
             raise DatasetError(
                 f"batch_size and steps_per_epoch must be positive, not {batch_size} and {steps_per_epoch}."

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,8 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fibo_robot.errors import FiboError
 from fibo_robot.policies import load_policy
+from fibo_robot.policies.module import DivergedError
 from fibo_robot.training.checkpoint import CheckpointError, load_checkpoint
 from fibo_robot.training.overrides import train_from_overrides
+from fibo_robot.training.resume import ResumeError
 
 EPOCHS = 4
 
@@ -166,3 +169,41 @@ def test_a_setting_that_cannot_work_is_refused_and_leaves_nothing(demonstrations
     with pytest.raises(FiboError):
         train_from_overrides([*overrides(demonstrations, run_dir), override])
     assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("policy", [[], ["policy=bc", "network=mlp", "network.width=16"]])
+def test_a_diverged_training_says_so_and_keeps_the_last_good_epoch(demonstrations, tmp_path, policy):
+    run_dir = tmp_path / "run"
+    # After a good epoch the weights are made what divergence makes of them.
+    settings = [
+        *(override for override in overrides(demonstrations, run_dir) if "policy.head" not in override),
+        *("data.obs_keys=[robot0_eef_pos]", "data.valid_key=null", "optimizer.warmup_steps=3", *policy),
+    ]
+    train_from_overrides([*settings, "optimizer.schedule=constant_with_warmup", "trainer.max_epochs=1"])
+    good = (run_dir / "model.safetensors").read_bytes()
+    state = torch.load(run_dir / "trainer.ckpt", weights_only=True)
+    state["current_model_state"] = {
+        key: torch.full_like(value, float("nan")) if value.is_floating_point() else value
+        for key, value in state["current_model_state"].items()
+    }
+    torch.save(state, run_dir / "trainer.ckpt")
+    with pytest.raises(DivergedError, match="diverged in epoch 2: weights are no longer finite"):
+        train_from_overrides([*settings, "optimizer.schedule=constant_with_warmup", "trainer.max_epochs=2"])
+    assert (run_dir / "model.safetensors").read_bytes() == good
+
+
+def test_a_training_that_ends_by_its_steps_is_saved(demonstrations, tmp_path):
+    settings = [
+        *overrides(demonstrations, tmp_path / "run"),
+        *("data.obs_keys=[robot0_eef_pos]", "+trainer.max_steps=4", "trainer.checkpoint_every_n_epochs=10"),
+    ]
+    assert load_checkpoint(train_from_overrides(settings)).meta["step"] == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00\x01", b"[1, 2"])
+@pytest.mark.parametrize("name", ["config.yaml", "meta.json", "trainer.ckpt"])
+def test_a_damaged_run_is_not_continued_and_the_file_named(demonstrations, finished, tmp_path, name, content):
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    (run_dir / name).write_bytes(content)
+    with pytest.raises(ResumeError, match=f"{name} is damaged, so its run cannot be continued"):
+        train_from_overrides(overrides(demonstrations, run_dir))

@@ -64,7 +64,8 @@ def compare(methods: Mapping[str, Sequence[Run]]) -> Comparison:
 
     Raises:
         ComparisonError: evaluations of different tasks or settings, no common seeds, seeds that begin in
-            different scenes, single runs beside several, or runs of other numbers of checkpoints.
+            different scenes, single runs beside several, one training given as several, or runs of other
+            numbers of checkpoints.
     """
     _check_comparable(methods)
     rows = tuple(method_row(label, runs) for label, runs in methods.items())
@@ -95,12 +96,26 @@ def _check_comparable(methods: Mapping[str, Sequence[Run]]) -> None:
         raise ComparisonError(
             "One method has a single run, another several. Give one evaluation of each, or at least two."
         )
+    for label, trainings in methods.items():
+        if any(_one_training(one, other) for one, other in itertools.combinations(trainings, 2)):
+            raise ComparisonError(
+                f"Two of the training runs of {label} are one: the same weights, or checkpoints of one "
+                "config and seed. Name each run once, for its last checkpoints by their last.json."
+            )
     numbers = sorted({len(evaluations_of(run)) for _, run in runs})
     if len(numbers) > 1:
         raise ComparisonError(
             f"One run is judged by {numbers[0]} of its checkpoints, another by {numbers[-1]}. "
             "Roll all out with the same --last."
         )
+
+
+def _one_training(one: Run, other: Run) -> bool:
+    """Whether two runs are known to be of one training, whose luck would count as that of two."""
+    ours, theirs = evaluations_of(one)[-1], evaluations_of(other)[-1]
+    weights, config = ours.policy.get("weights"), ours.training.get("config") or {}
+    same_weights = weights is not None and weights == theirs.policy.get("weights")
+    return same_weights or ("seed" in config and config == theirs.training.get("config"))
 
 
 def _scene_settings(evaluation: Evaluation) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from fibo_robot.envs.rollouts.identity import other_task_note
 def notes_on(methods: Mapping[str, Sequence[Evaluation]]) -> Iterator[str]:
     """The sentences about the methods' evaluations, all checkpoints' in one row."""
     yield from _condition_notes(methods)
+    yield from _simulation_notes(methods)
     yield from _version_notes(methods)
     yield from _repetition_notes(methods)
 
@@ -38,6 +39,19 @@ def _repetition_notes(methods: Mapping[str, Sequence[Evaluation]]) -> Iterator[s
             f"{a} and {b} have the same weights: of {len(pairs)} common seeds {otherwise} ended otherwise, "
             f"{as_long} took the same number of steps, {alike} are equal bit for bit."
         )
+
+
+def _simulation_notes(methods: Mapping[str, Sequence[Evaluation]]) -> Iterator[str]:
+    """A sentence where the evaluations were simulated by different simulators."""
+    found: dict[str, dict[str, None]] = {}  # by simulation, the methods that had it
+    for label, runs in methods.items():
+        for run in runs:
+            found.setdefault(run.rollout.get("simulation", "unknown"), {})[label] = None
+    if len(found) > 1:
+        named = ", ".join(
+            f"{simulation} ({', '.join(labels)})" for simulation, labels in sorted(found.items())
+        )
+        yield f"Evaluated in different simulations: {named}. Episodes may differ for that alone."
 
 
 def _version_notes(methods: Mapping[str, Sequence[Evaluation]]) -> list[str]:

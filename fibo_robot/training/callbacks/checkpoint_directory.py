@@ -13,6 +13,13 @@ from fibo_robot.training.callbacks.cost import TrainingCost
 from fibo_robot.training.module import ModelModule
 
 
+def is_due(trainer: pl.Trainer, every_n_epochs: int) -> bool:
+    """Whether the epoch that ends now is an `every_n_epochs`-th or the last, by whichever limit."""
+    done = trainer.current_epoch + 1
+    last = done == trainer.max_epochs or 0 <= trainer.max_steps <= trainer.global_step or trainer.should_stop
+    return done % every_n_epochs == 0 or last
+
+
 class CheckpointDirectory(Checkpoint):
     """Writes the checkpoint directory at the end of every `every_n_epochs`-th epoch, and of the last.
 
@@ -34,9 +41,9 @@ class CheckpointDirectory(Checkpoint):
         self.every_n_epochs, self.keep_last = every_n_epochs, keep_last
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        done = trainer.current_epoch + 1
-        if done % self.every_n_epochs and done != trainer.max_epochs:
+        if not is_due(trainer, self.every_n_epochs):
             return
+        done = trainer.current_epoch + 1
         assert isinstance(pl_module, ModelModule)
         partial = self.directory / f".partial-{checkpoint.TRAINER}"
         trainer.save_checkpoint(partial, weights_only=False)  # collective: every rank calls it

@@ -89,8 +89,9 @@ class Euler(Sampler):
 class DDIM(Sampler):
     """Takes noise out again in fewer steps than it was learnt for, by diffusers' DDIM scheduler.
 
-    Song et al., "Denoising diffusion implicit models" (arXiv 2010.02502), with eta 0. Steps end at the
-    noisiest (`trailing`): with the scheduler's default spacing the first would take noise that is not there.
+    Song et al., "Denoising diffusion implicit models" (arXiv 2010.02502), with eta 0. Steps are spread
+    evenly and end at the noisiest: with the scheduler's default spacing the first would take noise that is
+    not there.
 
     Args:
         objective: Diffusion; says the noise schedule, and what the network predicts.
@@ -102,25 +103,24 @@ class DDIM(Sampler):
         assert isinstance(objective, Diffusion)
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-        if _positive(steps) > objective.train_steps:
-            raise PolicyError(f"policy.sampler.steps can be at most train_steps, {objective.train_steps}.")
-        # Normalised chunks lie in [-1, 1], which is where the scheduler clips its estimates.
-        self.scheduler: Any = DDIMScheduler(
-            num_train_timesteps=objective.train_steps,
-            beta_schedule=objective.schedule,
-            prediction_type=objective.prediction_type,
-            timestep_spacing="trailing",
-        )
-        self.scheduler.set_timesteps(steps)
-        self.steps = [int(step) for step in self.scheduler.timesteps]
         self.train_steps = objective.train_steps
+        if _positive(steps) > self.train_steps:
+            raise PolicyError(f"policy.sampler.steps can be at most train_steps, {self.train_steps}.")
+        visited = [round(number * self.train_steps / steps) - 1 for number in range(1, steps + 1)]
+        # The scheduler takes steps of train_steps // steps whatever lies between two that it visits, so its
+        # noise would not be that of the next one's. Given the visited steps' noise alone, it goes from each
+        # to the next. Normalised chunks lie in [-1, 1], which is where it clips its estimates.
+        self.scheduler: Any = DDIMScheduler(steps, prediction_type=objective.prediction_type)
+        self.scheduler.alphas_cumprod = objective.scheduler.alphas_cumprod[visited]
+        self.scheduler.set_timesteps(steps)
+        self.steps = visited[::-1]
 
     def sample(self, network: ChunkNetwork, noise: Tensor, seen: Tensor) -> Tensor:
         chunks = noise
-        for step in self.steps:
+        for number, step in zip(self.scheduler.timesteps.tolist(), self.steps, strict=True):
             times = torch.full_like(noise[:, 0, 0], step / self.train_steps)
             predicted = network(chunks, times, seen)
-            chunks = self.scheduler.step(predicted, step, chunks).prev_sample
+            chunks = self.scheduler.step(predicted, number, chunks).prev_sample
         return chunks
 
 

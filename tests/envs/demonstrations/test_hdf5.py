@@ -264,6 +264,20 @@ def test_names_with_gaps_keep_their_numbers(tmp_path: Path) -> None:
         assert file.obs_keys == ["agentview_image", "robot0_eef_pos"]
 
 
+def test_numbers_may_have_leading_zeros_but_not_twice(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "demos.hdf5", 2)
+    with opened(path, "r+") as file:
+        file.move("data/demo_0", "data/demo_010")
+        del file["mask"]
+    with DemonstrationFile(path) as file:
+        assert file.demos == ["demo_1", "demo_010"]
+        file.check()
+    with opened(path, "r+") as file:
+        file.move("data/demo_1", "data/demo_10")
+    with pytest.raises(DatasetError, match="which have the same number"):
+        DemonstrationFile(path)
+
+
 def test_a_disk_without_room_for_the_file_is_said_before_it_is_filled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

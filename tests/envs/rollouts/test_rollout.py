@@ -125,6 +125,13 @@ def test_an_episode_ends_when_success_has_held_and_otherwise_at_the_horizon(poli
     assert slipped, "success_at_end must be able to differ from success_once"
 
 
+@pytest.mark.parametrize("hold", [0, -1])
+def test_success_that_holds_for_no_step_is_refused(policy, hold):
+    """An episode would be over, and not solved, after its first step."""
+    with pytest.raises(ValueError, match="success_hold must be at least 1 step"):
+        rollout(policy, ToyTask(), SEEDS, success_hold=hold)
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

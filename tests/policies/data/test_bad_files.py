@@ -63,6 +63,12 @@ def repeat(file: h5py.File) -> None:
     put("mask/train", np.array([b"demo_0", b"demo_1", b"demo_9"]))(file)
 
 
+def shorter_meant(file: h5py.File) -> None:
+    """What the expert meant, a step less than what was executed: every later step would be misaligned."""
+    for demo in file["data"].values():  # pyright: ignore
+        demo["expert_actions"] = demo["actions"][: -1 if demo.name == "/data/demo_1" else None]
+
+
 def absolute_in_one(file: h5py.File) -> None:
     file["data/demo_1/actions"][:, 3:6] = [3.1, 0.1, 0.1]  # pyright: ignore
 
@@ -80,6 +86,19 @@ def two_robots(file: h5py.File) -> None:
     first = env_args["env_kwargs"]["controller_configs"][0]
     env_args["env_kwargs"]["controller_configs"] = [first, {**first, "type": "WHOLE_BODY"}]
     data.attrs["env_args"] = json.dumps(env_args)
+
+
+def test_actions_to_imitate_are_one_for_each_step(changed: Callable[[Change], DemonstrationData]) -> None:
+    data = changed(shorter_meant)
+    data.action_key = "expert_actions"
+    with pytest.raises(DatasetError, match="demo_1 has 9 actions but 8 rows of expert_actions"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_demonstrations_are_asked_for_by_mistake(demonstrations: Path, count: int) -> None:
+    with pytest.raises(DatasetError, match=f"max_demos must be positive, or null for all, not {count}"):
+        DemonstrationData(str(demonstrations), KEYS, max_demos=count)
 
 
 @pytest.mark.parametrize(

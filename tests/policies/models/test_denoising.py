@@ -1,6 +1,7 @@
 """Samplers against distributions whose optimal networks are known, objectives against their formulas."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, cast
@@ -89,15 +90,26 @@ def test_ddim_with_the_optimal_network_of_a_gaussian_draws_from_it() -> None:
     torch.testing.assert_close(chunks, MEAN + SPREAD * noise, atol=0.01, rtol=0)
 
 
-def test_ddim_takes_the_steps_of_its_papers_equation_from_the_noisiest_on() -> None:
+@pytest.mark.parametrize(
+    ("steps", "first"),
+    [
+        (5, [99, 79, 59, 39, 19]),
+        (16, [99, 93, 87, 80, 74, 68]),  # neither divides 100: the way from a step to the next differs
+        (29, [99, 96, 92, 89, 85, 82]),
+    ],
+)
+def test_ddim_takes_the_steps_of_its_papers_equation_from_the_noisiest_on(
+    steps: int, first: list[int]
+) -> None:
     noise = torch.tensor([0.7, -1.2]).view(2, 1, 1)
     network = optimal_noise(100)
-    chunks = DDIM(Diffusion(100), steps=5).sample(network, noise, SEEN)
+    chunks = DDIM(Diffusion(100), steps=steps).sample(network, noise, SEEN)
     visited = [round(100 * float(times[0])) for _, times in network.calls]
-    assert visited == [99, 79, 59, 39, 19]
+    assert (visited[: len(first)], len(visited)) == (first, steps)
     expected = noise.double().numpy()
-    for step in visited:
-        bar, before = alpha_bar(step, 100), alpha_bar(step - 20, 100) if step >= 20 else 1.0
+    for step, following in itertools.pairwise([*visited, None]):
+        assert step is not None
+        bar, before = alpha_bar(step, 100), 1.0 if following is None else alpha_bar(following, 100)
         predicted = math.sqrt(1 - bar) * (expected - math.sqrt(bar) * MEAN) / (bar * SPREAD**2 + 1 - bar)
         clean = np.clip((expected - math.sqrt(1 - bar) * predicted) / math.sqrt(bar), -1, 1)
         expected = math.sqrt(before) * clean + math.sqrt(1 - before) * predicted

@@ -65,6 +65,36 @@ def test_several_training_runs_are_compared_on_the_seeds_that_all_of_them_finish
     assert pair == shorter.pairs[0]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"policy": {"weights": "ab"}}, {"policy": {"weights": "ab"}}),
+        (
+            {"policy": {"weights": "ab"}, "training": {"config": {"seed": 0, "run_dir": "runs/a"}}},
+            {"policy": {"weights": "cd"}, "training": {"config": {"seed": 0, "run_dir": "runs/a"}}},
+        ),
+    ],
+)
+def test_one_training_is_not_two(first, second):
+    """It would agree with itself, and its luck be taken for the method's."""
+    one, again = replace(evaluation("sssf"), **first), replace(evaluation("ssff"), **second)
+    with pytest.raises(ComparisonError, match="Two of the training runs of a are one"):
+        compare({"a": [one, again], "b": spread_out(3, 2, seeds=4)})
+    other = replace(again, policy={"weights": "ef"}, training={"config": {"seed": 1, "run_dir": "runs/b"}})
+    assert compare({"a": [one, other]}).methods[0].runs == 2
+
+
+def test_different_simulators_are_named():
+    """MuJoCo Warp on a CPU repeats bit for bit, and rounds otherwise than MuJoCo."""
+    ours, theirs = (
+        replace(evaluation("sssf"), rollout={"success_hold": 10, "simulation": simulation})
+        for simulation in ("mujoco", "mujoco_warp 3.9.0.1 on cpu")
+    )
+    (note,) = compare({"a": [ours], "b": [theirs]}).notes
+    assert "different simulations: mujoco (a), mujoco_warp 3.9.0.1 on cpu (b)" in note
+    assert not compare({"a": [ours], "b": [ours]}).notes
+
+
 def first_episodes(run, count=20):
     return replace(run, episodes=run.episodes[:count])
 
