@@ -17,6 +17,7 @@ from fibo_robot.video.reading.errors import VideoDecodeError
 from fibo_robot.video.reading.frames import DEFAULT_FRAME_RATE, folder_size
 from fibo_robot.video.reading.stored import stored_clip
 
+_PATHS = "surrogateescape"  # names of files need not be UTF-8; they are written as the system has them
 _SAVE_EVERY = 100  # clips between two writes of the table; an interruption loses at most these
 
 
@@ -139,7 +140,7 @@ def _size(path: Path) -> int:
 
 
 def _read(table: Path) -> list[CheckedClip]:
-    with table.open(newline="", encoding="utf-8") as stream:
+    with table.open(newline="", encoding="utf-8", errors=_PATHS) as stream:
         reader = csv.DictReader(stream)
         if reader.fieldnames != [field.name for field in fields(CheckedClip)]:
             raise ClipTableError(f"{table} exists and is no table of checked clips; choose another --output.")
@@ -166,7 +167,10 @@ def _checked(row: dict[str, str]) -> CheckedClip:
 
 
 def _write(rows: dict[str, CheckedClip], table: Path) -> None:
-    with replace_atomically(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        replace_atomically(table) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors=_PATHS) as stream,
+    ):
         writer = csv.DictWriter(stream, [field.name for field in fields(CheckedClip)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows.values())
