@@ -103,13 +103,15 @@ def check_clip(path: Path, frame_rate: float = DEFAULT_FRAME_RATE) -> CheckedCli
 def check_clips(
     files: Sequence[Path], table: Path, workers: int = 1, frame_rate: float = DEFAULT_FRAME_RATE
 ) -> list[CheckedClip]:
-    """Check clips in threads, keeping the rows that `table` already has, and write them all to it.
+    """Check clips in threads, keeping what `table` already has of readable ones, and write all rows to it.
 
     Returns:
         One row per file, in their order.
     """
     rows = {row.path: row for row in _read(table)} if table.exists() else {}
-    known = {path for path, row in rows.items() if row.size_bytes and _size(Path(path)) == row.size_bytes}
+    # What could not be read is tried again: it may have been mended without a change of its length.
+    readable = {path: row.size_bytes for path, row in rows.items() if not row.problem}
+    known = {path for path, size in readable.items() if size and _size(Path(path)) == size}
     todo = [file for file in files if str(file) not in known]
     # Threads are enough: both decoders work outside Python's lock.
     with ThreadPoolExecutor(workers) as pool:
