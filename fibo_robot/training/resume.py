@@ -1,7 +1,9 @@
 """What may differ between a run and its continuation: what leaves its results as they are, and no more."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -34,7 +36,7 @@ def refuse_other_config(run_dir: Path, resolved: dict[str, Any]) -> None:
     """
     if not (run_dir / CONFIG).exists():
         return
-    earlier = yaml.safe_load((run_dir / CONFIG).read_text(encoding="utf-8"))
+    earlier = _read(run_dir / CONFIG, lambda path: dict(yaml.safe_load(path.read_text(encoding="utf-8"))))
     before, now = (dict(leaves(config)) for config in (earlier, resolved))
     changed = {
         key
@@ -77,7 +79,8 @@ def refuse_other_data(run_dir: Path, meta: dict[str, Any]) -> None:
     """
     if not meta or not (run_dir / META).exists():
         return
-    earlier = json.loads((run_dir / META).read_text(encoding="utf-8")).get("dataset", {})
+    known = _read(run_dir / META, lambda path: dict(json.loads(path.read_text(encoding="utf-8"))))
+    earlier = known.get("dataset", {})
     if earlier.get("sha256") != meta["dataset"]["sha256"]:
         raise ResumeError(
             f"The data {meta['dataset']['name']} are not those that {run_dir} was trained on "
@@ -87,5 +90,30 @@ def refuse_other_data(run_dir: Path, meta: dict[str, Any]) -> None:
 
 
 def epochs_done(state: Path) -> int:
-    """How many epochs a trainer's state file has behind it; 0 where there is none."""
-    return torch.load(state, map_location="cpu", weights_only=True)["epoch"] + 1 if state.exists() else 0
+    """How many epochs a trainer's state file has behind it; 0 where there is none.
+
+    Raises:
+        ResumeError: it is damaged.
+    """
+    if not state.exists():
+        return 0
+    return _read(state, lambda path: torch.load(path, map_location="cpu", weights_only=True)["epoch"]) + 1
+
+
+def _read(file: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` makes of a file of a run directory; raises ResumeError where it is damaged."""
+    try:
+        return read(file)
+    except (
+        yaml.YAMLError,
+        UnpicklingError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ResumeError(
+            f"{file} is damaged ({' '.join(str(error).split()[:20])}), so it cannot be continued. Restore "
+            "it, or give run_dir=NEW_FOLDER."
+        ) from error
