@@ -69,8 +69,8 @@ def check(
 ) -> None:
     """Read every clip once, strictly: frames, fps, size and codec, or the reason why it cannot be read.
 
-    An interrupted check continues: rows that stand in the output already are not read again. Exit status: 0
-    if every clip can be read, 3 if some cannot, or begin behind the end of their video.
+    An interrupted check continues: clips that stand in the output as readable are not read again. Exit
+    status: 0 if every clip can be read, 3 if some cannot, or begin behind the end of their video.
     """
     from fibo_robot.video.datasets.check import check_clips, find_clips, outside_their_video
 

@@ -7,6 +7,7 @@ nothing heavy at the top, so that `fibo --help` answers at once; the work is imp
 import importlib
 import os
 import sys
+from io import TextIOWrapper
 from typing import NoReturn
 
 import typer
@@ -47,6 +48,9 @@ for _command in COMMANDS:
 def main() -> None:
     """Run the command; an error the user can act on becomes one message and status 1, Ctrl-C status 130."""
     try:
+        if isinstance(sys.stdout, TextIOWrapper):
+            # A file's name need not be text in the terminal's encoding: it is written as the system has it.
+            sys.stdout.reconfigure(errors="surrogateescape")
         try:
             app()
         finally:

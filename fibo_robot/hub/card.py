@@ -34,6 +34,32 @@ class Card:
 
 
 @dataclass(frozen=True)
+class _Kind:
+    """What is said of a kind of model: the Hub's name of its task, and how it is used."""
+
+    task: str
+    what: str
+    command: str
+    load: str
+    module: str
+
+
+_KINDS = {
+    "policy": _Kind("robotics", "A policy", "fibo rollout {} --episodes 200", "load_policy", "policies"),
+    "classifier": _Kind(
+        "video-classification", "A video classifier", "fibo classify {} clip.mp4", "load_classifier", "video"
+    ),
+    "image_classifier": _Kind(
+        "image-classification",
+        "An image classifier",
+        "fibo classify {} picture.jpg",
+        "load_image_classifier",
+        "video.images.predict",
+    ),
+}
+
+
+@dataclass(frozen=True)
 class _Result:
     """One measured rate: `what` on how many of `what it counts`, with its 95 % interval."""
 
@@ -57,20 +83,21 @@ def make_card(checkpoint: Checkpoint, repository: str) -> Card:
         repository: owner/name, for the commands that the card shows.
 
     Raises:
-        HubError: a result beside it is damaged.
+        HubError: a result beside it is damaged, or it is of a kind that is not known.
     """
-    folder, meta = checkpoint.directory, checkpoint.meta
-    is_policy = meta.get("kind") == "policy"
+    folder, kind = checkpoint.directory, _KINDS.get(checkpoint.meta.get("kind", ""))
+    if kind is None:
+        raise HubError(f"{folder} holds no {', '.join(_KINDS)}: give a run directory of one.")
     found = list(_results(folder, state_digest(checkpoint.state_dict)))
     results = [result for result in found if isinstance(result, _Result)]
     measured = dict.fromkeys(result.file.parent for result in results)
     pictures = [path for place in measured for path in sorted(place.glob("confusion.png"))]
     films = [film for place in measured for film in _films(place / "videos")]
     parts = [
-        _header(is_policy),
+        _header(kind),
         f"# {repository.partition('/')[2]}",
-        _what_it_is(checkpoint, is_policy),
-        _use(repository, is_policy),
+        _what_it_is(checkpoint, kind),
+        _use(repository, kind),
         _results_table(results),
         *(f"![{path.parent.name}: confusion matrix]({path.as_posix()})" for path in _below(folder, pictures)),
         *(f'<video controls src="{path.as_posix()}"></video>' for path in _below(folder, films)),
@@ -81,38 +108,37 @@ def make_card(checkpoint: Checkpoint, repository: str) -> Card:
     return Card("\n\n".join(parts) + "\n", tuple(_below(folder, shown)), tuple(left_out))
 
 
-def _header(is_policy: bool) -> str:
+def _header(kind: _Kind) -> str:
     from huggingface_hub import ModelCardData
 
-    task = "robotics" if is_policy else "video-classification"
-    data = ModelCardData(library_name="fibo_robot", pipeline_tag=task, tags=["fibo_robot", task])
+    tags = ["fibo_robot", kind.task]
+    data = ModelCardData(library_name="fibo_robot", pipeline_tag=kind.task, tags=tags)
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _what_it_is(checkpoint: Checkpoint, is_policy: bool) -> str:
+def _what_it_is(checkpoint: Checkpoint, kind: _Kind) -> str:
     meta = checkpoint.meta
     encoder = _find(checkpoint.config, "encoder") or {}
     attention = encoder.get("attention")
     attention = attention.get("name") if isinstance(attention, dict) else attention
     through = f", with the encoder `{encoder['name']}`" if "name" in encoder else ""
     through += f" and the attention `{attention}`" if attention else ""
-    if not is_policy:
+    if kind is not _KINDS["policy"]:
         labels = meta.get("labels", [])
         names = ", ".join(map(str, labels))
-        return f"A video classifier of {len(labels)} classes{through}.\n\nClasses: {names}."
+        return f"{kind.what} of {len(labels)} classes{through}.\n\nClasses: {names}."
     task = meta.get("task", {}).get("name", "an unnamed task")
     seen = ", ".join(f"`{key}`" for key in meta.get("shape_meta", {}).get("obs", {}))
-    kind = str((checkpoint.config.get("policy") or {}).get("_target_", "policy")).rpartition(".")[2]
-    return f"A policy (`{kind}`) for the task `{task}`{through}. It sees {seen}."
+    family = str((checkpoint.config.get("policy") or {}).get("_target_", "policy")).rpartition(".")[2]
+    return f"{kind.what} (`{family}`) for the task `{task}`{through}. It sees {seen}."
 
 
-def _use(repository: str, is_policy: bool) -> str:
-    command = "fibo rollout {} --episodes 200" if is_policy else "fibo classify {} clip.mp4"
-    load, module = ("load_policy", "policies") if is_policy else ("load_classifier", "video")
+def _use(repository: str, kind: _Kind) -> str:
     source = f"hf:{repository}"
     return (
-        f"## Use\n\n```sh\npip install fibo-robot\n{command.format(source)}\n```\n\n"
-        f'```python\nfrom fibo_robot.{module} import {load}\n\nmodel = {load}("{source}")\n```\n\n'
+        f"## Use\n\n```sh\npip install fibo-robot\n{kind.command.format(source)}\n```\n\n"
+        f"```python\nfrom fibo_robot.{kind.module} import {kind.load}\n\n"
+        f'model = {kind.load}("{source}")\n```\n\n'
         "Loading runs no code of this repository and reads no pickle."
     )
 
@@ -124,12 +150,12 @@ def _results_table(results: list[_Result]) -> str:
     return (
         f"## Results\n\n| | rate | 95 % interval | over |\n|---|---|---|---|\n{rows}\n\n"
         "One training run; the intervals (Wilson's of a rate, a bootstrap's of a mean average precision) are "
-        "about its episodes or clips, not about training again."
+        "about its episodes, clips or pictures, not about training again."
     )
 
 
 def _results(folder: Path, weights: str) -> Iterator[_Result | Path]:
-    """What `fibo rollout` and `fibo video-test` left below a run; of other weights, the path alone."""
+    """What `fibo rollout` and tests of classifiers left below a run; of other weights, the path alone."""
     for path in sorted([*folder.glob("**/eval.json"), *folder.glob("**/test.json")]):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -137,7 +163,7 @@ def _results(folder: Path, weights: str) -> Iterator[_Result | Path]:
             if (values["policy"] if is_rollout else values).get("weights") != weights:
                 yield path
             else:
-                yield from (_of_rollout if is_rollout else _of_video_test)(values, path)
+                yield from (_of_rollout if is_rollout else _of_test)(values, path)
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise HubError(f"{path} is damaged ({error}): remove it, or evaluate again.") from error
 
@@ -157,9 +183,12 @@ def _of_rollout(values: dict[str, Any], path: Path) -> Iterator[_Result]:
     yield _Result(what, total["success_once"], low, high, count, path)
 
 
-def _of_video_test(values: dict[str, Any], path: Path) -> Iterator[_Result]:
-    count = f"{values['videos']} videos, {values['views']} views x {values['crops']} crops"
-    if values["failures"]:
+def _of_test(values: dict[str, Any], path: Path) -> Iterator[_Result]:
+    if "pictures" in values:
+        count = f"{values['pictures']} pictures"
+    else:
+        count = f"{values['videos']} videos, {values['views']} views x {values['crops']} crops"
+    if values.get("failures"):
         count += f", {len(values['failures'])} more could not be read"
     rates = {
         "top1": "top-1 accuracy",

@@ -1,9 +1,9 @@
 """What may differ between a run and its continuation: what leaves its results as they are, and no more."""
 
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -32,11 +32,11 @@ def refuse_other_config(run_dir: Path, resolved: dict[str, Any]) -> None:
     More or fewer epochs are the same run as long as nothing follows a schedule to the end of training.
 
     Raises:
-        ResumeError: naming the keys that differ, or its config is damaged.
+        ResumeError: naming the keys that differ.
     """
     if not (run_dir / CONFIG).exists():
         return
-    earlier = _mapping(run_dir / CONFIG, yaml.safe_load)
+    earlier = _read(run_dir / CONFIG, lambda path: dict(yaml.safe_load(path.read_text(encoding="utf-8"))))
     before, now = (dict(leaves(config)) for config in (earlier, resolved))
     changed = {
         key
@@ -75,11 +75,12 @@ def refuse_other_data(run_dir: Path, meta: dict[str, Any]) -> None:
             process of this run compares them.
 
     Raises:
-        ResumeError: their content differs, or what the run says of them is damaged.
+        ResumeError: their content differs.
     """
     if not meta or not (run_dir / META).exists():
         return
-    earlier = _mapping(run_dir / META, json.loads).get("dataset", {})
+    known = _read(run_dir / META, lambda path: dict(json.loads(path.read_text(encoding="utf-8"))))
+    earlier = known.get("dataset", {})
     if earlier.get("sha256") != meta["dataset"]["sha256"]:
         raise ResumeError(
             f"The data {meta['dataset']['name']} are not those that {run_dir} was trained on "
@@ -92,28 +93,27 @@ def epochs_done(state: Path) -> int:
     """How many epochs a trainer's state file has behind it; 0 where there is none.
 
     Raises:
-        ResumeError: the file is damaged.
+        ResumeError: it is damaged.
     """
     if not state.exists():
         return 0
+    return _read(state, lambda path: torch.load(path, map_location="cpu", weights_only=True)["epoch"]) + 1
+
+
+def _read(file: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` makes of a file of a run directory; raises ResumeError where it is damaged."""
     try:
-        return torch.load(state, map_location="cpu", weights_only=True)["epoch"] + 1
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise _damaged(state) from error
-
-
-def _mapping(path: Path, read: Callable[[str], Any]) -> dict[str, Any]:
-    """What a text file of a run directory holds."""
-    try:
-        values = read(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise _damaged(path) from error
-    if not isinstance(values, dict):
-        raise _damaged(path)
-    return values
-
-
-def _damaged(path: Path) -> ResumeError:
-    return ResumeError(
-        f"{path} is damaged, so its run cannot be continued. Restore it, or give run_dir=NEW_FOLDER."
-    )
+        return read(file)
+    except (
+        yaml.YAMLError,
+        UnpicklingError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ResumeError(
+            f"{file} is damaged ({' '.join(str(error).split()[:20])}), so it cannot be continued. Restore "
+            "it, or give run_dir=NEW_FOLDER."
+        ) from error

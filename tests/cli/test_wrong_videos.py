@@ -1,6 +1,8 @@
 """Wrong input to the video commands: an unreadable file is named in one line, the others are classified."""
 
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -91,6 +93,27 @@ def test_undecodable_video_is_named_and_the_others_are_classified(
     assert failed["path"].endswith("broken.mp4") and failed["error"]
     assert {score["label"] for score in classified["predictions"]} == {"dark", "bright"}
     assert [path.name for path in Path.cwd().iterdir()] == ["broken.mp4"]
+
+
+def test_names_are_shown_and_written_as_they_are(
+    capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, classifier: Path, clips: Path
+) -> None:
+    """Of files in another encoding than UTF-8, and with what rich would take for markup."""
+    for name in (b"caf\xe9.mp4", b"match [final] [].mp4", b"[oops] :dog:.mp4"):
+        shutil.copy(clips / "dark_0.mp4", os.fsdecode(name))
+    for command in (
+        ["classify", str(classifier), ".", "--csv", "out.csv", "--top-k", "1"],
+        ["data", "check", ".", "--output", "checked.csv"],
+        ["data", "check", ".", "--output", "checked.csv"],  # which reads the rows that are there
+    ):
+        monkeypatch.setattr(sys, "argv", ["fibo", *command])
+        with pytest.raises(SystemExit, match="0"):
+            command_line.main()
+        out = capsysbinary.readouterr().out
+        if command[0] == "classify":
+            assert b"caf\xe9.mp4" in out and b"match [final] [].mp4" in out and b"[oops] :dog:.mp4" in out
+    for table in ("out.csv", "checked.csv"):
+        assert b"\ncaf\xe9.mp4," in Path(table).read_bytes()
 
 
 def refusal(result: tuple[int, str, str]) -> str:

@@ -1,15 +1,20 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from fibo_robot.training.checkpoint import (
+    CONFIG,
+    META,
+    TRAINER,
     CheckpointError,
     installed_versions,
     load_checkpoint,
     save_checkpoint,
     version_differences,
 )
+from fibo_robot.training.resume import ResumeError, epochs_done, refuse_other_config, refuse_other_data
 
 
 @pytest.fixture
@@ -82,3 +87,21 @@ def test_how_a_checkpoint_came_about_is_its_config_and_history(saved):
     (saved / "history.json").write_text('[{"step"')
     with pytest.raises(CheckpointError, match=r"history\.json is damaged"):
         load_checkpoint(saved).training()
+
+
+@pytest.mark.parametrize("name", [CONFIG, META, TRAINER])
+def test_a_damaged_run_is_not_continued_and_the_file_is_named(tmp_path: Path, name: str) -> None:
+    meta = {"dataset": {"sha256": "0", "name": "clips"}}
+    save_checkpoint(tmp_path, {"weight": torch.zeros(1)}, {"seed": 0}, meta)
+    torch.save({"epoch": 0}, tmp_path / TRAINER)
+    for keep in (0, 10):  # emptied, and cut off
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(b'{"a: ['[:keep])
+        with pytest.raises(ResumeError, match=rf"{name} is damaged.*run_dir=NEW_FOLDER"):
+            refuse_other_config(tmp_path, {"seed": 0})
+            refuse_other_data(tmp_path, meta)
+            epochs_done(tmp_path / TRAINER)
+        (tmp_path / name).write_bytes(content)
+    refuse_other_config(tmp_path, {"seed": 0})
+    refuse_other_data(tmp_path, meta)
+    assert epochs_done(tmp_path / TRAINER) == 1

@@ -17,6 +17,7 @@ from fibo_robot.video.reading.errors import VideoDecodeError
 from fibo_robot.video.reading.frames import DEFAULT_FRAME_RATE, folder_size
 from fibo_robot.video.reading.stored import stored_clip
 
+_PATHS = "surrogateescape"  # names of files need not be UTF-8; they are written as the system has them
 _SAVE_EVERY = 100  # clips between two writes of the table; an interruption loses at most these
 
 
@@ -102,13 +103,15 @@ def check_clip(path: Path, frame_rate: float = DEFAULT_FRAME_RATE) -> CheckedCli
 def check_clips(
     files: Sequence[Path], table: Path, workers: int = 1, frame_rate: float = DEFAULT_FRAME_RATE
 ) -> list[CheckedClip]:
-    """Check clips in threads, keeping the rows that `table` already has, and write them all to it.
+    """Check clips in threads, keeping what `table` already has of readable ones, and write all rows to it.
 
     Returns:
         One row per file, in their order.
     """
     rows = {row.path: row for row in _read(table)} if table.exists() else {}
-    known = {path for path, row in rows.items() if row.size_bytes and _size(Path(path)) == row.size_bytes}
+    # What could not be read is tried again: it may have been mended without a change of its length.
+    readable = {path: row.size_bytes for path, row in rows.items() if not row.problem}
+    known = {path for path, size in readable.items() if size and _size(Path(path)) == size}
     todo = [file for file in files if str(file) not in known]
     # Threads are enough: both decoders work outside Python's lock.
     with ThreadPoolExecutor(workers) as pool:
@@ -139,7 +142,7 @@ def _size(path: Path) -> int:
 
 
 def _read(table: Path) -> list[CheckedClip]:
-    with table.open(newline="", encoding="utf-8") as stream:
+    with table.open(newline="", encoding="utf-8", errors=_PATHS) as stream:
         reader = csv.DictReader(stream)
         if reader.fieldnames != [field.name for field in fields(CheckedClip)]:
             raise ClipTableError(f"{table} exists and is no table of checked clips; choose another --output.")
@@ -166,7 +169,10 @@ def _checked(row: dict[str, str]) -> CheckedClip:
 
 
 def _write(rows: dict[str, CheckedClip], table: Path) -> None:
-    with replace_atomically(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        replace_atomically(table) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors=_PATHS) as stream,
+    ):
         writer = csv.DictWriter(stream, [field.name for field in fields(CheckedClip)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows.values())

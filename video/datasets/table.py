@@ -84,7 +84,7 @@ class ClipTable:
         """Names of the classes: ascending as numbers where all are numbers, else by alphabet."""
         names = {label for clip in self.clips for label in clip.labels}
         if all(name.isdecimal() for name in names):
-            return sorted(names, key=int)
+            return sorted(names, key=lambda name: (int(name), name))  # 1 and 01 are two classes
         return sorted(names)
 
     def part(self, split: str | int | None, exclude: str | int | None = None) -> list[LabelledClip]:

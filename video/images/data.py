@@ -90,7 +90,7 @@ class ImageData(pl.LightningDataModule):
             "cropping": self.cropping.to_dict(),
             "dataset": {
                 "name": self.root.name,
-                "sha256": hashlib.sha256(listed.encode()).hexdigest(),
+                "sha256": hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest(),
                 "train_pictures": len(pictures),
                 "valid_pictures": len(self.valid) if self.valid else 0,
             },

@@ -9,6 +9,7 @@ import torch
 
 from fibo_robot.files import write_json
 from fibo_robot.progress import track
+from fibo_robot.training.checkpoint import state_digest
 from fibo_robot.video.images.classifier import ImageClassifier
 from fibo_robot.video.images.dataset import ImageDataset, collate_images
 from fibo_robot.video.images.predict import image_scores
@@ -27,12 +28,14 @@ class PictureTest:
         names: how the pictures are called.
         targets: `(N,)` class numbers.
         scores: `(N, classes)` scores before the softmax.
+        weights: which weights were tested; see :func:`state_digest`.
     """
 
     labels: list[str]
     names: list[str]
     targets: np.ndarray
     scores: np.ndarray
+    weights: str | None = None
 
     @property
     def correct(self) -> np.ndarray:
@@ -55,6 +58,7 @@ class PictureTest:
             "top1": self.top(1).to_dict(),
             "top5": self.top(5).to_dict() if len(self.labels) > 5 else None,
             "accuracy_of_class": of_class,
+            "weights": self.weights,
         }
 
     def save(self, folder: Path) -> None:
@@ -73,10 +77,17 @@ def evaluate_pictures(classifier: ImageClassifier, pictures: PictureSet) -> Pict
 
     Raises:
         PictureError: one of them cannot be read.
+        FiboError: the model's scores are no numbers.
     """
     data = ImageDataset(pictures, classifier.cropping, classifier.image_size, training=False)
     scores = []
     for start in track(range(0, len(data), BATCH), "testing"):
         items = [data[index, 0] for index in range(start, min(start + BATCH, len(data)))]
         scores.append(image_scores(classifier, collate_images(items)["images"]))
-    return PictureTest(classifier.labels, list(pictures.names), pictures.targets, torch.cat(scores).numpy())
+    return PictureTest(
+        classifier.labels,
+        list(pictures.names),
+        pictures.targets,
+        torch.cat(scores).numpy(),
+        state_digest(classifier.state_dict()),
+    )

@@ -9,7 +9,7 @@ from torch import Tensor
 from fibo_robot.training.rebuild import load_model
 from fibo_robot.video.images.classifier import ImageClassificationModule, ImageClassifier
 from fibo_robot.video.images.table import PictureError, read_picture
-from fibo_robot.video.inference.predict import Prediction, best_scores
+from fibo_robot.video.inference.predict import Prediction, best_scores, finite
 from fibo_robot.video.training.clips import crop_and_resize
 from fibo_robot.video.training.sampling import Cropping
 
@@ -37,9 +37,13 @@ def load_image_classifier(checkpoint_dir: str | Path, device: str | torch.device
 
 @torch.inference_mode()
 def image_scores(classifier: ImageClassifier, images: Tensor) -> Tensor:
-    """Scores `(B, classes)` before the softmax, on the CPU, of images `(B, 3, S, S)`."""
+    """Scores `(B, classes)` before the softmax, on the CPU, of images `(B, 3, S, S)`.
+
+    Raises:
+        FiboError: they are no finite numbers.
+    """
     device = next(classifier.parameters()).device
-    return classifier(images.to(device)).float().cpu()
+    return finite(classifier(images.to(device)).float().cpu())
 
 
 def classify_pictures(

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from fibo_robot.errors import FiboError
 from fibo_robot.extras import require
+from fibo_robot.video.datasets.files import subfolders, walk
 from fibo_robot.video.datasets.table import canonical_split
+from fibo_robot.video.reading.pictures import upright_rgb
 
 PICTURE_COLUMNS = ("img", "image")
 ALL = "all"  # the one part of a set that is not split
@@ -92,15 +95,15 @@ def _split_name(name: str) -> str:
 
 
 def read_picture(source: Path | bytes, name: str) -> Tensor:
-    """A picture as uint8 RGB `(3, H, W)`; transparency is dropped.
+    """A picture as uint8 RGB `(3, H, W)`; see :func:`fibo_robot.video.reading.pictures.upright_rgb`.
 
     Raises:
         PictureError: it cannot be read; the message begins with `name`.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            pixels = np.array(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+            pixels = np.array(upright_rgb(picture))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise PictureError(f"{name} cannot be read as a picture: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -130,13 +133,11 @@ def read_pictures(root: Path | str) -> PictureTable:
 
 
 def _read_folders(root: Path) -> PictureTable:
-    subfolders = [path for path in sorted(root.iterdir()) if path.is_dir()]
-    folders = {name: path for path in subfolders if (name := canonical_split(path.name))} or {ALL: root}
     labels: list[str] | None = None
     parts = {}
-    for name, folder in folders.items():
+    for name, folder in _split_folders(root).items():
         try:
-            found = ImageFolder(str(folder))
+            found = _ClassFolders(str(folder))
         except FileNotFoundError as error:
             raise PictureError(
                 f"{folder} holds no folders of pictures, one per class, and {root} no parquet files: {error}"
@@ -150,6 +151,50 @@ def _read_folders(root: Path) -> PictureTable:
         )
     assert labels is not None
     return PictureTable(labels, parts, f"class folders in {root}")
+
+
+class _ClassFolders(ImageFolder):
+    """torchvision's ImageFolder, but for hidden folders, which tools leave behind: they are no classes."""
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        classes = [folder.name for folder in subfolders(Path(directory))]
+        if not classes:
+            raise FileNotFoundError(f"Couldn't find any class folder in {directory}.")
+        return classes, {name: number for number, name in enumerate(classes)}
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The folders of a set's parts by their names; the folder itself where its classes lie on top.
+
+    Raises:
+        PictureError: two folders mean one part, or some are named like parts beside others that are not.
+    """
+    found: dict[str, Path] = {}
+    others = []
+    for folder in subfolders(root):
+        name = canonical_split(folder.name)
+        if name is None:
+            others.append(folder)
+        elif name in found:
+            raise PictureError(
+                f"{root} holds {found[name].name} and {folder.name}, which both mean the split {name}; put "
+                "their pictures into one of them."
+            )
+        else:
+            found[name] = folder
+    others = [folder for folder in others if _holds_pictures(folder)]
+    if not found or (others and not any(subfolders(folder) for folder in found.values())):
+        return {ALL: root}  # a class may be named `test`: its pictures lie in it as those of the others do
+    if others:
+        raise PictureError(
+            f"{root} holds {next(iter(found.values())).name}, named like a part of the data, beside "
+            f"{others[0].name}, which is not: give a folder of parts or one of classes."
+        )
+    return found
+
+
+def _holds_pictures(folder: Path) -> bool:
+    return any(name.lower().endswith(IMG_EXTENSIONS) for _, _, names in walk(folder, []) for name in names)
 
 
 def _read_parquet(shards: dict[str, list[Path]], root: Path) -> PictureTable:
@@ -166,7 +211,10 @@ def _read_parquet(shards: dict[str, list[Path]], root: Path) -> PictureTable:
             if labels is not None and classes != labels:
                 raise PictureError(f"{file} has other classes than the files beside it.")
             labels = classes
-            table = parquet.ParquetFile(file).read(columns=[f"{column}.bytes", "label"])
+            try:
+                table = parquet.ParquetFile(file).read(columns=[f"{column}.bytes", "label"])
+            except (OSError, ValueError) as error:
+                raise PictureError(f"{file} is damaged ({error}); fetch it again.") from error
             contents = table.column(column).combine_chunks().field("bytes").to_pylist()
             if None in contents:
                 raise PictureError(
@@ -175,7 +223,7 @@ def _read_parquet(shards: dict[str, list[Path]], root: Path) -> PictureTable:
                 )
             sources += contents
             names += [f"{file.name}, row {row}" for row in range(len(contents))]
-            targets += table.column("label").to_pylist()
+            targets += table.column("label").fill_null(-1).to_pylist()  # as the Hub marks what has no label
         numbers = np.array(targets, dtype=np.int64)
         if labels is None or not len(numbers) or numbers.min() < 0 or numbers.max() >= len(labels):
             raise PictureError(f"Split '{split}' of {root} is empty, or labels lie outside the class names.")

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fibo_robot.errors import FiboError
 from fibo_robot.hub.source import local_folder
 from fibo_robot.training.rebuild import load_model
 
@@ -82,9 +83,23 @@ def load_classifier(source: str | Path, device: str | torch.device = "cpu") -> C
 
 @torch.inference_mode()
 def view_scores(classifier: ClipClassifier, clips: Tensor) -> Tensor:
-    """Scores `(V, classes)` before the softmax, on the CPU, of clips `(V, T, 3, S, S)`."""
+    """Scores `(V, classes)` before the softmax, on the CPU, of clips `(V, T, 3, S, S)`.
+
+    Raises:
+        FiboError: they are no finite numbers.
+    """
     device = next(classifier.parameters()).device
-    return classifier(clips.to(device)).float().cpu()
+    return finite(classifier(clips.to(device)).float().cpu())
+
+
+def finite(scores: Tensor) -> Tensor:
+    """The scores as they are; raises FiboError where one is no finite number."""
+    if not scores.isfinite().all():
+        raise FiboError(
+            "The classifier's scores are no finite numbers, so it ranks nothing: its training diverged; "
+            "train again with a smaller optimizer.lr."
+        )
+    return scores
 
 
 def best_scores(

@@ -6,11 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fibo_robot.video.reading.errors import VideoDecodeError, may_not_read
 from fibo_robot.video.reading.frame_numbers import distinct_frames
 from fibo_robot.video.reading.interface import ClipReader
+from fibo_robot.video.reading.pictures import upright_rgb
 
 DEFAULT_FRAME_RATE = 30.0  # pictures do not tell their rate
 _FRAME = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)\.(jpe?g|png)", re.IGNORECASE)
@@ -71,8 +72,8 @@ class FrameFolder(ClipReader):
     def _open(self, file: Path) -> Image.Image:
         try:
             with Image.open(file) as picture:
-                decoded = ImageOps.exif_transpose(picture).convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+                decoded = upright_rgb(picture)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             # Pillow raises SyntaxError for a broken PNG.
             raise may_not_read(file, error) or VideoDecodeError(
                 f"{file}: the picture cannot be read; extract the frames again."

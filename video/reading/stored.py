@@ -175,8 +175,22 @@ def _tar_members(tar: Path, size: int, modified_ns: int) -> dict[str, tuple[int,
                         f"{tar}: the file is cut off within {member.name}; fetch it again."
                     )
                 members[name.as_posix()] = (member.offset_data, member.size)
+            # tarfile takes whatever is no entry for the end, and all that lies behind it would be missing.
+            _require_end(tar, archive.offset, len(archive.getmembers()))
     except tarfile.TarError as error:
         raise VideoDecodeError(
             f"{tar}: not a readable tar file ({error}); fetch it again, or unpack it if it is compressed."
         ) from error
     return members
+
+
+def _require_end(tar: Path, position: int, entries: int) -> None:
+    """Raise unless a block of zeros, which ends a tar file, lies at this position."""
+    with tar.open("rb") as stream:
+        stream.seek(position)
+        block = stream.read(tarfile.BLOCKSIZE)
+    if block != bytes(tarfile.BLOCKSIZE):
+        raise VideoDecodeError(
+            f"{tar}: the file is {'damaged' if len(block) == tarfile.BLOCKSIZE else 'cut off'} after "
+            f"{entries} entries; fetch it again."
+        )

@@ -132,7 +132,7 @@ class VideoData(pl.LightningDataModule):
             "dataset": {
                 "name": self.root.name,
                 "protocol": self.protocol,
-                "sha256": hashlib.sha256(names.encode()).hexdigest(),
+                "sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
                 "train_clips": len(self.train),
                 "valid_clips": len(self.valid) if self.valid else 0,
             },

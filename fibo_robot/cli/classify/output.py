@@ -177,7 +177,7 @@ class Output:
         with (
             _writing(file),
             replace_atomically(file) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as stream,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
         ):
             writer = csv.DictWriter(stream, self._columns)
             writer.writeheader()
@@ -191,7 +191,8 @@ class Output:
         table = Table("file", *columns, "label", "probability")
         for row in self._table:
             table.add_row(*row)
-        Console().print(table)
+        # Names of files and classes are no markup: `match [final].mp4` is to be shown as it is.
+        Console(markup=False, emoji=False).print(table)
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:

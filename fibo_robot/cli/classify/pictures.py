@@ -71,11 +71,16 @@ def find_pictures(inputs: Iterable[str]) -> list[Path]:
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
+    from fibo_robot.video.datasets.files import walk
+
     files: list[Path] = []
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+            # As training looks for them: links to folders are followed, hidden folders are not entered.
+            refused: list[Path] = []
+            below = [place / name for place, _, names in walk(path, refused) for name in names]
+            found = sorted(file for file in below if file.suffix.lower() in IMG_EXTENSIONS) + refused
         elif path.exists():
             found = [path]
         else:
@@ -96,6 +101,7 @@ def image_test(
     device: DeviceOption = Device.AUTO,
 ) -> None:
     """Test on labelled pictures: top-1 and top-5 with intervals, and what each picture was taken for."""
+    from fibo_robot.hub.source import results_folder
     from fibo_robot.video.images.evaluation import evaluate_pictures
     from fibo_robot.video.images.predict import load_image_classifier
     from fibo_robot.video.images.table import read_pictures
@@ -108,7 +114,7 @@ def image_test(
             f"{', '.join(classifier.labels[:10])}: they must be the same, in the same order."
         )
     result = evaluate_pictures(classifier, table.part(split))
-    folder = output or checkpoint / "test"
+    folder = output or results_folder(checkpoint) / "test"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         result.save(folder)

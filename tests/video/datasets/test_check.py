@@ -29,6 +29,15 @@ def test_known_rows_are_not_read_again(motion_clips: Path, tmp_path: Path) -> No
     assert again[0].frames == first[0].frames == 12
 
 
+def test_what_was_mended_is_read_again(motion_clips: Path, tmp_path: Path) -> None:
+    whole = (motion_clips / "left_0.mp4").read_bytes()
+    clip = tmp_path / "clip.mp4"
+    for content, is_whole in ((bytes(len(whole)), False), (whole, True)):  # as long as before
+        clip.write_bytes(content)
+        (row,) = check_clips([clip], tmp_path / "checked.csv")
+        assert (row.problem == "") is is_whole
+
+
 def test_another_table_is_not_overwritten(motion_clips: Path) -> None:
     with pytest.raises(ClipTableError, match="another --output"):
         check_clips([motion_clips / "left_0.mp4"], motion_clips / "clips.csv")

@@ -24,6 +24,19 @@ def test_table_with_header_is_read_by_column_names(tmp_path: Path) -> None:
     assert table.labels == ["jump", "run"]
 
 
+def test_spaces_around_cells_make_no_classes_or_splits_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path / "clips.csv", "path, label, split\na.mp4, run, train\nb.mp4,run ,test\n")
+    table = read_clips(tmp_path)
+    assert table.labels == ["run"]
+    assert [(c.path.name, c.split) for c in table.clips] == [("a.mp4", "train"), ("b.mp4", "test")]
+
+
+def test_numbers_that_are_equal_but_written_differently_have_one_order(tmp_path: Path) -> None:
+    names = ["0" * zeros + "1" for zeros in range(12)]  # a set's order changes from process to process
+    write(tmp_path / "clips.csv", "path,label\n" + "".join(f"{name}.mp4,{name}\n" for name in names))
+    assert read_clips(tmp_path).labels == names[::-1]
+
+
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", " "])
 def test_list_without_header_may_use_any_delimiter_and_says_which(tmp_path: Path, delimiter: str) -> None:
     path = write(tmp_path / "train.txt", f"clips/one.mp4{delimiter}10\nclips/two.mp4{delimiter}9\n")

@@ -24,7 +24,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def write_parquet(
-    file: Path, column: str, contents: list[bytes | None], labels: list[int], names: list[str] | None
+    file: Path, column: str, contents: list[bytes | None], labels: list[int | None], names: list[str] | None
 ) -> None:
     """A parquet file as the Hub's datasets library writes pictures."""
     pa = pytest.importorskip("pyarrow")

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from fibo_robot.video.images.table import PictureError, read_picture, read_pictures
+from fibo_robot.video.reading.frames import FrameFolder
 from tests.video.images.conftest import COLOURS, picture, png, write_parquet
 
 
@@ -57,6 +58,7 @@ def test_parquet_files_hold_the_same_pictures_as_the_files_they_were_made_of(
         ("img", [b"x"], [0], None, "names of its classes"),
         ("img", [b"x", None], [0, 0], ["a"], "row 1 holds no picture"),
         ("img", [b"x"], [1], ["a"], "outside the class names"),
+        ("img", [b"x", b"x"], [0, None], ["a"], "outside the class names"),
         ("img", [], [], ["a"], "is empty"),
     ],
 )
@@ -64,6 +66,35 @@ def test_other_parquet_files_are_refused(tmp_path, column, contents, labels, nam
     write_parquet(tmp_path / "train.parquet", column, contents, labels, names)
     with pytest.raises(PictureError, match=complaint):
         read_pictures(tmp_path)
+
+
+@pytest.mark.parquet
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "train.parquet"
+    write_parquet(file, "img", [png(picture("red", 0))] * 2, [0, 0], ["a"])
+    content = file.read_bytes()
+    file.write_bytes(content[:20] + bytes(30) + content[50:])  # the schema, which lies at the end, is whole
+    with pytest.raises(PictureError, match=r"train\.parquet is damaged"):
+        read_pictures(tmp_path)
+
+
+def test_folders_that_would_be_dropped_are_refused(tmp_path: Path) -> None:
+    for name in ("train/red", "train/blue", "validation/red", "validation/blue", "val/red", "val/blue"):
+        (tmp_path / name).mkdir(parents=True)
+        picture("red", 0).save(tmp_path / name / "0.png")
+    with pytest.raises(PictureError, match="val and validation, which both mean the split val"):
+        read_pictures(tmp_path)
+    (tmp_path / "val").rename(tmp_path / "extra")
+    with pytest.raises(PictureError, match="train, named like a part of the data, beside extra"):
+        read_pictures(tmp_path)
+
+
+def test_a_class_may_be_called_test_and_hidden_folders_are_no_classes(tmp_path: Path) -> None:
+    for name in ("exam", "test", ".ipynb_checkpoints"):
+        (tmp_path / name).mkdir()
+        picture("red", 0).save(tmp_path / name / "0.png")
+    table = read_pictures(tmp_path)
+    assert table.labels == ["exam", "test"] and len(table.part("all")) == 2
 
 
 def test_other_folders_are_refused(tmp_path: Path, coloured: Path) -> None:
@@ -87,6 +118,33 @@ def test_a_picture_is_rgb_whatever_its_file_is_and_a_broken_one_is_named(tmp_pat
     assert read_picture(tmp_path / "clear.png", "clear")[:, 0, 0].tolist() == [1, 2, 3]
     with pytest.raises(PictureError, match="row 3 cannot be read as a picture"):
         read_picture(b"no picture", "row 3")
+
+
+def test_a_picture_is_upright_as_its_camera_says(tmp_path: Path) -> None:
+    stored = Image.fromarray(np.arange(0, 240, 10, np.uint8).reshape(4, 6), "L")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise to see it so
+    stored.save(tmp_path / "1.png", exif=turned)
+    expected = np.rot90(np.array(stored), -1)
+    assert np.array_equal(read_picture(tmp_path / "1.png", "phone")[0].numpy(), expected)
+    assert np.array_equal(FrameFolder(tmp_path).read([0])[0, ..., 0], expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_16_bits_become_the_upper_8_and_numbers_without_a_range_are_refused(
+    tmp_path: Path, suffix: str
+) -> None:
+    grey = np.arange(0, 65536, 4096, np.uint16).reshape(4, 4)
+    file = tmp_path / f"1.{suffix}"
+    Image.fromarray(grey).save(file)
+    assert np.array_equal(read_picture(file, "grey")[1].numpy(), grey >> 8)
+    if suffix == "png":
+        assert np.array_equal(FrameFolder(tmp_path).read([0])[0, ..., 2], grey >> 8)
+        return
+    for numbers in (grey.astype(np.float32) / 65535, grey.astype(np.int32)):
+        Image.fromarray(numbers).save(file)
+        with pytest.raises(PictureError, match="depth cannot be read as a picture: its pixels have no range"):
+            read_picture(file, "depth")
 
 
 @pytest.mark.parquet

@@ -1,19 +1,22 @@
 """An image classifier from a folder of pictures to its answers."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from fibo_robot.cli.classify.pictures import find_pictures
 from fibo_robot.errors import FiboError
+from fibo_robot.hub.card import make_card
 from fibo_robot.statistics import wilson_interval
-from fibo_robot.training.checkpoint import CheckpointError
+from fibo_robot.training.checkpoint import CheckpointError, load_checkpoint
 from fibo_robot.training.overrides import train_from_overrides
 from fibo_robot.video import load_classifier
 from fibo_robot.video.images.evaluation import evaluate_pictures
-from fibo_robot.video.images.predict import load_image_classifier
+from fibo_robot.video.images.predict import classify_pictures, load_image_classifier
 from fibo_robot.video.images.table import read_pictures
 from fibo_robot.video.training.augmentation import BatchAugmentation
 from tests.video.command_line import run
@@ -88,6 +91,47 @@ def test_image_test_writes_every_answer(trained: Path, coloured: Path, tmp_path:
         (tmp_path / "other" / "mauve").mkdir(parents=True)
         picture("red", 0).save(tmp_path / "other" / "mauve" / "0.png")
         run("image-test", trained, "--data", tmp_path / "other")
+
+
+def test_what_a_diverged_classifier_says_is_no_result(trained: Path, coloured: Path) -> None:
+    classifier = load_image_classifier(trained)
+    torch.nn.init.constant_(classifier.head.weight, torch.nan)
+    with pytest.raises(FiboError, match="no finite numbers"):
+        evaluate_pictures(classifier, read_pictures(coloured).part("test"))
+    with pytest.raises(FiboError, match="no finite numbers"):
+        next(classify_pictures(classifier, [coloured / "test" / "red" / "00.png"]))
+
+
+def test_its_card_says_that_it_takes_pictures_and_how_well(
+    trained: Path, coloured: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(trained, run_dir)
+    run("image-test", run_dir, "--data", coloured)
+    card = make_card(load_checkpoint(run_dir), "owner/colours")
+    assert (
+        "pipeline_tag: image-classification" in card.text and "An image classifier of 3 classes" in card.text
+    )
+    assert "import load_image_classifier" in card.text and "| top-1 accuracy |" in card.text
+    assert "| 12 pictures |" in card.text and not card.left_out
+
+
+def test_results_of_a_model_on_the_hub_do_not_go_into_a_folder_of_its_address(
+    trained: Path, coloured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fibo_robot.training.checkpoint.local_folder", lambda source: trained)
+    run("image-test", "hf:owner/colours", "--data", coloured)
+    assert [path.as_posix() for path in tmp_path.rglob("test.json")] == [
+        (tmp_path / "runs/colours/test/test.json").as_posix()
+    ]
+
+
+def test_folders_of_pictures_are_gone_through_as_training_does(coloured: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(coloured / "test" / "red")
+    (tmp_path / ".thumbnails").mkdir()
+    picture("red", 0).save(tmp_path / ".thumbnails" / "0.png")
+    assert find_pictures([str(tmp_path)]) == [tmp_path / "linked" / f"{n:02d}.png" for n in range(4)]
 
 
 @pytest.mark.parametrize("mix", ["mixup_alpha", "cutmix_alpha"])

@@ -60,7 +60,7 @@ def _span(cells: dict[str, str], place: str) -> Span | None:
     Raises:
         ClipTableError: one of them is missing or empty, no number, or they are no span.
     """
-    given = {column: cells[column].strip() for column in ("start", "stop") if column in cells}
+    given = {column: cells[column] for column in ("start", "stop") if column in cells}
     if not any(given.values()):
         return None
     try:
@@ -111,7 +111,7 @@ def _kinetics_name(row: dict[str, str], place: str) -> str:
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of a table: its line, counted from 1, and its cells by the names of the columns."""
+    """One row of a table: its line, counted from 1, and its cells, without spaces around them, by column."""
 
     line: int
     cells: dict[str, str]
@@ -140,7 +140,7 @@ def _read_rows(table: Path) -> tuple[list[str], list[_Row], str]:
                     f"{table}, line {reader.line_num}: {len(cells)} cells, but the header has {len(columns)} "
                     f"({', '.join(columns)}); a cell that contains {delimiter!r} needs quotes around it."
                 )
-            rows.append(_Row(reader.line_num, dict(zip(columns, cells))))
+            rows.append(_Row(reader.line_num, dict(zip(columns, (cell.strip() for cell in cells)))))
     except csv.Error as error:
         raise ClipTableError(f"{table}, line {reader.line_num}: {error}.") from error
     return columns, rows, delimiter

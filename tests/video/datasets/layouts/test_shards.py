@@ -18,6 +18,7 @@ from fibo_robot.video.decode import VideoDecodeError, VideoReader
 from fibo_robot.video.inference.views import read_views, square_crops
 from fibo_robot.video.reading.clip import open_clip
 from fibo_robot.video.reading.frames import FrameFolder
+from fibo_robot.video.reading.stored import tar_members
 from fibo_robot.video.training.clips import ClipDataset
 from fibo_robot.video.training.sampling import ClipSampling, Cropping
 from tests.video import clips
@@ -205,6 +206,18 @@ def test_what_is_wrong_with_a_shard_is_said(tmp_path: Path, video: bytes) -> Non
     cut.write_bytes(cut.read_bytes()[:2000])
     with pytest.raises(ClipTableError, match=r"5\.tar.*cut off|5\.tar.*not a readable"):
         read_clips(cut)
+    whole = write_shard(tmp_path / "whole.tar", {name: video for name in ("a.mp4", "b.mp4", "c.mp4")})
+    with tarfile.open(whole) as archive:
+        second = archive.getmembers()[1].offset
+    content = bytearray(whole.read_bytes())
+    for number, length in enumerate((second, second + 100)):  # between two entries, and within a header
+        (tmp_path / f"cut{number}.tar").write_bytes(content[:length])
+        with pytest.raises(VideoDecodeError, match=r"cut off after 1 entries"):
+            tar_members(tmp_path / f"cut{number}.tar")
+    content[second] ^= 255
+    whole.write_bytes(content)
+    with pytest.raises(VideoDecodeError, match=r"damaged after 1 entries"):
+        tar_members(whole)
     (tmp_path / "6.tar").write_bytes(b"\x1f\x8b" + bytes(2000))
     with pytest.raises(ClipTableError, match="unpack it if it is compressed"):
         read_clips(tmp_path / "6.tar")
