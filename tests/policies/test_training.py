@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -19,7 +18,6 @@ from fibo_robot.policies import load_policy
 from fibo_robot.policies.module import DivergedError
 from fibo_robot.training.checkpoint import CheckpointError, load_checkpoint
 from fibo_robot.training.overrides import train_from_overrides
-from fibo_robot.training.resume import ResumeError
 
 EPOCHS = 4
 
@@ -198,12 +196,3 @@ def test_a_training_that_ends_by_its_steps_is_saved(demonstrations, tmp_path):
         *("data.obs_keys=[robot0_eef_pos]", "+trainer.max_steps=4", "trainer.checkpoint_every_n_epochs=10"),
     ]
     assert load_checkpoint(train_from_overrides(settings)).meta["step"] == 4
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x00\x01", b"[1, 2"])
-@pytest.mark.parametrize("name", ["config.yaml", "meta.json", "trainer.ckpt"])
-def test_a_damaged_run_is_not_continued_and_the_file_named(demonstrations, finished, tmp_path, name, content):
-    run_dir = shutil.copytree(finished, tmp_path / "run")
-    (run_dir / name).write_bytes(content)
-    with pytest.raises(ResumeError, match=f"{name} is damaged, so its run cannot be continued"):
-        train_from_overrides(overrides(demonstrations, run_dir))
