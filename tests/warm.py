@@ -105,9 +105,8 @@ def _begin(files: list[int], command: list[str], folder: str, environment: dict[
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    sys.stdout = open(
-        1, "w", closefd=False
-    )  # the one from before believes that it can seek where that file could
+    # The one from before believes that it can seek, where its file could.
+    sys.stdout = os.fdopen(1, "w", closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()

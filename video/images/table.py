@@ -156,7 +156,7 @@ def _read_folders(root: Path) -> PictureTable:
 class _ClassFolders(ImageFolder):
     """torchvision's ImageFolder, but for hidden folders, which tools leave behind: they are no classes."""
 
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         classes = [folder.name for folder in subfolders(Path(directory))]
         if not classes:
             raise FileNotFoundError(f"Couldn't find any class folder in {directory}.")

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,11 @@ def png(image: Image.Image) -> bytes:
 
 
 def write_parquet(
-    file: Path, column: str, contents: list[bytes | None], labels: list[int | None], names: list[str] | None
+    file: Path,
+    column: str,
+    contents: list[bytes | None],
+    labels: Sequence[int | None],
+    names: list[str] | None,
 ) -> None:
     """A parquet file as the Hub's datasets library writes pictures."""
     pa = pytest.importorskip("pyarrow")

@@ -121,7 +121,7 @@ def test_a_picture_is_rgb_whatever_its_file_is_and_a_broken_one_is_named(tmp_pat
 
 
 def test_a_picture_is_upright_as_its_camera_says(tmp_path: Path) -> None:
-    stored = Image.fromarray(np.arange(0, 240, 10, np.uint8).reshape(4, 6), "L")
+    stored = Image.fromarray(np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6), "L")
     turned = Image.Exif()
     turned[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise to see it so
     stored.save(tmp_path / "1.png", exif=turned)
@@ -134,7 +134,7 @@ def test_a_picture_is_upright_as_its_camera_says(tmp_path: Path) -> None:
 def test_16_bits_become_the_upper_8_and_numbers_without_a_range_are_refused(
     tmp_path: Path, suffix: str
 ) -> None:
-    grey = np.arange(0, 65536, 4096, np.uint16).reshape(4, 4)
+    grey = np.arange(0, 65536, 4096, dtype=np.uint16).reshape(4, 4)
     file = tmp_path / f"1.{suffix}"
     Image.fromarray(grey).save(file)
     assert np.array_equal(read_picture(file, "grey")[1].numpy(), grey >> 8)
