@@ -18,6 +18,7 @@ from fibo_robot.envs.demonstrations.layout import (
     check_demonstration,
     demonstration_names,
     read_env_args,
+    require_rows,
 )
 from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.robomimic_metadata import task_from_env_args
@@ -121,16 +122,13 @@ class DemonstrationFile:
         """
         demos = self.demos if demos is None else demos
         for demo in demos:
-            actions = self.array(demo, action_key)[:]
+            stored = self.array(demo, action_key)
+            actions = stored[:]
             if len(actions) == 0:
                 raise DatasetError(
                     f"{demo} of {self.path} has no steps; remove it from the file or its mask."
                 )
-            if len(actions) != self.length(demo):
-                raise DatasetError(
-                    f"{self.path} is damaged: {demo} has {self.length(demo)} actions but {len(actions)} rows "
-                    f"of {action_key}."
-                )
+            require_rows(stored, demo, action_key, self.length(demo))
             if action_dim is not None and actions.shape[1:] != (action_dim,):
                 raise DatasetError(
                     f"{demo} of {self.path} has actions of shape {actions.shape[1:]}, the task takes "

@@ -80,11 +80,16 @@ def check_demonstration(data: h5py.Group, demo: str) -> None:
     length = len(array_at(group, "actions"))
     for key in array_names(group):
         if key in ("states", "rewards", "dones") or key.startswith("obs/"):
-            rows = len(array_at(group, key))
-            if rows != length:
-                raise DatasetError(
-                    f"{data.file.filename} is damaged: {demo} has {length} actions but {rows} rows of {key}."
-                )
+            require_rows(array_at(group, key), demo, key, length)
+
+
+def require_rows(array: h5py.Dataset, demo: str, key: str, length: int) -> None:
+    """Raise DatasetError unless an array has a row for each of a demonstration's `length` actions."""
+    rows = len(array)
+    if rows != length:
+        raise DatasetError(
+            f"{array.file.filename} is damaged: {demo} has {length} actions but {rows} rows of {key}."
+        )
 
 
 def array_names(group: h5py.Group) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+from fibo_robot.errors import FiboError
 from fibo_robot.video.datasets.table import ClipTableError, canonical_split
 from fibo_robot.video.reading.frames import is_frame
 
@@ -83,11 +84,15 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def split_folders(root: Path) -> list[Path]:
-    """Folders directly in `root` that are named like parts of a data set: `train`, `Val`, `testing` ….
+def split_folders(
+    root: Path,
+    error: type[FiboError] = ClipTableError,
+    advice: str = "put their clips into one of them, or list them in clips.csv",
+) -> dict[str, Path]:
+    """Folders directly in `root` that are named like parts of a data set, by the part: `train`, `Val` ….
 
     Raises:
-        ClipTableError: two of them mean the same part.
+        FiboError: two of them mean the same part: an `error`, which ends with the advice.
     """
     found: dict[str, Path] = {}
     for folder in subfolders(root):
@@ -95,12 +100,12 @@ def split_folders(root: Path) -> list[Path]:
         if split is None:
             continue
         if split in found:
-            raise ClipTableError(
-                f"{root} holds {found[split].name} and {folder.name}, which both mean the split {split}; put "
-                "their clips into one of them, or list them in clips.csv."
+            raise error(
+                f"{root} holds {found[split].name} and {folder.name}, which both mean the split {split}; "
+                f"{advice}."
             )
         found[split] = folder
-    return list(found.values())
+    return found
 
 
 class ClipFinder:

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from fibo_robot.errors import FiboError
 from fibo_robot.extras import require
-from fibo_robot.video.datasets.files import subfolders, walk
+from fibo_robot.video.datasets.files import split_folders, subfolders, walk
 from fibo_robot.video.datasets.table import canonical_split
 from fibo_robot.video.reading.pictures import upright_rgb
 
@@ -169,20 +169,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
     Raises:
         PictureError: two folders mean one part, or some are named like parts beside others that are not.
     """
-    found: dict[str, Path] = {}
-    others = []
-    for folder in subfolders(root):
-        name = canonical_split(folder.name)
-        if name is None:
-            others.append(folder)
-        elif name in found:
-            raise PictureError(
-                f"{root} holds {found[name].name} and {folder.name}, which both mean the split {name}; put "
-                "their pictures into one of them."
-            )
-        else:
-            found[name] = folder
-    others = [folder for folder in others if _holds_pictures(folder)]
+    found = split_folders(root, PictureError, "put their pictures into one of them")
+    others = [folder for folder in subfolders(root) if canonical_split(folder.name) is None]
+    others = [folder for folder in others if any(True for _ in picture_files(folder, []))]
     if not found or (others and not any(subfolders(folder) for folder in found.values())):
         return {ALL: root}  # a class may be named `test`: its pictures lie in it as those of the others do
     if others:
@@ -193,8 +182,10 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return found
 
 
-def _holds_pictures(folder: Path) -> bool:
-    return any(name.lower().endswith(IMG_EXTENSIONS) for _, _, names in walk(folder, []) for name in names)
+def picture_files(folder: Path, refused: list[Path]) -> Iterator[Path]:
+    """Pictures below a folder, which :func:`walk` goes through; `refused` takes folders not to be read."""
+    for place, _, names in walk(folder, refused):
+        yield from (place / name for name in names if Path(name).suffix.lower() in IMG_EXTENSIONS)
 
 
 def _read_parquet(shards: dict[str, list[Path]], root: Path) -> PictureTable:

@@ -69,9 +69,7 @@ def find_pictures(inputs: Iterable[str]) -> list[Path]:
     Raises:
         FiboError: an argument names nothing.
     """
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    from fibo_robot.video.datasets.files import walk
+    from fibo_robot.video.images.table import picture_files
 
     files: list[Path] = []
     for given in inputs:
@@ -79,8 +77,7 @@ def find_pictures(inputs: Iterable[str]) -> list[Path]:
         if path.is_dir():
             # As training looks for them: links to folders are followed, hidden folders are not entered.
             refused: list[Path] = []
-            below = [place / name for place, _, names in walk(path, refused) for name in names]
-            found = sorted(file for file in below if file.suffix.lower() in IMG_EXTENSIONS) + refused
+            found = sorted(picture_files(path, refused)) + refused
         elif path.exists():
             found = [path]
         else:

@@ -47,7 +47,7 @@ def _splits_of_class_folders(root: Path) -> list[Path]:
     Raises:
         ClipTableError: some folders are named like parts and others not, and it cannot be told what they are.
     """
-    splits = split_folders(root)
+    splits = list(split_folders(root).values())
     others = [folder for folder in subfolders(root) if canonical_split(folder.name) is None]
     others = [folder for folder in others if clips_below(folder)]
     if not splits or not others:

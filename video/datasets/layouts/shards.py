@@ -39,7 +39,8 @@ def read_shards(root: Path, protocol: str | None) -> ClipTable | None:
     if root.is_file():
         parts = [("", root)]
     else:
-        parts = [(part.name, tar) for part in split_folders(root) for tar in sorted(part.glob("*.tar"))]
+        splits = split_folders(root).values()
+        parts = [(part.name, tar) for part in splits for tar in sorted(part.glob("*.tar"))]
         parts = parts or [("", tar) for tar in sorted(root.glob("*.tar"))]
     if not parts:
         return None
