@@ -31,8 +31,10 @@ def lines(results: Sequence[PartResult]) -> Iterator[str]:
             elif "left_out" in row:
                 yield from (f"  {row['case']}: no {name}: {why}" for name, why in row["left_out"].items())
             elif "env_steps_per_s" in row:
-                worlds = "1 process" if row["engine"] == "processes" else f"{row['worlds']} worlds"
-                yield f"  {worlds}: {row['env_steps_per_s']:.0f} steps/s"
+                yield (
+                    f"  {row['case']}: {row['worlds']} {row['engine']}, {row['env_steps_per_s']:.0f} steps/s"
+                    f", {row['speedup_vs_processes']:.1f}x of the fastest processes"
+                )
         if part.failed:
             yield f"  failed: {'; '.join(part.failed)}"
         if part.missing:
