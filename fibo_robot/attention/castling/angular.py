@@ -116,8 +116,8 @@ def strongest_softmax(
     M is a constant for the gradient, and the kept weights are not renormalised. The threshold is relative to
     uniform attention, because the released 0.02 is 4 times uniform at 196 tokens but below uniform at 49.
     Weights are computed for a block of query rows at a time, in the backward pass too, so no more than
-    `(B, heads, QUERY_ROWS, N)` of them are alive at once, and on a CPU (backends/numba/branch.py) no more
-    than fit its cache.
+    `(B, heads, QUERY_ROWS, N)` of them are alive at once, on a CPU (backends/numba/branch.py) no more than
+    fit its cache, and on CUDA (backends/triton/branch.py) no more than fit its registers.
 
     Args:
         q, k, v: `(B, heads, N, head_dim)`; q and k as projected, not normalised.
@@ -129,8 +129,10 @@ def strongest_softmax(
         The branch `(B, heads, N, head_dim)`, and the share of softmax mass that the mask passed, a scalar.
     """
     heads, num_tokens = k.shape[1:3]
-    given = torch.as_tensor(threshold, dtype=torch.float32, device=q.device)
-    cutoffs = given.expand(heads) / num_tokens
+    if isinstance(threshold, Tensor):
+        cutoffs = threshold.to(q.device, torch.float32).expand(heads) / num_tokens
+    else:  # written by the device itself: a copy to it would wait
+        cutoffs = torch.full((heads,), threshold / num_tokens, dtype=torch.float32, device=q.device)
     branch, passed, _ = torch.ops.fibo_robot.strongest_softmax(q, k, v, cutoffs, scale)
     return branch, passed.detach()
 
@@ -225,6 +227,20 @@ def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[T
     return out, passed.mean(dtype=torch.float32), lse
 
 
+@_strongest_softmax.register_kernel("cuda")
+@without_autocast
+def branch_on_cuda(
+    q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`fibo_robot.attention.backends.triton.branch.strongest_softmax`, of all queries together."""
+    from fibo_robot.attention.backends.triton import branch as triton_branch
+
+    if not triton_branch.is_available(q):
+        return _branch_anywhere(q, k, v, cutoffs, scale)
+    out, passed, lse = triton_branch.strongest_softmax(q, k, v, cutoffs, scale)
+    return out, passed.mean(), lse
+
+
 @_strongest_softmax.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     lse = q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
@@ -232,7 +248,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[T
 
 
 def _branch_backward_anywhere(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_q = torch.empty_like(q, memory_format=torch.contiguous_format)
     grad_k, grad_v = (torch.zeros(t.shape, dtype=lse.dtype, device=t.device) for t in (k, v))
@@ -240,7 +256,9 @@ def _branch_backward_anywhere(
         weights = (_logits(q[:, :, rows], k, scale) - lse[:, :, rows, None]).exp()
         masked = weights <= cutoffs[:, None, None]
         grad_kept = (grad[:, :, rows] @ v.transpose(-2, -1)).to(weights.dtype).masked_fill(masked, 0)
-        grad_logits = weights * (grad_kept - (weights * grad_kept).sum(dim=-1, keepdim=True)) * scale
+        # The sum of a query's weights by their gradients is its gradient by its output.
+        delta = (grad[:, :, rows].to(weights.dtype) * out[:, :, rows]).sum(dim=-1, keepdim=True)
+        grad_logits = weights * (grad_kept - delta) * scale
         grad_logits = grad_logits.to(k.dtype)
         grad_q[:, :, rows] = grad_logits @ k
         grad_k += grad_logits.transpose(-2, -1) @ q[:, :, rows]
@@ -256,19 +274,32 @@ _strongest_softmax_backward = torch.library.custom_op(
 @_strongest_softmax_backward.register_kernel("cpu")
 @without_autocast
 def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     from fibo_robot.attention.backends.numba import blas as numba_blas
     from fibo_robot.attention.backends.numba import branch as numba_branch
 
     if not numba_blas.is_available(q.dtype):
-        return _branch_backward_anywhere(grad, q, k, v, lse, cutoffs, scale)
-    return numba_branch.strongest_softmax_backward(grad, q, k, v, lse, cutoffs, scale)
+        return _branch_backward_anywhere(grad, q, k, v, out, lse, cutoffs, scale)
+    return numba_branch.strongest_softmax_backward(grad, q, k, v, out, lse, cutoffs, scale)
+
+
+@_strongest_softmax_backward.register_kernel("cuda")
+@without_autocast
+def branch_backward_on_cuda(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`fibo_robot.attention.backends.triton.branch.strongest_softmax_backward`."""
+    from fibo_robot.attention.backends.triton import branch as triton_branch
+
+    if not triton_branch.is_available(q):
+        return _branch_backward_anywhere(grad, q, k, v, out, lse, cutoffs, scale)
+    return triton_branch.strongest_softmax_backward(grad, q, k, v, out, lse, cutoffs, scale)
 
 
 @_strongest_softmax_backward.register_fake
 def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return result_like(q), result_like(k), result_like(v)
 
@@ -288,7 +319,8 @@ def _logits(q: Tensor, k: Tensor, scale: float) -> Tensor:
 
 def _save_inputs(ctx: Any, inputs: tuple, output: tuple) -> None:
     *tensors, cutoffs, ctx.scale = inputs
-    ctx.save_for_backward(*tensors, output[2], cutoffs)
+    out, _, lse = output
+    ctx.save_for_backward(*tensors, out, lse, cutoffs)
     ctx.mark_non_differentiable(*output[1:])
 
 

@@ -91,12 +91,12 @@ def test_offsets_are_copied_to_a_device_once():
 
 @pytest.mark.triton
 def test_views_of_one_projection_are_read_where_they_lie():
-    from fibo_robot.attention.backends.triton import cuda as triton_cuda
+    from fibo_robot.attention.backends.triton.layout import strided
 
     qkv = torch.randn(2, 9, 3, 4, 16)
     for index, view in enumerate(qkv.permute(2, 0, 3, 1, 4).unbind(0)):
-        tensor, *strides = triton_cuda._strided(view)
+        tensor, *strides = strided(view)
         assert tensor.data_ptr() == qkv[:, :, index].data_ptr() and strides == [9 * 192, 16, 192]
     apart = torch.randn(2, 4, 16, 9).mT  # columns that lie apart are what the kernels cannot read
-    tensor, *_ = triton_cuda._strided(apart)
+    tensor, *_ = strided(apart)
     assert tensor.is_contiguous() and torch.equal(tensor, apart)

@@ -75,10 +75,10 @@ def test_a_device_without_a_kernel_of_its_own_computes_the_same(tokens):
     q, k, v = qkv(2, 3, tokens, 1.5)
     cutoffs, grad = torch.tensor([0.7, 1.0, 2.0]) / tokens, torch.randn_like(q)
     out, passed, lse = angular._branch_anywhere(q, k, v, cutoffs, SCALE)
-    grads = angular._branch_backward_anywhere(grad, q, k, v, lse, cutoffs, SCALE)
+    grads = angular._branch_backward_anywhere(grad, q, k, v, out, lse, cutoffs, SCALE)
     expected = torch.ops.fibo_robot.strongest_softmax(q, k, v, cutoffs, SCALE)
     torch.testing.assert_close((out, passed, lse), expected)
-    on_cpu = torch.ops.fibo_robot.strongest_softmax_backward(grad, q, k, v, lse, cutoffs, SCALE)
+    on_cpu = torch.ops.fibo_robot.strongest_softmax_backward(grad, q, k, v, out, lse, cutoffs, SCALE)
     torch.testing.assert_close(grads, on_cpu)
 
 
