@@ -237,16 +237,17 @@ def compare(
     return {name: _relative(a, e, floor) for name, a, e in zip(names, actual, expected, strict=True)}
 
 
+def row(kernel: str, tolerance: float, found: dict[str, float], **about: Any) -> dict[str, Any]:
+    """What a comparison writes: errors, tolerance and whether it holds."""
+    passed = all(error < tolerance for error in found.values())  # NaN passes nothing, and is no JSON
+    shown = {name: error if math.isfinite(error) else None for name, error in found.items()}
+    return {"kernel": kernel, **about, "errors": shown, "tolerance": tolerance, "passed": passed}
+
+
 def checks(
     device: str, backend: Backend, cases: Sequence[Case], castling: Sequence[tuple[int, str]]
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Names of comparisons, and functions that make them: rows of errors, tolerance and whether it holds."""
-
-    def row(kernel: str, tolerance: float, found: dict[str, float], **about: Any) -> dict[str, Any]:
-        passed = all(error < tolerance for error in found.values())  # NaN passes nothing, and is no JSON
-        shown = {name: error if math.isfinite(error) else None for name, error in found.items()}
-        return {"kernel": kernel, **about, "errors": shown, "tolerance": tolerance, "passed": passed}
-
     for case in cases:
         yield (
             f"diagonal {case.name}",

@@ -210,12 +210,12 @@ def _branch_anywhere(
     return out, torch.stack(passed).sum() / q.shape[:-1].numel(), torch.cat(lse, dim=-1)
 
 
-_strongest_softmax = torch.library.custom_op(
+branch_operator = torch.library.custom_op(
     "fibo_robot::strongest_softmax", without_autocast(_branch_anywhere), mutates_args=()
 )
 
 
-@_strongest_softmax.register_kernel("cpu")
+@branch_operator.register_kernel("cpu")
 @without_autocast
 def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     from fibo_robot.attention.backends.numba import blas as numba_blas
@@ -227,7 +227,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[T
     return out, passed.mean(dtype=torch.float32), lse
 
 
-@_strongest_softmax.register_kernel("cuda")
+@branch_operator.register_kernel("cuda")
 @without_autocast
 def branch_on_cuda(
     q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
@@ -241,7 +241,7 @@ def branch_on_cuda(
     return out, passed.mean(), lse
 
 
-@_strongest_softmax.register_fake
+@branch_operator.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     lse = q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
     return result_like(v), q.new_empty((), dtype=torch.float32), lse
@@ -266,12 +266,12 @@ def _branch_backward_anywhere(
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
-_strongest_softmax_backward = torch.library.custom_op(
+branch_backward_operator = torch.library.custom_op(
     "fibo_robot::strongest_softmax_backward", without_autocast(_branch_backward_anywhere), mutates_args=()
 )
 
 
-@_strongest_softmax_backward.register_kernel("cpu")
+@branch_backward_operator.register_kernel("cpu")
 @without_autocast
 def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
@@ -284,7 +284,7 @@ def _(
     return numba_branch.strongest_softmax_backward(grad, q, k, v, out, lse, cutoffs, scale)
 
 
-@_strongest_softmax_backward.register_kernel("cuda")
+@branch_backward_operator.register_kernel("cuda")
 @without_autocast
 def branch_backward_on_cuda(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
@@ -297,7 +297,7 @@ def branch_backward_on_cuda(
     return triton_branch.strongest_softmax_backward(grad, q, k, v, out, lse, cutoffs, scale)
 
 
-@_strongest_softmax_backward.register_fake
+@branch_backward_operator.register_fake
 def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -329,4 +329,4 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple:
     return (*grads, None, None)
 
 
-_strongest_softmax.register_autograd(_backward, setup_context=_save_inputs)
+branch_operator.register_autograd(_backward, setup_context=_save_inputs)
