@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fibo_robot.attention.castling.angular import strongest_softmax
+from fibo_robot.attention.castling.branch import strongest_softmax
 from fibo_robot.attention.operator import unpacked
 from fibo_robot.benchmarks.gpu.correctness import compare, row
 

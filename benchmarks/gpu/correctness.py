@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention import create_attention, diagonal_attention, force_backend
-from fibo_robot.attention.castling.angular import castling_inference, linear_angular, strongest_softmax
+from fibo_robot.attention.castling.angular import castling_inference, linear_angular
+from fibo_robot.attention.castling.branch import strongest_softmax
 from fibo_robot.attention.castling.training import castling_training
 from fibo_robot.attention.operator import unpacked
 from fibo_robot.attention.sparse.diagonal import MASK_MODES, Backend, MaskMode

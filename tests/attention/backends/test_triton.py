@@ -93,6 +93,13 @@ def test_results_lie_as_the_next_projection_reads_them(interpreted: dict[str, An
 
 
 @pytest.mark.triton
+def test_thresholds_of_castlings_branch_are_those_that_sorting_finds(interpreted: dict[str, Any]):
+    assert len(interpreted["thresholds"]) == 24
+    for what, (found, expected) in interpreted["thresholds"].items():
+        assert found == pytest.approx(expected, rel=2e-6), what
+
+
+@pytest.mark.triton
 def test_the_branchs_results_lie_as_what_is_traced_expects(interpreted: dict[str, Any]):
     with FakeTensorMode():
         q, cutoffs = torch.empty(2, 3, 20, 8, dtype=torch.bfloat16), torch.empty(3)

@@ -14,7 +14,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from fibo_robot.attention import diagonal_attention, operator
-from fibo_robot.attention.castling import angular
+from fibo_robot.attention.castling import branch as castling_branch
 from fibo_robot.attention.sparse.diagonal import Backend
 from fibo_robot.attention.sparse.reference import reference_attention
 from fibo_robot.benchmarks.gpu import branch
@@ -25,8 +25,9 @@ def stand_in_for_the_cpu() -> None:
     """Let Triton's kernels, which the interpreter runs, be the CPU's."""
     operator.diagonal_attention_forward.register_kernel("cpu")(operator.forward_on_cuda)
     operator.diagonal_attention_backward.register_kernel("cpu")(operator.backward_on_cuda)
-    angular.branch_operator.register_kernel("cpu")(angular.branch_on_cuda)
-    angular.branch_backward_operator.register_kernel("cpu")(angular.branch_backward_on_cuda)
+    castling_branch.branch_operator.register_kernel("cpu")(castling_branch.branch_on_cuda)
+    castling_branch.branch_backward_operator.register_kernel("cpu")(castling_branch.branch_backward_on_cuda)
+    castling_branch.threshold_operator.register_kernel("cpu")(castling_branch.threshold_on_cuda)
     _multiply_bfloat16()
 
 
@@ -80,6 +81,28 @@ def branch_layouts(device: str) -> list[tuple[list[int], str]]:
     return _described(out, passed, lse, *grads)
 
 
+def thresholds(device: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Of Castling's branch, for each head: what the operator finds, and what sorting in float64 does."""
+    found = {}
+    for batch, tokens, head_dim in ((1, 1, 16), (2, 17, 8), (3, 131, 80), (6, 200, 64)):
+        for dtype, mass in product((torch.float32, torch.bfloat16), (0.1, 0.5, 1.0)):
+            qkv = torch.randn(batch, tokens, 3, 2, head_dim, device=device).to(dtype)
+            q, k, _ = operator.unpacked(qkv)
+            examples = min(batch, castling_branch.SAMPLED_EXAMPLES)
+            queries = min(tokens, castling_branch.SAMPLED_QUERIES // examples)
+            of_batch = [number * batch // examples for number in range(examples)]
+            of_tokens = [number * tokens // queries for number in range(queries)]
+            logits = q.double()[of_batch][:, :, of_tokens] @ k.double()[of_batch].mT * head_dim**-0.5
+            weights = logits.softmax(dim=-1).transpose(0, 1).flatten(1).sort(dim=1, descending=True).values
+            needed = (weights.cumsum(dim=1) < mass * examples * queries * (1 - 1e-12)).sum(
+                dim=1, keepdim=True
+            )
+            last = torch.ops.fibo_robot.last_of_mass(q, k, mass, head_dim**-0.5)
+            name = f"{batch}x2x{tokens}x{head_dim}, {dtype}, {mass:g}"
+            found[name] = last.tolist(), weights.gather(1, needed).flatten().tolist()
+    return found
+
+
 def _described(*results: torch.Tensor) -> list[tuple[list[int], str]]:
     return [(list(tensor.stride()), str(tensor.dtype)) for tensor in results]
 
@@ -93,6 +116,7 @@ def main(device: str) -> None:
     of_branch = {case.name: branch.errors(case, device) for case in branch.CASES}
     beside = {"nan": reached_by_nan(device, backend), "layouts": layouts(device)}
     beside |= {"branch": of_branch, "branch_layouts": branch_layouts(device)}
+    beside |= {"thresholds": thresholds(device)}
     json.dump({"errors": found, **beside}, sys.stdout)
 
 

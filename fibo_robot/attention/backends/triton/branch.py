@@ -1,4 +1,4 @@
-"""Castling's training branch on CUDA: one kernel forward, two backward (branch_kernels.py).
+"""Castling's training branch on CUDA: one kernel forward, two backward, and two that find its thresholds.
 
 A call copies nothing to the device and waits for nothing, so a CUDA graph can hold it. q, k and v are read
 where they lie. Correct in Triton's interpreter (TRITON_INTERPRET=1), where it also accepts CPU tensors.
@@ -95,6 +95,30 @@ def strongest_softmax_backward(
         of_keys = (*given, lse, delta, cutoffs, strided(into_k), strided(into_v))
         _launch(kernels.backward_keys_kernel, launches.keys, q, scale, *of_keys)
     return grads
+
+
+def last_of_mass(q: Tensor, k: Tensor, mass: float, scale: float, examples: int, queries: int) -> Tensor:
+    """The last of each head's strongest weights that together carry the share `mass`: `(heads,)`, float32.
+
+    Args:
+        q, k: `(B, heads, N, head_dim)`.
+        mass: in (0, 1].
+        scale: factor on q·k, above 0.
+        examples: how many count, evenly from the batch; `queries` of each, evenly from its sequence.
+    """
+    batch, heads, tokens, head_dim = q.shape
+    with torch.cuda.device_of(q):
+        weights = torch.empty((heads, examples, queries, tokens), dtype=torch.float32, device=q.device)
+        found = torch.empty(heads, dtype=torch.float32, device=q.device)
+        kernels.sampled_weights_kernel[(heads * examples,)](
+            strided(q), strided(k), weights, batch, heads, tokens, queries, examples, scale,
+            D=head_dim, BLOCK_D=power_of_two(head_dim), BLOCK=power_of_two(queries), OTHERS=64,
+            num_warps=4, num_stages=3 if q.element_size() == 2 else 1,
+        )  # fmt: skip
+        kernels.threshold_kernel[(heads,)](
+            weights, found, examples * queries * tokens, mass, BLOCK=8192, num_warps=32
+        )
+    return found
 
 
 def _launches(q: Tensor) -> Launches:

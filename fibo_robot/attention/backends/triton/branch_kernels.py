@@ -18,6 +18,8 @@ import triton.language as tl
 
 from fibo_robot.attention.backends.triton.kernels import LOG2_E, dot_rows, head_of, load_rows, store_rows
 
+ONE = tl.constexpr(0x3F800000)  # the bits of 1 in float32
+WAYS = tl.constexpr(4)
 PRECISION = tl.constexpr("tf32x3")  # of products in float32: three of TF32, on the tensor cores
 
 
@@ -54,6 +56,12 @@ def _sum_weights(
         l_i = l_i * tl.exp2(m_i * factor - highest) + tl.sum(powers, axis=1)
         m_i = larger
     return m_i, l_i
+
+
+@triton.jit
+def _log_sum(m_i, l_i, factor):
+    """The log-sum-exp of logits, as it is stored."""
+    return (m_i * factor + tl.log2(l_i)) / LOG2_E
 
 
 @triton.jit
@@ -97,7 +105,7 @@ def forward_kernel(
     m_i, l_i = _sum_weights(
         queries, k_head, k[3], m_i, l_i, whole, tokens, tokens, factor, D, BLOCK_D, OTHERS, True
     )
-    own_lse = (m_i * factor + tl.log2(l_i)) / LOG2_E
+    own_lse = _log_sum(m_i, l_i, factor)
     place = bh * tokens + rows
     tl.store(lse + place, own_lse, mask=inside)
     own_lse *= LOG2_E  # as the backward pass has it, from what was stored
@@ -204,3 +212,64 @@ def backward_keys_kernel(
         sum_k = tl.dot(d_logits.to(queries.dtype), queries, sum_k, input_precision=PRECISION)
     store_rows(head_of(grad_k, batch, head), grad_k[3], rows, inside, sum_k * scale, D, BLOCK_D)
     store_rows(head_of(grad_v, batch, head), grad_v[3], rows, inside, sum_v, D, BLOCK_D)
+
+
+@triton.jit
+def sampled_weights_kernel(
+    q, k, weights, batch, heads, tokens, queries, examples, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, OTHERS: tl.constexpr,
+):  # fmt: skip
+    """`weights (heads, examples, queries, N)` of so many queries, at most BLOCK, evenly from each sequence.
+
+    A program owns a head of one of so many examples, evenly from the batch.
+    """
+    example, head = tl.program_id(0) % examples, tl.program_id(0) // examples
+    of_batch, of_head = (example * batch // examples).to(tl.int64), head.to(tl.int64)
+    k_head = head_of(k, of_batch, of_head)
+    numbers = tl.arange(0, BLOCK)
+    sampled = numbers < queries
+    own = load_rows(head_of(q, of_batch, of_head), q[3], numbers * tokens // queries, sampled, D, BLOCK_D)
+    factor = scale * LOG2_E
+    m_i = tl.full([BLOCK], float("-inf"), tl.float32)
+    l_i = tl.zeros([BLOCK], tl.float32)
+    m_i, l_i = _sum_weights(own, k_head, k[3], m_i, l_i, 0, tokens, tokens, factor, D, BLOCK_D, OTHERS, True)
+    lse = _log_sum(m_i, l_i, factor) * LOG2_E
+    into = weights + (tl.program_id(0) * queries + numbers).to(tl.int64)[:, None] * tokens
+    for start in range(0, tokens, OTHERS):
+        rows = start + tl.arange(0, OTHERS)
+        inside = rows < tokens
+        products = _products(own, load_rows(k_head, k[3], rows, inside, D, BLOCK_D), inside, True)
+        values = tl.exp2(products * factor - lse[:, None])
+        tl.store(into + rows[None, :], values, mask=sampled[:, None] & inside[None, :])
+
+
+@triton.jit
+def threshold_kernel(weights, found, count, mass, BLOCK: tl.constexpr):
+    """The largest of a head's `count` weights without which those above it carry less than the share `mass`.
+
+    Found among all float32 numbers in [0, 1], whose bits are ordered as they are: each pass over the weights
+    sums those above each of WAYS bounds, and leaves the interval between two of these.
+    """
+    head = tl.program_id(0)
+    weights += head.to(tl.int64) * count
+    total = tl.sum(_mass_above(weights, count, tl.full([WAYS], -1.0, tl.float32), BLOCK), axis=0) / WAYS
+    low, high = -1, ONE
+    while high - low > 1:
+        step = (high - low + WAYS - 1) // WAYS
+        bounds = (low + step * (1 + tl.arange(0, WAYS))).to(tl.float32, bitcast=True)
+        passed = _mass_above(weights, count, bounds, BLOCK) >= mass * total
+        low += step * tl.sum(passed.to(tl.int32), axis=0)
+        high = tl.minimum(high, low + step)
+    bits = tl.full([1], high, tl.int32)
+    tl.store(found + head + tl.arange(0, 1), bits.to(tl.float32, bitcast=True))
+
+
+@triton.jit
+def _mass_above(weights, count, bounds, BLOCK: tl.constexpr):
+    """The sums of those weights that are above each of the bounds."""
+    sums = tl.zeros([BLOCK, WAYS], tl.float32)
+    for start in range(0, count, BLOCK):
+        places = start + tl.arange(0, BLOCK)
+        values = tl.load(weights + places, mask=places < count, other=0.0)[:, None]
+        sums += tl.where(values > bounds[None, :], values, 0.0)
+    return tl.sum(sums, axis=0)
