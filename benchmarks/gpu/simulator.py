@@ -1,6 +1,7 @@
 """The batched simulator on this device, beside worker processes, where MuJoCo Warp is installed."""
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,9 @@ def measure(
     task: "Task | None" = None,
     make: "MakeWorlds | None" = None,
 ) -> list[dict[str, Any]]:
-    """Rows of one case: one worker process with one world, and the worlds on the device.
+    """Rows of one case: worker processes, one and as many as there are cores, and the worlds on the device.
+
+    Worlds are drawn by Warp; processes draw as robosuite does, through EGL on the GPU where that is there.
 
     Args:
         case: what to simulate.
@@ -75,19 +78,34 @@ def measure(
         rounds: timed repetitions.
         task: in place of the one that the case names.
         make: builds other worlds than MuJoCo Warp's.
+
+    Returns:
+        Rows as of :class:`fibo_robot.benchmarks.simulation.worlds.WorldsRow`, with their ratios to one
+        process and to the fastest number of processes.
     """
     from fibo_robot.benchmarks.simulation import worlds
 
-    if task is None:
-        from fibo_robot.envs.tasks import get_task
-
-        task = get_task(case.task, renderer="warp") if case.pictures else get_task(case.task, cameras=())
-    policy = RandomPolicy(task.shape_meta(), device)
-    rows = worlds.measure(policy, task, (case.worlds,), device, (1,), STEPS, rounds, make)
-    one, many = (next(row for row in rows if row.case == engine) for engine in ("processes", "worlds"))
+    drawn_by_robosuite, drawn_by_warp = (task, task) if task is not None else _tasks(case)
+    policy = RandomPolicy(drawn_by_warp.shape_meta(), device)
+    counts = sorted({1, os.cpu_count() or 1})
+    rows = worlds.measure(policy, drawn_by_robosuite, (), device, counts, STEPS, rounds)
+    one, most = rows[0].env_steps_per_s, max(row.env_steps_per_s for row in rows)
+    rows += worlds.measure(policy, drawn_by_warp, (case.worlds,), device, (), STEPS, rounds, make)
     found = []
-    for row in (one, many):
+    for row in rows:
         about = row.to_dict()
-        ratio = row.env_steps_per_s / one.env_steps_per_s
-        found.append({**asdict(case), "engine": about.pop("case"), **about, "speedup_vs_one_process": ratio})
+        ratios = {
+            "speedup_vs_one_process": row.env_steps_per_s / one,
+            "speedup_vs_processes": row.env_steps_per_s / most,
+        }
+        found.append({**asdict(case), "engine": about.pop("case"), **about, **ratios})
     return found
+
+
+def _tasks(case: SimulatorCase) -> "tuple[Task, Task]":
+    from fibo_robot.envs.tasks import get_task
+
+    if case.pictures:
+        return get_task(case.task), get_task(case.task, renderer="warp")
+    without = get_task(case.task, cameras=())
+    return without, without

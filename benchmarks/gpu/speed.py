@@ -1,8 +1,9 @@
 """How fast are attentions, alone and as whole modules, beside the best of what PyTorch has?
 
 All competitors of a case run in one process, in an order drawn anew for each round, each called for many
-times between two CUDA events. Dense attention runs through each of PyTorch's fused backends that takes the
-case; ratios are against the fastest of them, and against FlexAttention with Fibottention's mask.
+times between two CUDA events: from Python, and again as CUDA graphs (graphs.py). Dense attention runs through
+each of PyTorch's fused backends that takes the case; ratios are against the fastest of them, and against
+FlexAttention with Fibottention's mask.
 """
 
 import gc
@@ -19,6 +20,7 @@ from fibo_robot.attention import force_backend
 from fibo_robot.attention.sparse.diagonal import Backend
 from fibo_robot.attention.wythoff import count_pairs, head_offsets
 from fibo_robot.benchmarks.attention.cases import DENSE, FLEX, build_modules, cases_alone, cases_whole
+from fibo_robot.benchmarks.gpu.graphs import captured, first_line
 from fibo_robot.benchmarks.harness import interleave, peak_memory_mb, quartiles, speedup
 
 Scope = Literal["alone", "module"]
@@ -83,17 +85,36 @@ def measure(case: SpeedCase, device: str, kernel: Backend, rounds: Rounds) -> li
     calls |= {name: partial(_through, backend, calls[DENSE]) for name, backend in FUSED.items()}
     with force_backend(kernel):
         calls, left_out = usable(calls)
-        times = interleave(calls, rounds.count, device=device, least_seconds=rounds.seconds)
         memory = {name: peak_memory_mb(call, device) for name, call in calls.items()}
+        timed, not_captured = time_launches(calls, (DENSE, *FUSED), device, rounds)
     offsets = head_offsets(case.tokens - 1, case.heads)
     pairs = sum(count_pairs(row, case.tokens - 1) for row in offsets) / case.heads + 2 * case.tokens - 1
     keys = {name: float(case.tokens) for name in (DENSE, *FUSED)}
     keys |= {"fibottention": pairs / case.tokens, FLEX: pairs / case.tokens}
     rows = [
-        {**row, "peak_memory_mb": memory[row["op"]], "keys_per_query": keys.get(row["op"])}
-        for row in compare(times, (DENSE, *FUSED))
+        {**row, "peak_memory_mb": memory[row["op"]], "keys_per_query": keys.get(row["op"])} for row in timed
     ]
+    left_out |= not_captured
     return [{**asdict(case), **row} for row in rows + [{"left_out": left_out}] * bool(left_out)]
+
+
+def time_launches(
+    calls: Mapping[str, Callable[[], object]], baselines: Sequence[str], device: str, rounds: Rounds
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Rows as of :func:`compare`, launched from Python and, on CUDA, once more as replays of CUDA graphs.
+
+    Returns:
+        The rows, each with its `launch`, `eager` or `graph`; and what no graph can hold, with the reason.
+    """
+    options: dict[str, Any] = {"device": device, "least_seconds": rounds.seconds}
+    times = interleave(calls, rounds.count, **options)
+    rows = [{"launch": "eager", **row} for row in compare(times, baselines)]
+    if device != "cuda":
+        return rows, {}
+    replays, fails = captured(calls)
+    times = interleave(replays, rounds.count, **options)
+    rows += [{"launch": "graph", **row} for row in compare(times, baselines)]
+    return rows, {f"{name} in a CUDA graph": why for name, why in fails.items()}
 
 
 def usable(
@@ -105,7 +126,7 @@ def usable(
         try:
             call()
         except Exception as error:  # whatever a library raises: the row says so
-            fails[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+            fails[name] = first_line(error)
         else:
             runs[name] = call
     gc.collect()

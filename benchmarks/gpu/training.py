@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from fibo_robot.attention import choose_backend, force_backend
 from fibo_robot.attention.sparse.diagonal import Backend
 from fibo_robot.attention.swapping.swap import angular_cores
-from fibo_robot.benchmarks.gpu.speed import Rounds, compare, usable
-from fibo_robot.benchmarks.harness import interleave, peak_memory_mb
+from fibo_robot.benchmarks.gpu.speed import Rounds, time_launches, usable
+from fibo_robot.benchmarks.harness import peak_memory_mb
 from fibo_robot.encoders import create_encoder, create_video_encoder
 
 DENSE = "dense"
@@ -69,16 +69,18 @@ def measure(case: TrainingCase, device: str, kernel: Backend, rounds: Rounds) ->
         if name == "castling":
             for _, core in angular_cores(model):
                 core.set_branch_scale(0)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device == "cuda")
+        on_cuda = device == "cuda"
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=on_cuda, capturable=on_cuda)
         steps[name] = step = partial(_step, model, optimizer, pixels, device)
         if name == "fibottention" and chosen != kernel:
             steps[f"fibottention_{kernel}"] = partial(_with_backend, kernel, step)
     steps, left_out = usable(steps)
-    times = interleave(steps, rounds.count, device=device, least_seconds=rounds.seconds)
-    rows = compare(times, [DENSE])
+    memory = {name: peak_memory_mb(step, device) for name, step in steps.items()}
+    rows, not_captured = time_launches(steps, [DENSE], device, rounds)
     for row in rows:
         row["examples_per_s"] = 1000 * case.batch / row["milliseconds"]
-        row["peak_memory_mb"] = peak_memory_mb(steps[row["op"]], device)
+        row["peak_memory_mb"] = memory[row["op"]]
+    left_out |= not_captured
     about = {**asdict(case), "tokens": case.tokens, "chosen_backend": chosen}
     return [{**about, **row} for row in rows + [{"left_out": left_out}] * bool(left_out)]
 

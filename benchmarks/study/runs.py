@@ -1,18 +1,21 @@
 """Trains and tests what the plan says, one run after another; what is finished is never done again."""
 
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fibo_robot.attention.modules import AttentionModule
 from fibo_robot.attention.sparse.reference import dense_mask
-from fibo_robot.benchmarks.study.plan import Run, Stage, Variant, order, overrides
+from fibo_robot.benchmarks.study.plan import TUNING_SEED, Run, Stage, Variant, order, overrides
 from fibo_robot.files import write_json
 from fibo_robot.training.config import compose_config
 from fibo_robot.training.run import train
@@ -68,7 +71,9 @@ class Record:
         return dict(enumerate(bits.astype(bool).tolist()))
 
 
-def run_study(stage: Stage, variants: Sequence[Variant], data: Path, folder: Path) -> list[Record]:
+def run_study(
+    stage: Stage, variants: Sequence[Variant], data: Path, folder: Path, jobs: int = 1
+) -> list[Record]:
     """Do every run of the stage that is not finished yet; returns the records of all.
 
     Args:
@@ -76,15 +81,49 @@ def run_study(stage: Stage, variants: Sequence[Variant], data: Path, folder: Pat
         variants: which variants.
         data: folder of the pictures, with a train and a test part.
         folder: takes a run directory per run; what is found there is gone on with.
+        jobs: runs at once. With more than one, each has a process and its share of the CPU's cores.
     """
     runs = order(stage, variants)
-    for number, run in enumerate(runs, start=1):
+    todo = [(number, run) for number, run in enumerate(runs, start=1) if not _is_done(stage, run, folder)]
+
+    def begun(number: int, run: Run) -> tuple[Stage, Run, Path, Path]:
         chosen = run if run.learning_rate else replace(run, learning_rate=_best_rate(stage, run, folder))
-        place = folder / stage.name / chosen.folder
-        if not (place / RECORD).exists():
-            print(f"study {stage.name}: run {number} of {len(runs)}, {chosen.folder}", flush=True)
-            write_json(place / RECORD, asdict(_do(stage, chosen, data, place)))
+        print(f"study {stage.name}: run {number} of {len(runs)}, {chosen.folder}", flush=True)
+        return stage, chosen, data, folder / stage.name / chosen.folder
+
+    if jobs == 1:
+        for number, run in todo:
+            _finish(*begun(number, run))
+        return read_records(folder / stage.name)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA cannot be forked
+    with ProcessPoolExecutor(jobs, spawn, torch.set_num_threads, (threads,)) as pool:
+        running: set[Future[None]] = set()
+        while todo or running:
+            ready = [item for item in todo if item[1].tunes or _is_tuned(stage, item[1], folder)]
+            for item in ready[: jobs - len(running)]:
+                todo.remove(item)
+                running.add(pool.submit(_finish, *begun(*item)))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
     return read_records(folder / stage.name)
+
+
+def _finish(stage: Stage, run: Run, data: Path, place: Path) -> None:
+    write_json(place / RECORD, asdict(_do(stage, run, data, place)))
+
+
+def _is_done(stage: Stage, run: Run, folder: Path) -> bool:
+    return (folder / stage.name / run.folder / RECORD).exists()
+
+
+def _is_tuned(stage: Stage, run: Run, folder: Path) -> bool:
+    """Whether all is there from which the run's learning rate is chosen."""
+    return all(
+        _is_done(stage, replace(run, seed=TUNING_SEED, learning_rate=rate), folder)
+        for rate in stage.learning_rates
+    )
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -107,7 +146,7 @@ def _do(stage: Stage, run: Run, data: Path, place: Path) -> Record:
     train(compose_config([*overrides(stage, run), f"data.root={data}", f"run_dir={place}"]))
     seconds = time.process_time() - started
     history = json.loads((place / "history.json").read_text(encoding="utf-8"))
-    classifier = load_image_classifier(place)
+    classifier = load_image_classifier(place, "cuda" if torch.cuda.is_available() else "cpu")
     correct = None
     if not run.tunes:
         correct = evaluate_pictures(classifier, read_pictures(data).part("test")).correct

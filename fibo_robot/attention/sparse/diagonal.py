@@ -8,6 +8,7 @@ which of them is faster where.
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Literal, cast, get_args
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fibo_robot.attention.backends.sdpa import sdpa_attention
 from fibo_robot.attention.checks import require_choice
+from fibo_robot.attention.compiling import constant_result
 from fibo_robot.attention.errors import AttentionError
 from fibo_robot.attention.operator import KERNEL_DEVICES, sparse_attention
 from fibo_robot.attention.sparse.reference import reference_attention
@@ -168,13 +170,23 @@ def _check_offsets(
         )
     if len(offsets) != num_heads:
         raise AttentionError(f"offsets must hold one set per head of q ({num_heads}), not {len(offsets)}.")
-    head_sets = tuple(tuple(sorted(set(head_set))) for head_set in offsets)
+    head_sets = _ascending(tuple(map(tuple, offsets)))
     num_patches = num_tokens - num_prefix_tokens
     for head, head_set in enumerate(head_sets):
-        for offset in head_set:
-            if not 0 <= offset < num_patches:
-                raise AttentionError(
-                    f"offsets of head {head} must lie in [0, {num_patches}), the patch tokens of q, "
-                    f"but hold {offset}."
-                )
+        if head_set and (head_set[0] < 0 or head_set[-1] >= num_patches):
+            outside = head_set[0] if head_set[0] < 0 else head_set[-1]
+            raise AttentionError(
+                f"offsets of head {head} must lie in [0, {num_patches}), the patch tokens of q, "
+                f"but hold {outside}."
+            )
     return head_sets
+
+
+@constant_result
+def _ascending(offsets: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    return _cached_ascending(offsets)
+
+
+@lru_cache(maxsize=256)  # a model asks for the same few at every step
+def _cached_ascending(offsets: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(sorted(set(head_set))) for head_set in offsets)

@@ -17,6 +17,10 @@ def study(
     ] = None,
     stage: Annotated[str, typer.Option(help="How large: small, long, 1000, 5000, 48000.")] = "small",
     output: Annotated[Path, typer.Option(help="Takes a run directory per run.")] = Path("runs/study"),
+    jobs: Annotated[
+        int,
+        typer.Option(min=1, help="Runs at once, each in a process of its own; small ones share a GPU well."),
+    ] = 1,
     flips: Annotated[
         tuple[str, str] | None,
         typer.Option(help="Two variants: draw test pictures that one gets right and the other wrong."),
@@ -36,7 +40,7 @@ def study(
 
     chosen = find_stage(stage)
     if data is not None:
-        run_study(chosen, VARIANTS, data, output)
+        run_study(chosen, VARIANTS, data, output, jobs)
     records = read_records(output / chosen.name)
     summary = summarise(records)
     if not is_standard_output(json):

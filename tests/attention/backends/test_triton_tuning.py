@@ -29,7 +29,7 @@ def tuning(monkeypatch):
 
 
 def test_the_fastest_is_found_once_per_kind_of_shape(tuning):
-    launches, ran = tuple(tuning.Launch(64, warps, 1) for warps in (8, 2, 4)), []
+    launches, ran = tuple(tuning.Launch(64, warps) for warps in (8, 2, 4)), []
     for _ in range(3):
         assert tuning.choose_launch("short", launches, ran.append) == launches[1]
     assert tuning.timed == ran == list(launches)
@@ -38,7 +38,7 @@ def test_the_fastest_is_found_once_per_kind_of_shape(tuning):
 
 
 def test_nothing_is_timed_while_a_graph_is_captured_or_results_must_repeat(tuning, monkeypatch):
-    launches = tuple(tuning.Launch(64, warps, 1) for warps in (8, 2))
+    launches = tuple(tuning.Launch(64, warps) for warps in (8, 2))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert tuning.choose_launch("short", launches, print) == launches[0]
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)

@@ -20,11 +20,16 @@ from fibo_robot.attention.sparse.reference import reference_attention
 from fibo_robot.benchmarks.gpu import branch
 from fibo_robot.benchmarks.gpu.correctness import CASES, MODES, errors
 
+STANDING_IN = torch.library.Library("fibo_robot", "IMPL")
+
 
 def stand_in_for_the_cpu() -> None:
     """Let Triton's kernels, which the interpreter runs, be the CPU's."""
-    operator.diagonal_attention_forward.register_kernel("cpu")(operator.forward_on_cuda)
-    operator.diagonal_attention_backward.register_kernel("cpu")(operator.backward_on_cuda)
+    for name, kernel in (
+        ("diagonal_attention", operator.forward_on_cuda),
+        ("diagonal_attention_backward", operator.backward_on_cuda),
+    ):
+        STANDING_IN.impl(name, kernel, "CPU", allow_override=True)
     castling_branch.branch_operator.register_kernel("cpu")(castling_branch.branch_on_cuda)
     castling_branch.branch_backward_operator.register_kernel("cpu")(castling_branch.branch_backward_on_cuda)
     castling_branch.threshold_operator.register_kernel("cpu")(castling_branch.threshold_on_cuda)

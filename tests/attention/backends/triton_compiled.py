@@ -50,7 +50,7 @@ class Compiled:
             usage = _resources(compiled.asm["cubin"])
             ptx = compiled.asm["ptx"]
             copies = ptx.count("cp.async.c")
-            launch = {key: options[key] for key in ("BLOCK", "STAGES", "num_warps") if key in options}
+            launch = {key: options[key] for key in ("BLOCK", "num_warps") if key in options}
             self._found.append(
                 {
                     "kernel": self._kernel.__name__,

@@ -170,12 +170,14 @@ def test_encoders_have_the_tokens_that_the_rows_say(kind, frames, tokens) -> Non
     assert case.tokens == tokens and seen == [tokens]
 
 
-def test_worlds_are_compared_with_one_process() -> None:
-    rows = simulator.measure(SimulatorCase("toy", 2, True), "cpu", 1, task=cast(Any, ToyTask()), make=maker())
-    assert [(row["engine"], row["worlds"]) for row in rows] == [("processes", 1), ("worlds", 2)]
+def test_worlds_are_compared_with_processes_on_all_cores(monkeypatch) -> None:
+    monkeypatch.setattr(simulator.os, "cpu_count", lambda: 2)
+    rows = simulator.measure(SimulatorCase("toy", 3, True), "cpu", 1, task=cast(Any, ToyTask()), make=maker())
+    assert [(r["engine"], r["worlds"]) for r in rows] == [("processes", 1), ("processes", 2), ("worlds", 3)]
+    one, two, worlds = (row["env_steps_per_s"] for row in rows)
     assert rows[0]["speedup_vs_one_process"] == 1
-    ratio = rows[1]["env_steps_per_s"] / rows[0]["env_steps_per_s"]
-    assert rows[1]["speedup_vs_one_process"] == pytest.approx(ratio)
+    assert rows[2]["speedup_vs_one_process"] == pytest.approx(worlds / one)
+    assert rows[2]["speedup_vs_processes"] == pytest.approx(worlds / max(one, two))
 
 
 def test_case_names_are_unique_and_tolerances_follow_the_rounding() -> None:

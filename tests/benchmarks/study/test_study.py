@@ -106,7 +106,7 @@ def test_a_study_is_done_once_and_gone_on_with(
     )  # fmt: skip
     monkeypatch.setitem(STAGES, "tiny", stage)
     some = [variant for variant in VARIANTS if variant.name in ("fibottention", "castling")]
-    records = run_study(stage, some, coloured, tmp_path)
+    records = run_study(stage, some, coloured, tmp_path, jobs=2)
     assert [(r.variant, r.seed) for r in records if r.correct] == [("castling", 0), ("fibottention", 0)]
     tested = {r.variant: r for r in records if r.correct}
     assert len(tested["castling"].outcomes()) == 12

@@ -1,6 +1,6 @@
-"""Diagonal attention on CUDA: Triton kernels that walk the diagonals. Not yet measured on a GPU.
+"""Diagonal attention on CUDA: Triton kernels that walk the diagonals.
 
-Correct in Triton's interpreter (TRITON_INTERPRET=1), where it also accepts CPU tensors. The kernels read q, k
+In Triton's interpreter (TRITON_INTERPRET=1) it also accepts CPU tensors. The kernels read q, k
 and v where they lie, so the views that a module makes of one projection are not copied, and write results as
 `(B, N, heads, D)`, which is how the next projection reads them. A call copies nothing to the device and waits
 for nothing, so a CUDA graph can hold it, after a first call outside (tuning.py times launches then).
@@ -21,12 +21,13 @@ from fibo_robot.attention.operator import empty_packed, empty_tokens_first, unpa
 
 SPLITS = 32  # tiles whose parts of a prefix token are added at once
 
-# The first is used where nothing can be timed. With 128 rows of 64 and 16 warps, a tile in float32 takes 16
-# registers of a thread, and no kernel more than 128 of them on an H100.
+# The first is used where nothing can be timed: with 32 rows of 64 and 4 warps, a tile in float32 takes 16
+# registers of a thread. On an H100 in bfloat16 it was the fastest of all from 785 to 12,545 tokens, pipelined
+# loads (num_stages) cost time in every kernel.
 LAUNCHES: dict[int, tuple[Launch, ...]] = {
-    64: (Launch(128, 16, 1), Launch(64, 8, 1), Launch(64, 8, 2), Launch(128, 8, 1)),
-    128: (Launch(64, 16, 1), Launch(32, 8, 1), Launch(32, 8, 2), Launch(64, 8, 1)),
-    256: (Launch(32, 16, 1), Launch(16, 8, 1), Launch(16, 8, 2), Launch(32, 8, 1)),
+    64: (Launch(32, 4), Launch(64, 8), Launch(64, 4), Launch(16, 2)),
+    128: (Launch(32, 8), Launch(64, 16), Launch(32, 4), Launch(16, 4)),
+    256: (Launch(16, 8), Launch(32, 16), Launch(16, 4), Launch(32, 8)),
 }
 
 
@@ -49,11 +50,10 @@ def forward(
         tensors = tuple(map(strided, (q, k, v, out)))
 
         def arguments(tiles: int) -> tuple[Any, ...]:
-            parts = (problem.parts(tiles, 1), problem.parts(tiles, 1), problem.parts(tiles, problem.head_dim))
-            return *tensors, total_v, *problem.diagonals, lse, *parts
+            return *tensors, total_v, *problem.diagonals, lse, problem.parts(tiles, problem.head_dim + 2)
 
-        tiles, given = problem.walk(kernels.forward_kernel, arguments)
-        problem.gather(kernels.forward_prefix_kernel, (*tensors, lse, *given[-3:]), tiles)
+        tiles, (*_, parts) = problem.walk(kernels.forward_kernel, arguments)
+        problem.gather(kernels.forward_prefix_kernel, (*tensors, lse, parts), tiles)
     return out, lse
 
 
@@ -80,13 +80,13 @@ def backward(
         tensors = (*map(strided, (q, k, v, out, grad)), lse)
 
         def of_queries(tiles: int) -> tuple[Any, ...]:
-            parts = (problem.parts(tiles, problem.head_dim) for _ in range(2))
             masked_grad = (
                 lse.new_empty(q.shape[0] * q.shape[1], tiles, problem.head_dim) if zero_logit else lse
             )
-            return *tensors, *problem.diagonals, into_q, delta, masked, *parts, masked_grad
+            parts = problem.parts(tiles, 2 * problem.head_dim)
+            return *tensors, *problem.diagonals, into_q, delta, masked, parts, masked_grad
 
-        tiles_of_queries, (*_, part_k, part_v, masked_grad) = problem.walk(
+        tiles_of_queries, (*_, part_kv, masked_grad) = problem.walk(
             kernels_backward.backward_queries_kernel, of_queries
         )
         if zero_logit:
@@ -97,7 +97,7 @@ def backward(
             return *tensors, delta, masked, masked_grad, *problem.diagonals, *rest
 
         tiles_of_keys, (*_, part_q) = problem.walk(kernels_backward.backward_keys_kernel, of_keys)
-        given = (*tensors, into_q, into_k, into_v, part_q, part_k, part_v)
+        given = (*tensors, into_q, into_k, into_v, part_q, part_kv)
         problem.gather(kernels_backward.backward_prefix_kernel, given, tiles_of_queries, tiles_of_keys)
     return packed
 
@@ -140,7 +140,7 @@ class _Problem:
                 kernel[(tiles * self.batch * self.heads,)](
                     *given, self.heads, self.tokens, self.prefix, self.scale,
                     ZERO_LOGIT=self.zero_logit, D=self.head_dim, BLOCK_D=self.block_d, BLOCK=block,
-                    STAGES=launch.num_stages, num_warps=launch.num_warps,
+                    num_warps=launch.num_warps,
                 )  # fmt: skip
             return tiles, given
 
@@ -161,9 +161,9 @@ class _Problem:
             )  # fmt: skip
 
     def parts(self, tiles: int, width: int) -> Tensor:
-        """`(BH, prefix, tiles, width)` for what tiles say about prefix tokens."""
-        shape = self.batch * self.heads, max(self.prefix, 1), max(tiles, 1), width
-        return torch.empty(shape, dtype=torch.float32, device=self.device)
+        """Room for `width` numbers of every tile about every prefix token; one allocation, they take time."""
+        count = self.batch * self.heads * max(self.prefix, 1) * max(tiles, 1)
+        return torch.empty(count * width, dtype=torch.float32, device=self.device)
 
 
 @lru_cache(maxsize=256)

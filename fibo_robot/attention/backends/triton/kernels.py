@@ -91,17 +91,16 @@ def _finite(m_i):
 
 @triton.jit
 def forward_kernel(
-    q, k, v, out, total_v, offsets, starts, lse, partial_max, partial_sum, partial_out,
-    heads, tokens, prefix, scale,
+    q, k, v, out, total_v, offsets, starts, lse, parts, heads, tokens, prefix, scale,
     ZERO_LOGIT: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
 ):  # fmt: skip
     """Patch rows of `out` and `lse (BH, N)`, and the prefix queries' softmax over each tile.
 
-    `total_v (BH, D)` is the sum of v. `partial_max` and `partial_sum (BH, prefix, tiles)`, and `partial_out
-    (BH, prefix, tiles, D)` are largest logit, denominator and weighted values.
+    `total_v (BH, D)` is the sum of v. `parts` holds, one behind the other, weighted values `(BH, prefix,
+    tiles, D)`, largest logits and denominators `(BH, prefix, tiles)`.
     """
     tiles = tl.cdiv(tokens - prefix, BLOCK)
+    count = tl.num_programs(0).to(tl.int64) * prefix
     tile, bh = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
     batch, head = bh // heads, bh % heads
     q_head, k_head, v_head = head_of(q, batch, head), head_of(k, batch, head), head_of(v, batch, head)
@@ -124,9 +123,9 @@ def forward_kernel(
             largest = tl.max(logits, axis=0)
             weights = tl.exp2(logits - _finite(largest))
             place = (bh * prefix + token) * tiles + tile
-            tl.store(partial_max + place, largest)
-            tl.store(partial_sum + place, tl.sum(weights, axis=0))
-            store_row(partial_out, D, place, tl.sum(weights[:, None] * own_v, axis=0), D, BLOCK_D)
+            store_row(parts, D, place, tl.sum(weights[:, None] * own_v, axis=0), D, BLOCK_D)
+            tl.store(parts + D * count + place, largest)
+            tl.store(parts + (D + 1) * count + place, tl.sum(weights, axis=0))
             # And as a key.
             logits = dot_rows(queries, load_row(k_head, k[3], token, D, BLOCK_D)[None, :]) * factor
             values = load_row(v_head, v[3], token, D, BLOCK_D)[None, :]
@@ -138,7 +137,7 @@ def forward_kernel(
             if ZERO_LOGIT:
                 seen_v += values
     start, end = tl.load(starts + head), tl.load(starts + head + 1)
-    for index in tl.range(start, end, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
+    for index in tl.range(start, end, num_stages=1):  # pyright: ignore[reportGeneralTypeIssues]
         offset = tl.load(offsets + index)
         before, behind = rows - offset, rows + offset
         sees_before = inside & (before >= prefix)
@@ -182,7 +181,7 @@ def forward_kernel(
 
 @triton.jit
 def forward_prefix_kernel(
-    q, k, v, out, lse, partial_max, partial_sum, partial_out, heads, tokens, prefix, tiles, scale,
+    q, k, v, out, lse, parts, heads, tokens, prefix, tiles, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """Prefix rows of `out` and `lse`: one program each, over the prefix's own keys and all tiles' parts."""
@@ -200,16 +199,16 @@ def forward_prefix_kernel(
         l_i = l_i * rescale + weight
         acc = acc * rescale + weight * load_row(v_head, v[3], key, D, BLOCK_D)
         m_i = larger
-    first = (bh * prefix + token) * tiles
+    first, count = (bh * prefix + token) * tiles, tl.num_programs(0).to(tl.int64) * tiles
     for start in range(0, tiles, SPLITS):
-        parts = start + tl.arange(0, SPLITS)
-        there = parts < tiles
-        largest = tl.load(partial_max + first + parts, mask=there, other=float("-inf"))
+        places = start + tl.arange(0, SPLITS)
+        there = places < tiles
+        largest = tl.load(parts + D * count + first + places, mask=there, other=float("-inf"))
         larger = tl.maximum(m_i, tl.max(largest, axis=0))
         rescale, factors = tl.exp2(m_i - _finite(larger)), tl.exp2(largest - _finite(larger))
-        sums = tl.load(partial_sum + first + parts, mask=there, other=0.0)
+        sums = tl.load(parts + (D + 1) * count + first + places, mask=there, other=0.0)
         l_i = l_i * rescale + tl.sum(factors * sums, axis=0)
-        weighted = load_rows(partial_out, D, first + parts, there, D, BLOCK_D)
+        weighted = load_rows(parts, D, first + places, there, D, BLOCK_D)
         acc = acc * rescale + tl.sum(factors[:, None] * weighted, axis=0)
         m_i = larger
     store_row(head_of(out, batch, head), out[3], token, acc / l_i, D, BLOCK_D)

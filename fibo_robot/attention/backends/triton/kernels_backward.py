@@ -27,17 +27,17 @@ from fibo_robot.attention.backends.triton.kernels import (
 
 @triton.jit
 def backward_queries_kernel(
-    q, k, v, out, grad, lse, offsets, starts, grad_q, delta, masked, partial_k, partial_v, partial_masked,
+    q, k, v, out, grad, lse, offsets, starts, grad_q, delta, masked, partial_kv, partial_masked,
     heads, tokens, prefix, scale,
     ZERO_LOGIT: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
 ):  # fmt: skip
     """Patch rows of dq, `delta` and `masked (BH, N)`, and what the tile gives to prefix keys.
 
-    `partial_k`, `partial_v (BH, prefix, tiles, D)` are its parts of their dk and dv, `partial_masked (BH,
-    tiles, D)` its sum of masked · grad.
+    `partial_kv (2, BH, prefix, tiles, D)` are its parts of their dk and dv, `partial_masked (BH, tiles, D)`
+    its sum of masked · grad.
     """
     tiles = tl.cdiv(tokens - prefix, BLOCK)
+    of_v = tl.num_programs(0).to(tl.int64) * prefix
     tile, bh = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
     batch, head = bh // heads, bh % heads
     k_head, v_head = head_of(k, batch, head), head_of(v, batch, head)
@@ -58,11 +58,11 @@ def backward_queries_kernel(
         d_logits = weights * (dot_rows(own_grad, values) - own_delta)
         sum_q += d_logits[:, None] * keys
         place = (bh * prefix + token) * tiles + tile
-        store_row(partial_k, D, place, tl.sum(d_logits[:, None] * own_q, axis=0), D, BLOCK_D)
-        store_row(partial_v, D, place, tl.sum(weights[:, None] * own_grad, axis=0), D, BLOCK_D)
+        store_row(partial_kv, D, place, tl.sum(d_logits[:, None] * own_q, axis=0), D, BLOCK_D)
+        store_row(partial_kv, D, of_v + place, tl.sum(weights[:, None] * own_grad, axis=0), D, BLOCK_D)
     seen = tl.zeros([BLOCK], tl.int32) + prefix
     start, end = tl.load(starts + head), tl.load(starts + head + 1)
-    for index in tl.range(start, end, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
+    for index in tl.range(start, end, num_stages=1):  # pyright: ignore[reportGeneralTypeIssues]
         offset = tl.load(offsets + index)
         before, behind = rows - offset, rows + offset
         sees_before = inside & (before >= prefix)
@@ -91,7 +91,6 @@ def backward_keys_kernel(
     q, k, v, out, grad, lse, delta, masked, masked_grad, offsets, starts, grad_k, grad_v, partial_q,
     heads, tokens, prefix, scale,
     ZERO_LOGIT: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
 ):  # fmt: skip
     """Patch rows of dk and dv, and what the tile gives to prefix queries.
 
@@ -127,7 +126,7 @@ def backward_keys_kernel(
         place = (bh * prefix + token) * tiles + tile
         store_row(partial_q, D, place, tl.sum(d_logits[:, None] * own_k, axis=0), D, BLOCK_D)
     start, end = tl.load(starts + head), tl.load(starts + head + 1)
-    for index in tl.range(start, end, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
+    for index in tl.range(start, end, num_stages=1):  # pyright: ignore[reportGeneralTypeIssues]
         offset = tl.load(offsets + index)
         for side in tl.static_range(2):  # pyright: ignore[reportGeneralTypeIssues]: Triton unrolls it
             others = rows + (2 * side - 1) * offset
@@ -151,7 +150,7 @@ def backward_keys_kernel(
 
 @triton.jit
 def backward_prefix_kernel(
-    q, k, v, out, grad, lse, grad_q, grad_k, grad_v, partial_q, partial_k, partial_v,
+    q, k, v, out, grad, lse, grad_q, grad_k, grad_v, partial_q, partial_kv,
     heads, tokens, prefix, tiles_of_queries, tiles_of_keys, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
@@ -172,8 +171,9 @@ def backward_prefix_kernel(
     factor = scale * LOG2_E
     place = bh * prefix + token
     sum_q = sum_of_rows(partial_q, place * tiles_of_keys, tiles_of_keys, D, BLOCK_D, SPLITS)
-    sum_k = sum_of_rows(partial_k, place * tiles_of_queries, tiles_of_queries, D, BLOCK_D, SPLITS)
-    sum_v = sum_of_rows(partial_v, place * tiles_of_queries, tiles_of_queries, D, BLOCK_D, SPLITS)
+    of_v = place + tl.num_programs(0)
+    sum_k = sum_of_rows(partial_kv, place * tiles_of_queries, tiles_of_queries, D, BLOCK_D, SPLITS)
+    sum_v = sum_of_rows(partial_kv, of_v * tiles_of_queries, tiles_of_queries, D, BLOCK_D, SPLITS)
     for other in range(prefix):
         other_k = load_row(k_head, k[3], other, D, BLOCK_D)
         weight = tl.exp2(dot(own_q, other_k) * factor - own_lse)
