@@ -38,7 +38,7 @@ def stand_in_for_the_cpu() -> None:
 
 def _multiply_bfloat16() -> None:
     """The interpreter holds bfloat16 as 16 bits, and multiplies those as if they were integers."""
-    builder = interpreter.InterpreterBuilder
+    builder: Any = interpreter.InterpreterBuilder
     as_it_is = builder.create_dot
 
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:

@@ -110,14 +110,14 @@ def last_of_mass(q: Tensor, k: Tensor, mass: float, scale: float, examples: int,
     with torch.cuda.device_of(q):
         weights = torch.empty((heads, examples, queries, tokens), dtype=torch.float32, device=q.device)
         found = torch.empty(heads, dtype=torch.float32, device=q.device)
-        kernels.sampled_weights_kernel[(heads * examples,)](
+        sample: Any = kernels.sampled_weights_kernel
+        sample[(heads * examples,)](
             strided(q), strided(k), weights, batch, heads, tokens, queries, examples, scale,
             D=head_dim, BLOCK_D=power_of_two(head_dim), BLOCK=power_of_two(queries), OTHERS=64,
             num_warps=4, num_stages=3 if q.element_size() == 2 else 1,
         )  # fmt: skip
-        kernels.threshold_kernel[(heads,)](
-            weights, found, examples * queries * tokens, mass, BLOCK=8192, num_warps=32
-        )
+        find: Any = kernels.threshold_kernel
+        find[(heads,)](weights, found, examples * queries * tokens, mass, BLOCK=4096, num_warps=32)
     return found
 
 

@@ -9,8 +9,8 @@ only once they are known to pass. All kernels compute a weight from the same pro
 log-sum-exp by the same instructions, so what passed forward passes backward.
 
 Tensors travel as in kernels.py. Tiles are padded to BLOCK_D columns of zeros. A program owns BLOCK rows and
-meets OTHERS of the others at a time; whole tiles first, then the rest, where EDGE masks what is behind the
-last token.
+meets OTHERS of the others at a time; whole tiles first, then the rest, where what is behind the last token is
+masked (AT_EDGE).
 """
 
 import triton
@@ -18,24 +18,25 @@ import triton.language as tl
 
 from fibo_robot.attention.backends.triton.kernels import LOG2_E, dot_rows, head_of, load_rows, store_rows
 
+WHOLE, EDGE = tl.constexpr(False), tl.constexpr(True)
 ONE = tl.constexpr(0x3F800000)  # the bits of 1 in float32
 WAYS = tl.constexpr(4)
 PRECISION = tl.constexpr("tf32x3")  # of products in float32: three of TF32, on the tensor cores
 
 
 @triton.jit
-def _inside(rows, tokens, EDGE: tl.constexpr):
+def _inside(rows, tokens, AT_EDGE: tl.constexpr):
     """Which rows exist: all of them away from the edge, which spares their loads a mask."""
-    if EDGE:
+    if AT_EDGE:
         return rows < tokens
     return tl.full(rows.shape, True, tl.int1)
 
 
 @triton.jit
-def _products(queries, keys, inside, EDGE: tl.constexpr):
+def _products(queries, keys, inside, AT_EDGE: tl.constexpr):
     """Queries by keys; -inf for keys that do not exist, which then weigh nothing."""
     products = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
-    if EDGE:
+    if AT_EDGE:
         products = tl.where(inside[None, :], products, float("-inf"))
     return products
 
@@ -43,13 +44,13 @@ def _products(queries, keys, inside, EDGE: tl.constexpr):
 @triton.jit
 def _sum_weights(
     queries, k_head, k_stride, m_i, l_i, first, last, tokens, factor,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, OTHERS: tl.constexpr, EDGE: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, OTHERS: tl.constexpr, AT_EDGE: tl.constexpr,
 ):  # fmt: skip
     """Adds the keys from `first` on to each query's largest product and denominator."""
     for start in range(first, last, OTHERS):
         rows = start + tl.arange(0, OTHERS)
-        inside = _inside(rows, tokens, EDGE)
-        products = _products(queries, load_rows(k_head, k_stride, rows, inside, D, BLOCK_D), inside, EDGE)
+        inside = _inside(rows, tokens, AT_EDGE)
+        products = _products(queries, load_rows(k_head, k_stride, rows, inside, D, BLOCK_D), inside, AT_EDGE)
         larger = tl.maximum(m_i, tl.max(products, axis=1))
         highest = larger * factor
         powers = tl.exp2(products * factor - highest[:, None])
@@ -67,13 +68,13 @@ def _log_sum(m_i, l_i, factor):
 @triton.jit
 def _sum_kept(
     queries, k_head, k_stride, v_head, v_stride, lse, cutoff, acc, passed, first, last, tokens, factor,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, OTHERS: tl.constexpr, EDGE: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, OTHERS: tl.constexpr, AT_EDGE: tl.constexpr,
 ):  # fmt: skip
     """Adds the values of the keys from `first` on by their weights above the cutoff, and those weights."""
     for start in range(first, last, OTHERS):
         rows = start + tl.arange(0, OTHERS)
-        inside = _inside(rows, tokens, EDGE)
-        products = _products(queries, load_rows(k_head, k_stride, rows, inside, D, BLOCK_D), inside, EDGE)
+        inside = _inside(rows, tokens, AT_EDGE)
+        products = _products(queries, load_rows(k_head, k_stride, rows, inside, D, BLOCK_D), inside, AT_EDGE)
         values = load_rows(v_head, v_stride, rows, inside, D, BLOCK_D)
         weights = tl.exp2(products * factor - lse[:, None])
         kept = tl.where(weights <= cutoff, 0.0, weights)
@@ -100,10 +101,10 @@ def forward_kernel(
     m_i = tl.full([BLOCK], float("-inf"), tl.float32)
     l_i = tl.zeros([BLOCK], tl.float32)
     m_i, l_i = _sum_weights(
-        queries, k_head, k[3], m_i, l_i, 0, whole, tokens, factor, D, BLOCK_D, OTHERS, False
+        queries, k_head, k[3], m_i, l_i, 0, whole, tokens, factor, D, BLOCK_D, OTHERS, WHOLE
     )
     m_i, l_i = _sum_weights(
-        queries, k_head, k[3], m_i, l_i, whole, tokens, tokens, factor, D, BLOCK_D, OTHERS, True
+        queries, k_head, k[3], m_i, l_i, whole, tokens, tokens, factor, D, BLOCK_D, OTHERS, EDGE
     )
     own_lse = _log_sum(m_i, l_i, factor)
     place = bh * tokens + rows
@@ -114,11 +115,11 @@ def forward_kernel(
     sums = tl.zeros([BLOCK], tl.float32)
     acc, sums = _sum_kept(
         queries, k_head, k[3], v_head, v[3], own_lse, cutoff, acc, sums, 0, whole, tokens, factor,
-        D, BLOCK_D, OTHERS, False,
+        D, BLOCK_D, OTHERS, WHOLE,
     )  # fmt: skip
     acc, sums = _sum_kept(
         queries, k_head, k[3], v_head, v[3], own_lse, cutoff, acc, sums, whole, tokens, tokens, factor,
-        D, BLOCK_D, OTHERS, True,
+        D, BLOCK_D, OTHERS, EDGE,
     )  # fmt: skip
     store_rows(head_of(out, batch, head), out[3], rows, inside, acc, D, BLOCK_D)
     tl.store(passed + place, sums, mask=inside)
@@ -127,15 +128,15 @@ def forward_kernel(
 @triton.jit
 def _sum_query_gradients(
     queries, grads, k_head, k_stride, v_head, v_stride, lse, delta, cutoff, acc, first, last, tokens, factor,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, OTHERS: tl.constexpr, EDGE: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, OTHERS: tl.constexpr, AT_EDGE: tl.constexpr,
 ):  # fmt: skip
     """Adds the keys from `first` on by the gradient of their logits."""
     for start in range(first, last, OTHERS):
         rows = start + tl.arange(0, OTHERS)
-        inside = _inside(rows, tokens, EDGE)
+        inside = _inside(rows, tokens, AT_EDGE)
         keys = load_rows(k_head, k_stride, rows, inside, D, BLOCK_D)
         values = load_rows(v_head, v_stride, rows, inside, D, BLOCK_D)
-        weights = tl.exp2(_products(queries, keys, inside, EDGE) * factor - lse[:, None])
+        weights = tl.exp2(_products(queries, keys, inside, AT_EDGE) * factor - lse[:, None])
         changes = tl.dot(grads, tl.trans(values), input_precision=PRECISION)
         d_logits = weights * (tl.where(weights <= cutoff, 0.0, changes) - delta[:, None])
         acc = tl.dot(d_logits.to(keys.dtype), keys, acc, input_precision=PRECISION)
@@ -166,11 +167,11 @@ def backward_queries_kernel(
     acc = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     acc = _sum_query_gradients(
         queries, grads, k_head, k[3], v_head, v[3], own_lse, own_delta, cutoff, acc, 0, whole, tokens, factor,
-        D, BLOCK_D, OTHERS, False,
+        D, BLOCK_D, OTHERS, WHOLE,
     )  # fmt: skip
     acc = _sum_query_gradients(
         queries, grads, k_head, k[3], v_head, v[3], own_lse, own_delta, cutoff, acc, whole, tokens, tokens,
-        factor, D, BLOCK_D, OTHERS, True,
+        factor, D, BLOCK_D, OTHERS, EDGE,
     )  # fmt: skip
     store_rows(head_of(grad_q, batch, head), grad_q[3], rows, inside, acc * scale, D, BLOCK_D)
 
@@ -232,13 +233,13 @@ def sampled_weights_kernel(
     factor = scale * LOG2_E
     m_i = tl.full([BLOCK], float("-inf"), tl.float32)
     l_i = tl.zeros([BLOCK], tl.float32)
-    m_i, l_i = _sum_weights(own, k_head, k[3], m_i, l_i, 0, tokens, tokens, factor, D, BLOCK_D, OTHERS, True)
+    m_i, l_i = _sum_weights(own, k_head, k[3], m_i, l_i, 0, tokens, tokens, factor, D, BLOCK_D, OTHERS, EDGE)
     lse = _log_sum(m_i, l_i, factor) * LOG2_E
     into = weights + (tl.program_id(0) * queries + numbers).to(tl.int64)[:, None] * tokens
     for start in range(0, tokens, OTHERS):
         rows = start + tl.arange(0, OTHERS)
         inside = rows < tokens
-        products = _products(own, load_rows(k_head, k[3], rows, inside, D, BLOCK_D), inside, True)
+        products = _products(own, load_rows(k_head, k[3], rows, inside, D, BLOCK_D), inside, EDGE)
         values = tl.exp2(products * factor - lse[:, None])
         tl.store(into + rows[None, :], values, mask=sampled[:, None] & inside[None, :])
 
