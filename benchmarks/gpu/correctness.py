@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention import create_attention, diagonal_attention, force_backend
-from fibo_robot.attention.castling.angular import castling_inference, linear_angular, strongest_softmax
+from fibo_robot.attention.castling.angular import castling_inference, linear_angular
+from fibo_robot.attention.castling.branch import strongest_softmax
 from fibo_robot.attention.castling.training import castling_training
 from fibo_robot.attention.operator import unpacked
 from fibo_robot.attention.sparse.diagonal import MASK_MODES, Backend, MaskMode
@@ -237,16 +238,17 @@ def compare(
     return {name: _relative(a, e, floor) for name, a, e in zip(names, actual, expected, strict=True)}
 
 
+def row(kernel: str, tolerance: float, found: dict[str, float], **about: Any) -> dict[str, Any]:
+    """What a comparison writes: errors, tolerance and whether it holds."""
+    passed = all(error < tolerance for error in found.values())  # NaN passes nothing, and is no JSON
+    shown = {name: error if math.isfinite(error) else None for name, error in found.items()}
+    return {"kernel": kernel, **about, "errors": shown, "tolerance": tolerance, "passed": passed}
+
+
 def checks(
     device: str, backend: Backend, cases: Sequence[Case], castling: Sequence[tuple[int, str]]
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Names of comparisons, and functions that make them: rows of errors, tolerance and whether it holds."""
-
-    def row(kernel: str, tolerance: float, found: dict[str, float], **about: Any) -> dict[str, Any]:
-        passed = all(error < tolerance for error in found.values())  # NaN passes nothing, and is no JSON
-        shown = {name: error if math.isfinite(error) else None for name, error in found.items()}
-        return {"kernel": kernel, **about, "errors": shown, "tolerance": tolerance, "passed": passed}
-
     for case in cases:
         yield (
             f"diagonal {case.name}",

@@ -18,7 +18,8 @@ import torch
 
 from fibo_robot.attention.backends import triton
 from fibo_robot.attention.sparse.diagonal import Backend
-from fibo_robot.benchmarks.gpu import correctness, simulator, speed, training
+from fibo_robot.benchmarks.gpu import branch, correctness, simulator, speed, training
+from fibo_robot.benchmarks.gpu.branch import BranchCase
 from fibo_robot.benchmarks.gpu.correctness import Case
 from fibo_robot.benchmarks.gpu.simulator import SimulatorCase
 from fibo_robot.benchmarks.gpu.speed import Direction, Rounds, Scope, SpeedCase
@@ -33,7 +34,8 @@ class Sizes:
     """What to measure.
 
     Attributes:
-        checks: comparisons of diagonal attention; `castling_checks`: tokens and dtypes of Castling's.
+        checks: comparisons of diagonal attention; `castling_checks`: tokens and dtypes of Castling's;
+            `branch_checks`: of its training branch.
         lengths: tokens and batch of attentions, the most telling first; heads of 64.
         dtypes: keys of `speed.DTYPES`, and `heads` of attentions and modules.
         training, worlds: cases of training steps and of the simulator.
@@ -42,6 +44,7 @@ class Sizes:
 
     checks: tuple[Case, ...]
     castling_checks: tuple[tuple[int, str], ...]
+    branch_checks: tuple[BranchCase, ...]
     lengths: tuple[tuple[int, int], ...]
     dtypes: tuple[str, ...]
     heads: int
@@ -55,6 +58,7 @@ class Sizes:
 FULL = Sizes(
     checks=(*correctness.LARGE, *correctness.CASES),
     castling_checks=((197, "float32"), (1000, "float32"), (197, "bfloat16")),
+    branch_checks=(*branch.LARGE, *branch.CASES),
     lengths=((3137, 4), (1569, 8), (785, 16), (12545, 1), (197, 64)),
     dtypes=("bfloat16", "float32"),
     heads=12,
@@ -183,7 +187,10 @@ def _parts(device: Literal["cuda", "cpu"], sizes: Sizes) -> list[Part]:
     kernel: Backend = "triton" if device == "cuda" else "numba"
     checks = [
         (name, partial(_as_rows, check))
-        for name, check in correctness.checks(device, kernel, sizes.checks, sizes.castling_checks)
+        for name, check in (
+            *correctness.checks(device, kernel, sizes.checks, sizes.castling_checks),
+            *branch.checks(device, sizes.branch_checks),
+        )
     ]
     why_not = simulator.why_not() if sizes.worlds else "No worlds were asked for."
     worlds = () if why_not else sizes.worlds

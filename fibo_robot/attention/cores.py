@@ -20,9 +20,8 @@ from fibo_robot.attention.castling.angular import (
     ConstantTerm,
     castling_inference,
     linear_angular,
-    strongest_softmax,
-    threshold_of_mass,
 )
+from fibo_robot.attention.castling.branch import strongest_softmax, threshold_of_mass
 from fibo_robot.attention.castling.training import castling_training
 from fibo_robot.attention.checks import require_choice
 from fibo_robot.attention.compiling import constant_result

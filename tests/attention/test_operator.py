@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fibo_robot.attention import choose_backend, create_attention, diagonal_attention, force_backend
 from fibo_robot.attention.backends.numba import runner as numba_runner
-from fibo_robot.attention.castling.angular import strongest_softmax
+from fibo_robot.attention.castling.branch import strongest_softmax
 from fibo_robot.attention.sparse.diagonal import MASK_MODES
 from fibo_robot.attention.sparse.reference import reference_attention
 from fibo_robot.attention.wythoff import OFFSET_RULES, head_offsets

@@ -12,10 +12,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fibo_robot.attention import AttentionError, diagonal_attention
+from fibo_robot.benchmarks.gpu import branch
 from fibo_robot.benchmarks.gpu.correctness import CASES, Case
 
 SCRIPT = Path(__file__).parent / "triton_cases.py"
 by_name = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+branch_by_name = pytest.mark.parametrize("case", branch.CASES, ids=[case.name for case in branch.CASES])
 
 
 def run_cases(device: str, **environment: str) -> dict[str, Any]:
@@ -55,6 +57,22 @@ def test_kernels_equal_the_reference_on_the_gpu(case: Case, on_the_gpu: dict[str
 
 
 @pytest.mark.triton
+@branch_by_name
+def test_castlings_branch_equals_its_definition_in_the_interpreter(
+    case: branch.BranchCase, interpreted: dict[str, Any]
+):
+    assert max(interpreted["branch"][case.name].values()) < case.tolerance, interpreted["branch"][case.name]
+
+
+@pytest.mark.gpu
+@branch_by_name
+def test_castlings_branch_equals_its_definition_on_the_gpu(
+    case: branch.BranchCase, on_the_gpu: dict[str, Any]
+):
+    assert max(on_the_gpu["branch"][case.name].values()) < case.tolerance, on_the_gpu["branch"][case.name]
+
+
+@pytest.mark.triton
 def test_nan_reaches_what_it_reaches_in_the_reference(interpreted: dict[str, Any]):
     assert len(interpreted["nan"]) == 12
     for what, (reached, expected) in interpreted["nan"].items():
@@ -74,6 +92,23 @@ def test_results_lie_as_the_next_projection_reads_them(interpreted: dict[str, An
     assert out.transpose(1, 2).is_contiguous() and {dtype for _, dtype in traced} == {"torch.bfloat16"}
 
 
+@pytest.mark.triton
+def test_thresholds_of_castlings_branch_are_those_that_sorting_finds(interpreted: dict[str, Any]):
+    assert len(interpreted["thresholds"]) == 24
+    for what, (found, expected) in interpreted["thresholds"].items():
+        assert found == pytest.approx(expected, rel=2e-6), what
+
+
+@pytest.mark.triton
+def test_the_branchs_results_lie_as_what_is_traced_expects(interpreted: dict[str, Any]):
+    with FakeTensorMode():
+        q, cutoffs = torch.empty(2, 3, 20, 8, dtype=torch.bfloat16), torch.empty(3)
+        out, passed, lse = torch.ops.fibo_robot.strongest_softmax(q, q, q, cutoffs, 1.0)
+        grads = torch.ops.fibo_robot.strongest_softmax_backward(q, q, q, q, out, lse, cutoffs, 1.0)
+    results = (out, passed, lse, *grads)
+    assert interpreted["branch_layouts"] == [[list(t.stride()), str(t.dtype)] for t in results]
+
+
 def test_cpu_tensors_are_refused_by_name():
     q = torch.randn(1, 1, 4, 8)
     with pytest.raises(AttentionError, match="backend 'triton' needs tensors on cuda"):
@@ -91,12 +126,12 @@ def test_offsets_are_copied_to_a_device_once():
 
 @pytest.mark.triton
 def test_views_of_one_projection_are_read_where_they_lie():
-    from fibo_robot.attention.backends.triton import cuda as triton_cuda
+    from fibo_robot.attention.backends.triton.layout import strided
 
     qkv = torch.randn(2, 9, 3, 4, 16)
     for index, view in enumerate(qkv.permute(2, 0, 3, 1, 4).unbind(0)):
-        tensor, *strides = triton_cuda._strided(view)
+        tensor, *strides = strided(view)
         assert tensor.data_ptr() == qkv[:, :, index].data_ptr() and strides == [9 * 192, 16, 192]
     apart = torch.randn(2, 4, 16, 9).mT  # columns that lie apart are what the kernels cannot read
-    tensor, *_ = triton_cuda._strided(apart)
+    tensor, *_ = strided(apart)
     assert tensor.is_contiguous() and torch.equal(tensor, apart)

@@ -1,4 +1,4 @@
-"""Compares the Triton kernels with the float64 reference, case by case; writes the errors as JSON.
+"""Compares the Triton kernels with float64, case by case; writes the errors as JSON.
 
 Run by test_triton.py in a process of its own, because TRITON_INTERPRET must be set before Triton is imported.
 """
@@ -10,10 +10,14 @@ from itertools import product
 from typing import Any
 
 import torch
+import triton.language as tl
+from triton.runtime import interpreter
 
 from fibo_robot.attention import diagonal_attention, operator
+from fibo_robot.attention.castling import branch as castling_branch
 from fibo_robot.attention.sparse.diagonal import Backend
 from fibo_robot.attention.sparse.reference import reference_attention
+from fibo_robot.benchmarks.gpu import branch
 from fibo_robot.benchmarks.gpu.correctness import CASES, MODES, errors
 
 STANDING_IN = torch.library.Library("fibo_robot", "IMPL")
@@ -26,6 +30,24 @@ def stand_in_for_the_cpu() -> None:
         ("diagonal_attention_backward", operator.backward_on_cuda),
     ):
         STANDING_IN.impl(name, kernel, "CPU", allow_override=True)
+    castling_branch.branch_operator.register_kernel("cpu")(castling_branch.branch_on_cuda)
+    castling_branch.branch_backward_operator.register_kernel("cpu")(castling_branch.branch_backward_on_cuda)
+    castling_branch.threshold_operator.register_kernel("cpu")(castling_branch.threshold_on_cuda)
+    _multiply_bfloat16()
+
+
+def _multiply_bfloat16() -> None:
+    """The interpreter holds bfloat16 as 16 bits, and multiplies those as if they were integers."""
+    builder: Any = interpreter.InterpreterBuilder
+    as_it_is = builder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        wide = (
+            self.cast_impl(tile, tl.float32) if tile.dtype.scalar == tl.bfloat16 else tile for tile in (a, b)
+        )
+        return as_it_is(self, *wide, *rest)
+
+    builder.create_dot = create_dot
 
 
 def reached_by_nan(device: str, backend: Backend) -> dict[str, tuple[list[int], list[int]]]:
@@ -53,7 +75,41 @@ def layouts(device: str) -> list[tuple[list[int], str]]:
     settings = ([1], [0, 1, 1, 1], 1, False, 1.0)
     out, lse = torch.ops.fibo_robot.diagonal_attention(q, q, q, *settings)
     grads = torch.ops.fibo_robot.diagonal_attention_backward(q, q, q, q, out, lse, *settings)
-    return [(list(tensor.stride()), str(tensor.dtype)) for tensor in (out, grads)]
+    return _described(out, grads)
+
+
+def branch_layouts(device: str) -> list[tuple[list[int], str]]:
+    """The same of Castling's branch."""
+    q, cutoffs = torch.randn(2, 3, 20, 8, device=device).bfloat16(), torch.full((3,), 0.05, device=device)
+    out, passed, lse = torch.ops.fibo_robot.strongest_softmax(q, q, q, cutoffs, 1.0)
+    grads = torch.ops.fibo_robot.strongest_softmax_backward(q, q, q, q, out, lse, cutoffs, 1.0)
+    return _described(out, passed, lse, *grads)
+
+
+def thresholds(device: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Of Castling's branch, for each head: what the operator finds, and what sorting in float64 does."""
+    found = {}
+    for batch, tokens, head_dim in ((1, 1, 16), (2, 17, 8), (3, 131, 80), (6, 200, 64)):
+        for dtype, mass in product((torch.float32, torch.bfloat16), (0.1, 0.5, 1.0)):
+            qkv = torch.randn(batch, tokens, 3, 2, head_dim, device=device).to(dtype)
+            q, k, _ = operator.unpacked(qkv)
+            examples = min(batch, castling_branch.SAMPLED_EXAMPLES)
+            queries = min(tokens, castling_branch.SAMPLED_QUERIES // examples)
+            of_batch = [number * batch // examples for number in range(examples)]
+            of_tokens = [number * tokens // queries for number in range(queries)]
+            logits = q.double()[of_batch][:, :, of_tokens] @ k.double()[of_batch].mT * head_dim**-0.5
+            weights = logits.softmax(dim=-1).transpose(0, 1).flatten(1).sort(dim=1, descending=True).values
+            needed = (weights.cumsum(dim=1) < mass * examples * queries * (1 - 1e-12)).sum(
+                dim=1, keepdim=True
+            )
+            last = torch.ops.fibo_robot.last_of_mass(q, k, mass, head_dim**-0.5)
+            name = f"{batch}x2x{tokens}x{head_dim}, {dtype}, {mass:g}"
+            found[name] = last.tolist(), weights.gather(1, needed).flatten().tolist()
+    return found
+
+
+def _described(*results: torch.Tensor) -> list[tuple[list[int], str]]:
+    return [(list(tensor.stride()), str(tensor.dtype)) for tensor in results]
 
 
 def main(device: str) -> None:
@@ -62,7 +118,10 @@ def main(device: str) -> None:
         backend = "numba"
         stand_in_for_the_cpu()
     found = {case.name: errors(case, device, backend) for case in CASES}
+    of_branch = {case.name: branch.errors(case, device) for case in branch.CASES}
     beside = {"nan": reached_by_nan(device, backend), "layouts": layouts(device)}
+    beside |= {"branch": of_branch, "branch_layouts": branch_layouts(device)}
+    beside |= {"thresholds": thresholds(device)}
     json.dump({"errors": found, **beside}, sys.stdout)
 
 

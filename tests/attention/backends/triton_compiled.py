@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
+from fibo_robot.attention.backends.triton import branch as triton_branch
 from fibo_robot.attention.backends.triton import cuda as triton_cuda
 
 
@@ -58,6 +60,7 @@ class Compiled:
                     "shared": compiled.metadata.shared,
                     "pipelined_loads": copies,
                     "wide_loads": len(re.findall(r"ld\.global\S*\.v4", ptx)),
+                    "tensor_core_products": ptx.count("wgmma.mma_async.sync"),
                 }
             )
 
@@ -73,25 +76,40 @@ def _resources(cubin: bytes) -> dict[str, int]:
     return {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", told.stdout + told.stderr)}
 
 
-def main(capability: int, head_dim: int, dtype: str, zero_logit: bool, launches: int) -> None:
-    """The kernels of a forward and a backward pass on views of one projection, in so many launches."""
+def diagonals(q: Tensor, k: Tensor, v: Tensor, zero_logit: bool, launches: int) -> None:
+    """A forward and a backward pass of diagonal attention, in so many launches."""
+    given = ([1, 2, 3] * 12, list(range(0, 37, 3)), 1, zero_logit, 0.125)
+    size = max(64, q.shape[-1])
+    for launch in triton_cuda.LAUNCHES[size][:launches]:
+        triton_cuda.LAUNCHES[size] = (launch,)
+        out, lse = triton_cuda.forward(q, k, v, *given)
+        triton_cuda.backward(out, q, k, v, out, lse, *given)
+
+
+def branch(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """A forward and a backward pass of Castling's branch."""
+    cutoffs = torch.zeros(12)
+    out, _, lse = triton_branch.strongest_softmax(q, k, v, cutoffs, 0.125)
+    triton_branch.strongest_softmax_backward(out, q, k, v, out, lse, cutoffs, 0.125)
+
+
+def main(capability: int, head_dim: int, dtype: str, what: str, launches: int) -> None:
+    """The kernels of `drop` or `zero_logit`, or of Castling's `branch`, on views of one projection."""
     driver.set_active(AbsentGpu(capability))  # pyright: ignore[reportArgumentType]: what compiling asks of it
     found: list[dict[str, Any]] = []
-    for module in (triton_cuda.kernels, triton_cuda.kernels_backward):
+    for module in (triton_cuda.kernels, triton_cuda.kernels_backward, triton_branch.kernels):
         for name in vars(module).copy():
             if name.endswith("_kernel"):
                 setattr(module, name, Compiled(getattr(module, name), found))
     qkv = torch.zeros(1, 785, 3, 12, head_dim, dtype=getattr(torch, dtype))
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    given = ([1, 2, 3] * 12, list(range(0, 37, 3)), 1, zero_logit, 0.125)
-    size = max(64, head_dim)
-    for launch in triton_cuda.LAUNCHES[size][:launches]:
-        triton_cuda.LAUNCHES[size] = (launch,)
-        out, lse = triton_cuda.forward(q, k, v, *given)
-        triton_cuda.backward(out, q, k, v, out, lse, *given)
+    if what == "branch":
+        branch(q, k, v)
+    else:
+        diagonals(q, k, v, what == "zero_logit", launches)
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    capability, head_dim, dtype, mask_mode, launches = sys.argv[1:]
-    main(int(capability), int(head_dim), dtype, mask_mode == "zero_logit", int(launches))
+    capability, head_dim, dtype, what, launches = sys.argv[1:]
+    main(int(capability), int(head_dim), dtype, what, int(launches))

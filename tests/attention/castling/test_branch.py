@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fibo_robot.attention import AttentionError, swap_attention
 from fibo_robot.attention.backends.numba import branch as numba_branch
-from fibo_robot.attention.castling import angular
-from fibo_robot.attention.castling.angular import strongest_softmax, threshold_of_mass
+from fibo_robot.attention.castling import branch as castling_branch
+from fibo_robot.attention.castling.branch import strongest_softmax, threshold_of_mass
 from fibo_robot.attention.cores import AngularCore, CastlingOptions
 from fibo_robot.attention.swapping.swap import angular_cores
 
@@ -74,11 +74,11 @@ def test_blocks_of_any_size_compute_the_dense_formula(monkeypatch, cached, token
 def test_a_device_without_a_kernel_of_its_own_computes_the_same(tokens):
     q, k, v = qkv(2, 3, tokens, 1.5)
     cutoffs, grad = torch.tensor([0.7, 1.0, 2.0]) / tokens, torch.randn_like(q)
-    out, passed, lse = angular._branch_anywhere(q, k, v, cutoffs, SCALE)
-    grads = angular._branch_backward_anywhere(grad, q, k, v, lse, cutoffs, SCALE)
+    out, passed, lse = castling_branch._branch_anywhere(q, k, v, cutoffs, SCALE)
+    grads = castling_branch._branch_backward_anywhere(grad, q, k, v, out, lse, cutoffs, SCALE)
     expected = torch.ops.fibo_robot.strongest_softmax(q, k, v, cutoffs, SCALE)
     torch.testing.assert_close((out, passed, lse), expected)
-    on_cpu = torch.ops.fibo_robot.strongest_softmax_backward(grad, q, k, v, lse, cutoffs, SCALE)
+    on_cpu = torch.ops.fibo_robot.strongest_softmax_backward(grad, q, k, v, out, lse, cutoffs, SCALE)
     torch.testing.assert_close(grads, on_cpu)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fibo_robot.attention import AttentionError, castle, create_attention, swap_attention
-from fibo_robot.attention.castling.angular import strongest_softmax
+from fibo_robot.attention.castling.branch import strongest_softmax
 from fibo_robot.attention.swapping.swap import angular_cores
 from tests.attention.test_modules import images, small_vit
 

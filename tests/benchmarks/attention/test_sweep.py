@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fibo_robot.attention.castling.angular import strongest_softmax
+from fibo_robot.attention.castling.branch import strongest_softmax
 from fibo_robot.benchmarks.attention.limits import (
     PRODUCT,
     PRODUCT_SIDE,

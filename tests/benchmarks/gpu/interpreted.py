@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from fibo_robot.benchmarks.gpu import branch
 from fibo_robot.benchmarks.gpu.correctness import CASES
 from fibo_robot.benchmarks.gpu.plan import Sizes, run
 from fibo_robot.benchmarks.gpu.speed import Rounds
@@ -18,6 +19,7 @@ from tests.attention.backends.triton_cases import stand_in_for_the_cpu
 TINY = Sizes(
     checks=tuple(CASES[:1]),
     castling_checks=((20, "float32"),),
+    branch_checks=(branch.BranchCase(2, 17, 16),),
     lengths=((14, 1),),
     dtypes=("bfloat16",),
     heads=1,

@@ -40,15 +40,16 @@ def strongest_softmax(
 
 
 def strongest_softmax_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v; arguments as in :func:`strongest_softmax` and from it."""
     given = q.dtype
     grad, q, k, v = _rows(grad, q, k, v)
+    delta = torch.linalg.vecdot(grad, out.to(grad.dtype)).contiguous()
     into_q, into_k, into_v = (empty_tokens_first(q) for _ in range(3))
     job = _job(q, k, scale)
     place(job, q=q, k=k, v=v, grad=grad, grad_q=into_q, grad_k=into_k, grad_v=into_v)
-    job["lse"], job["cutoffs"] = lse.data_ptr(), cutoffs.data_ptr()
+    job["lse"], job["delta"], job["cutoffs"] = lse.data_ptr(), delta.data_ptr(), cutoffs.data_ptr()
     run(kernels.backward(DTYPE_NAMES[q.dtype]), job)
     return into_q.to(given), into_k.to(given), into_v.to(given)
 

@@ -43,12 +43,13 @@ from fibo_robot.attention.backends.numba.vectors import (
 ONE = 0x3F800000  # the bits of 1 in float32; those of positive numbers are ordered as they are
 ALIGNMENT = 64  # bytes: a row of weights begins with a line of the cache
 
-# `lse` and `passed` are `(B, heads, tokens)`; `cutoffs` and `found` hold one float32 per head. `block` is how
-# many queries of an example are treated together; `product` is BLAS's.
+# `lse`, `passed` and `delta` are `(B, heads, tokens)`; the last is a query's sum of weights by their
+# gradients, which is its gradient by its output. `cutoffs` and `found` hold one float32 per head. `block` is
+# how many queries of an example are treated together; `product` is BLAS's.
 JOB = np.dtype(
     [("claimed", "i8"), ("product", "i8")]
     + [(name, VIEW) for name in ("q", "k", "v", "out", "grad", "grad_q", "grad_k", "grad_v")]
-    + [(name, "i8") for name in ("lse", "passed", "cutoffs", "found")]
+    + [(name, "i8") for name in ("lse", "passed", "delta", "cutoffs", "found")]
     + [(name, "i8") for name in ("batch", "heads", "queries", "tokens", "channels", "block", "width")]
     + [("scale", "f8"), ("mass", "f8")]
 )
@@ -121,20 +122,12 @@ def _keep_row(row, job, l_i, cutoff, wide, item):
 
 
 @inlined
-def _differentiate_row(row, changes, job, lse, cutoff, wide, item):
+def _differentiate_row(row, changes, job, lse, delta, cutoff, wide, item):
     """Turns a row's logits into the weights above the cutoff, and its `changes` into the logits' gradient."""
-    sums, one = wide, number(1, wide)
     for column in range(0, job.width, LANES):
         weights = exponential(shifted(load(row + column * item, wide), -lse))
         kept = above(weights, cutoff, load(changes + column * item, wide), wide)
-        sums = add_scaled(sums, one, product(weights, kept))
-        store(row + column * item, weights)
-        store(changes + column * item, kept)
-    delta = total(sums)
-    for column in range(0, job.width, LANES):
-        weights = load(row + column * item, wide)
-        change = shifted(load(changes + column * item, wide), -delta)
-        store(changes + column * item, product(weights, change))
+        store(changes + column * item, product(weights, shifted(kept, -delta)))
         store(row + column * item, above(weights, cutoff, weights, wide))
 
 
@@ -176,7 +169,7 @@ def forward(dtype: str) -> Kernel:
 
 @lru_cache
 def backward(dtype: str) -> Kernel:
-    """Writes `grad_q`, `grad_k` and `grad_v` from `grad`, `q`, `k`, `v`, `lse` and `cutoffs`."""
+    """Writes `grad_q`, `grad_k` and `grad_v` from `grad`, `q`, `k`, `v`, `lse`, `delta` and `cutoffs`."""
     item, lanes = ITEMSIZE[dtype], LANES
 
     def body(pointer):
@@ -197,11 +190,11 @@ def backward(dtype: str) -> Kernel:
                 _products_with_rows(job, job.q, job.k, batch, head, first, count, scale, weights, wide, item)
                 _products_with_rows(job, job.grad, job.v, batch, head, first, count, one, changes, wide, item)
                 for index in range(count):
-                    place = index * job.width * item
+                    place, query = index * job.width * item, group * job.queries + first + index
                     _end_row(weights + place, job, -np.inf, wide, item)
                     _end_row(changes + place, job, 0, wide, item)
-                    lse = peek(job.lse + (group * job.queries + first + index) * item, wide)
-                    _differentiate_row(weights + place, changes + place, job, lse, cutoff, wide, item)
+                    lse, delta = peek(job.lse + query * item, wide), peek(job.delta + query * item, wide)
+                    _differentiate_row(weights + place, changes + place, job, lse, delta, cutoff, wide, item)
                 _weighted_rows(job, changes, job.k, job.grad_q, batch, head, first, count, scale, wide, item)
                 _add_weighted_rows(
                     job, changes, job.q, job.grad_k, batch, head, first, count, scale, wide, item

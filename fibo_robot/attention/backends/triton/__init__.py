@@ -1,1 +1,1 @@
-"""Compiled by Triton: sparse diagonal attention on a GPU."""
+"""Compiled by Triton: the attentions on a GPU."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention.backends.triton import kernels, kernels_backward
+from fibo_robot.attention.backends.triton.layout import power_of_two, strided
 from fibo_robot.attention.backends.triton.tuning import Launch, choose_launch
 from fibo_robot.attention.operator import empty_packed, empty_tokens_first, unpacked
 
@@ -46,7 +47,7 @@ def forward(
         out = empty_tokens_first(q)
         lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
         total_v = v.sum(dim=-2, dtype=torch.float32) if zero_logit else lse
-        tensors = tuple(map(_strided, (q, k, v, out)))
+        tensors = tuple(map(strided, (q, k, v, out)))
 
         def arguments(tiles: int) -> tuple[Any, ...]:
             return *tensors, total_v, *problem.diagonals, lse, problem.parts(tiles, problem.head_dim + 2)
@@ -73,10 +74,10 @@ def backward(
     problem = _Problem(q, offsets, starts, num_prefix_tokens, zero_logit, scale)
     with torch.cuda.device_of(q):
         packed = empty_packed(q)
-        into_q, into_k, into_v = map(_strided, unpacked(packed))
+        into_q, into_k, into_v = map(strided, unpacked(packed))
         lse = lse.contiguous()
         delta, masked = torch.empty_like(lse), torch.empty_like(lse) if zero_logit else lse
-        tensors = (*map(_strided, (q, k, v, out, grad)), lse)
+        tensors = (*map(strided, (q, k, v, out, grad)), lse)
 
         def of_queries(tiles: int) -> tuple[Any, ...]:
             masked_grad = (
@@ -117,7 +118,7 @@ class _Problem:
         self.device, self.dtype = q.device, q.dtype
         self.prefix, self.zero_logit, self.scale = prefix, zero_logit, scale
         self.diagonals = _diagonals(tuple(offsets), tuple(starts), q.device)
-        self.block_d = _power_of_two(self.head_dim)
+        self.block_d = power_of_two(self.head_dim)
 
     def walk(self, kernel: Any, arguments: Callable[[int], tuple[Any, ...]]) -> tuple[int, tuple[Any, ...]]:
         """Launch a kernel with a program per tile and head.
@@ -132,7 +133,7 @@ class _Problem:
         patches = self.tokens - self.prefix
 
         def run(launch: Launch) -> tuple[int, tuple[Any, ...]]:
-            block = min(launch.block, _power_of_two(patches))
+            block = min(launch.block, power_of_two(patches))
             tiles = ceil(patches / block)
             given = arguments(tiles)
             if tiles:
@@ -163,19 +164,6 @@ class _Problem:
         """Room for `width` numbers of every tile about every prefix token; one allocation, they take time."""
         count = self.batch * self.heads * max(self.prefix, 1) * max(tiles, 1)
         return torch.empty(count * width, dtype=torch.float32, device=self.device)
-
-
-def _power_of_two(size: int) -> int:
-    """The smallest from 16 on that is no smaller."""
-    return max(16, 1 << (size - 1).bit_length())
-
-
-def _strided(tensor: Tensor) -> tuple[Tensor, int, int, int]:
-    """A tensor as the kernels take it (kernels.py); copied only where its columns are apart."""
-    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
-        tensor = tensor.contiguous()
-    batch, heads, tokens, _ = tensor.stride()
-    return tensor, batch, heads, tokens
 
 
 @lru_cache(maxsize=256)
