@@ -290,7 +290,7 @@ class AngularCore(AttentionCore):
                 threshold = threshold_of_mass(q, k, self.options.branch_mass, factor)
             branch, passed = strongest_softmax(q, k, v, threshold=threshold, scale=factor)
             self.mass_passed.copy_(passed)
-        if branch is None and not torch.is_grad_enabled() and q.device.type == "cpu":
+        if branch is None and not torch.is_grad_enabled():
             out = castling_inference(q, k, v, const_term, taps)
         else:
             out = castling_training(q, k, v, const_term, taps, branch, self.branch_scale)

@@ -100,6 +100,22 @@ def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
     return numba_angular.forward(q, k, v, None, 0.0, taps, term, training=False).out.to(given)
 
 
+@_castling_inference.register_kernel("cuda")
+@without_autocast
+def inference_on_cuda(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
+    """As :func:`castling_inference`; see :mod:`fibo_robot.attention.backends.triton.angular`."""
+    if not kernels_on_cuda(q):
+        return _inference_anywhere(q, k, v, const_term, taps)
+    from fibo_robot.attention.backends.triton import angular as triton_angular
+
+    return triton_angular.forward(q, k, v, None, None, taps, const_term, training=False).out
+
+
+def kernels_on_cuda(q: Tensor) -> bool:
+    """Whether Triton's kernels take such queries."""
+    return q.dtype in (torch.float16, torch.bfloat16, torch.float32) and q.shape[-1] <= 128
+
+
 @_castling_inference.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
     return result_like(v)

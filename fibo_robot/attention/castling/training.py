@@ -1,4 +1,4 @@
-"""Castling's linear-angular attention as it is trained: in few passes over memory on a CPU."""
+"""Castling's linear-angular attention as it is trained: in few passes over memory, on a CPU and on CUDA."""
 
 from typing import Any, cast
 
@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fibo_robot.attention.castling.angular import NORM_EPSILON, ConstantTerm, convolve, linear_angular
+from fibo_robot.attention.castling.angular import (
+    NORM_EPSILON,
+    ConstantTerm,
+    convolve,
+    kernels_on_cuda,
+    linear_angular,
+)
 from fibo_robot.attention.compiling import constant_result
 from fibo_robot.attention.operator import empty_packed, result_like, unpacked, without_autocast
 
@@ -34,7 +40,8 @@ def castling_training(
     """
     taps = v.new_zeros(q.shape[1], 0) if taps is None else taps
     scale = q.new_ones((), dtype=torch.float32) if branch_scale is None else branch_scale
-    if q.device.type == "cpu" and _has_kernel(q.dtype):
+    on_cuda = q.device.type == "cuda" and kernels_on_cuda(q)
+    if on_cuda or (q.device.type == "cpu" and _has_kernel(q.dtype)):
         return torch.ops.fibo_robot.castling_training(q, k, v, branch, scale, taps, const_term)[0]
     y = linear_angular(q, k, v, const_term)
     y = y if branch is None else y + scale.to(branch.dtype) * branch
@@ -70,6 +77,24 @@ def _castling_training(
     # Without a convolution the output is what the backward pass needs, and operators return nothing twice.
     direction = found.direction if taps.shape[1] else q.new_empty(0)
     return found.out.to(given), direction, found.inverse, found.state
+
+
+@_castling_training.register_kernel("cuda")
+@without_autocast
+def training_on_cuda(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    branch: Tensor | None,
+    branch_scale: Tensor,
+    taps: Tensor,
+    const_term: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As :func:`castling_training`; see :mod:`fibo_robot.attention.backends.triton.angular`."""
+    from fibo_robot.attention.backends.triton import angular as triton_angular
+
+    found = triton_angular.forward(q, k, v, branch, branch_scale, taps, const_term, training=True)
+    return found.out, found.direction, found.inverse, found.state
 
 
 @_castling_training.register_fake
@@ -114,6 +139,27 @@ def _castling_training_backward(
     grads = numba_angular.backward(grad, q_wide, k, v, direction, inverse, state, wide_taps, term)
     packed, grad_y, grad_taps = grads
     return packed.to(q.dtype), grad_y.to(q.dtype), grad_taps.to(taps.dtype)
+
+
+@_castling_training_backward.register_kernel("cuda")
+@without_autocast
+def backward_on_cuda(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    direction: Tensor,
+    inverse: Tensor,
+    state: Tensor,
+    taps: Tensor,
+    const_term: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v in one tensor, of y, and of the taps."""
+    from fibo_robot.attention.backends.triton import angular as triton_angular
+
+    found = triton_angular.backward(grad, q, k, v, direction, inverse, state, taps, const_term)
+    packed, grad_y, grad_taps = found
+    return packed, grad_y, grad_taps.to(taps.dtype)
 
 
 @_castling_training_backward.register_fake

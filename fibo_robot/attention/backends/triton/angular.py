@@ -1,0 +1,160 @@
+"""Castling's linear-angular attention on CUDA: two kernels forward, two backward, and sums of their parts.
+
+A call copies nothing to the device and waits for nothing, so a CUDA graph can hold it. q, k and v are read
+where they lie. In Triton's interpreter (TRITON_INTERPRET=1) it also accepts CPU tensors.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fibo_robot.attention.backends.triton import angular_kernels as kernels
+from fibo_robot.attention.backends.triton.layout import power_of_two, strided
+from fibo_robot.attention.operator import empty_packed, result_like, unpacked
+
+MAX_HEAD_DIM = 128
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+BLOCK = 64  # tokens of a tile
+PROGRAMS = 512  # that a state is summed by, about four for each multiprocessor of an H100
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What the forward pass returns; see `castling_training`.
+
+    Attributes:
+        out: `(B, heads, N, D)`.
+        direction: y / ‖y‖ in float32, empty without taps, where `out` is that.
+        inverse: 1 / ‖y‖, `(B, heads, N)` in float32.
+        state: k̂ᵀV/π, `(B, heads, D, D)` in float32.
+    """
+
+    out: Tensor
+    direction: Tensor
+    inverse: Tensor
+    state: Tensor
+
+
+def is_available(dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether the kernels take such tensors."""
+    return dtype in DTYPES and head_dim <= MAX_HEAD_DIM
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    branch: Tensor | None,
+    branch_scale: Tensor | None,
+    taps: Tensor,
+    const_term: str,
+    *,
+    training: bool,
+) -> Forward:
+    """The normalised output, and in training what the backward pass needs.
+
+    Args:
+        q, k, v: `(B, heads, N, D)`.
+        branch: added to y, times `branch_scale`, a scalar on the device; None adds nothing.
+        taps: `(heads, T)`, T odd or 0.
+        const_term: `own`, `sum` or `mean`.
+        training: keep what the backward pass needs; without it, `direction` and `inverse` are empty.
+    """
+    with torch.cuda.device_of(q):
+        state = _summed(kernels.state_kernel, q, (strided(k), strided(v)))
+        taps = taps.detach().contiguous()
+        out, wide = result_like(q), {"dtype": torch.float32, "device": q.device}
+        inverse = torch.empty(q.shape[:-1] if training else 0, **wide)
+        keeps = training and taps.shape[1] > 0
+        direction = torch.empty(q.shape if keeps else 0, **wide)
+        own = const_term == "own"
+        constant = state if own else v.sum(dim=-2, dtype=torch.float32)
+        if const_term == "mean":
+            constant = constant / q.shape[-2]
+        given = (
+            *(strided(q), strided(v), strided(q if branch is None else branch)),
+            *(state if branch_scale is None else branch_scale, state, constant, _or(taps, state)),
+            *(strided(out), strided(direction if keeps else out), _or(inverse, state)),
+        )
+        switches = {"OWN": own, "BRANCH": branch is not None, "TRAINING": training}
+        _by_tiles(kernels.forward_kernel, q, given, TAPS=taps.shape[1], **switches)
+    return Forward(out, direction, inverse, state)
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    direction: Tensor,
+    inverse: Tensor,
+    state: Tensor,
+    taps: Tensor,
+    const_term: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v as one `(B, N, 3, heads, D)`, of y, and of the taps.
+
+    Arguments are as :func:`forward` took and returned them.
+    """
+    batch, heads, tokens, _ = q.shape
+    with torch.cuda.device_of(q):
+        taps = taps.detach().contiguous()
+        packed, grad_y, count = empty_packed(q), result_like(q), taps.shape[1]
+        into_q, into_k, into_v = map(strided, unpacked(packed))
+        given_grad, given_v, into_y = strided(grad), strided(v), strided(grad_y)
+        splits = _splits(q)
+        tap_grads = torch.empty((batch, heads, splits, count), dtype=torch.float32, device=q.device)
+        grad_state = _summed(
+            kernels.backward_queries_kernel,
+            q,
+            (given_grad, strided(q), given_v, strided(direction), inverse, state, into_q, into_y),
+            (_or(tap_grads, inverse),),
+            TAPS=count,
+            SOME=max(2, 1 << (count - 1).bit_length()) if count else 2,
+        )
+        own = const_term == "own"
+        constant = grad_state
+        if not own:
+            constant = grad_y.sum(dim=-2, dtype=torch.float32) * (0.5 if const_term == "sum" else 0.5 / tokens)
+        given = (given_grad, strided(k), given_v, into_y, grad_state, constant, _or(taps, state), into_k, into_v)
+        _by_tiles(kernels.backward_keys_kernel, q, given, OWN=own, TAPS=count)
+        return packed, grad_y, tap_grads.sum(dim=(0, 2))
+
+
+def _splits(q: Tensor) -> int:
+    """By how many programs a head's tokens are gone through."""
+    batch, heads, tokens, _ = q.shape
+    return max(1, min(-(-tokens // BLOCK), PROGRAMS // (batch * heads)))
+
+
+def _summed(kernel: Any, q: Tensor, given: tuple[Any, ...], more: tuple[Any, ...] = (), **options: Any) -> Tensor:
+    """Launch a kernel whose programs each leave a `(D, D)`, between `given` and `more`; their sums per head."""
+    batch, heads, tokens, head_dim = q.shape
+    splits = _splits(q)
+    shape = batch, heads, splits, head_dim, head_dim
+    states = torch.empty(shape, dtype=torch.float32, device=q.device)
+    kernel[(splits * batch * heads,)](
+        *given, states, *more, heads, tokens, splits,
+        D=head_dim, BLOCK_D=power_of_two(head_dim), BLOCK=BLOCK, **options, **_launch(q),
+    )  # fmt: skip
+    return states.squeeze(2) if splits == 1 else states.sum(dim=2)
+
+
+def _by_tiles(kernel: Any, q: Tensor, given: tuple[Any, ...], **options: Any) -> None:
+    """Launch a kernel with a program per tile and head."""
+    batch, heads, tokens, head_dim = q.shape
+    kernel[(-(-tokens // BLOCK) * batch * heads,)](
+        *given, heads, tokens,
+        D=head_dim, BLOCK_D=power_of_two(head_dim), BLOCK=BLOCK, **options, **_launch(q),
+    )  # fmt: skip
+
+
+def _or(tensor: Tensor, other: Tensor) -> Tensor:
+    """Another tensor, which is not touched, in the place of an empty one: Triton takes none."""
+    return tensor if tensor.numel() else other
+
+
+def _launch(q: Tensor) -> dict[str, int]:
+    return {"num_warps": 4 if q.shape[-1] <= 64 else 8}
