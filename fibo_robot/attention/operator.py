@@ -139,9 +139,9 @@ class _DiagonalAttention(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_lse: Tensor | None) -> tuple:
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple:
         backward = torch.ops.fibo_robot.diagonal_attention_backward.default
-        grads = backward(grad, *ctx.saved_tensors, *ctx.settings)
+        grads = backward(upstream[0], *ctx.saved_tensors, *ctx.settings)
         return (*unpacked(grads), *[None] * len(ctx.settings))
 
 

@@ -4,6 +4,7 @@ The linear part of the angular similarity misjudges keys at small angles most. T
 softmax weights back while training (Castling-ViT, arXiv 2211.10526, section 3), and is faded out.
 """
 
+from collections.abc import Callable
 from math import ceil
 from typing import Any
 
@@ -224,9 +225,9 @@ class _Branch(torch.autograd.Function):
         return out, passed, lse
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple:
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple:
         backward = torch.ops.fibo_robot.strongest_softmax_backward.default
-        return (*backward(grad, *ctx.saved_tensors, ctx.scale), None, None)
+        return (*backward(upstream[0], *ctx.saved_tensors, ctx.scale), None, None)
 
 
 def _fake_threshold(q: Tensor, *given: Any) -> Tensor:
@@ -244,6 +245,19 @@ def _fake_backward(
     return result_like(q), result_like(k), result_like(v)
 
 
+def _implement(
+    name: str,
+    anywhere: Callable[..., Any],
+    on_cpu: Callable[..., Any],
+    on_cuda: Callable[..., Any],
+    fake: Callable[..., Any],
+) -> None:
+    _library.impl(name, without_autocast(anywhere), "CompositeExplicitAutograd")
+    _library.impl(name, on_cpu, "CPU")
+    _library.impl(name, on_cuda, "CUDA")
+    torch.library.register_fake(f"fibo_robot::{name}", fake, lib=_library)
+
+
 # By Library and an autograd function of their own, as those of diagonal attention (operator.py): custom_op
 # costs more time beside their kernels.
 _library = torch.library.Library("fibo_robot", "FRAGMENT")
@@ -255,21 +269,15 @@ _library.define(
     "strongest_softmax_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
     "Tensor cutoffs, float scale) -> (Tensor, Tensor, Tensor)"
 )
-for _name, _anywhere, _on_cpu, _on_cuda, _fake in (
-    ("last_of_mass", _last_of_mass_anywhere, threshold_on_cpu, threshold_on_cuda, _fake_threshold),
-    ("strongest_softmax", _branch_anywhere, branch_on_cpu, branch_on_cuda, _fake_branch),
-    (
-        "strongest_softmax_backward",
-        _branch_backward_anywhere,
-        branch_backward_on_cpu,
-        branch_backward_on_cuda,
-        _fake_backward,
-    ),
-):
-    _library.impl(_name, without_autocast(_anywhere), "CompositeExplicitAutograd")
-    _library.impl(_name, _on_cpu, "CPU")
-    _library.impl(_name, _on_cuda, "CUDA")
-    torch.library.register_fake(f"fibo_robot::{_name}", _fake, lib=_library)
+_implement("last_of_mass", _last_of_mass_anywhere, threshold_on_cpu, threshold_on_cuda, _fake_threshold)
+_implement("strongest_softmax", _branch_anywhere, branch_on_cpu, branch_on_cuda, _fake_branch)
+_implement(
+    "strongest_softmax_backward",
+    _branch_backward_anywhere,
+    branch_backward_on_cpu,
+    branch_backward_on_cuda,
+    _fake_backward,
+)
 _library.impl(
     "strongest_softmax",
     with_derivative(torch.ops.fibo_robot.strongest_softmax.default, _Branch),
