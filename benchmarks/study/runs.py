@@ -17,6 +17,7 @@ from fibo_robot.attention.modules import AttentionModule
 from fibo_robot.attention.sparse.reference import dense_mask
 from fibo_robot.benchmarks.study.plan import TUNING_SEED, Run, Stage, Variant, order, overrides
 from fibo_robot.files import write_json
+from fibo_robot.processes import exit_with_parent
 from fibo_robot.training.config import compose_config
 from fibo_robot.training.run import train
 from fibo_robot.video.images.classifier import ImageClassifier
@@ -97,7 +98,7 @@ def run_study(
         return read_records(folder / stage.name)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA cannot be forked
-    with ProcessPoolExecutor(jobs, spawn, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(jobs, spawn, _prepare_worker, (threads,)) as pool:
         running: set[Future[None]] = set()
         while todo or running:
             ready = [item for item in todo if item[1].tunes or _is_tuned(stage, item[1], folder)]
@@ -108,6 +109,11 @@ def run_study(
             for future in done:
                 future.result()
     return read_records(folder / stage.name)
+
+
+def _prepare_worker(threads: int) -> None:
+    exit_with_parent()
+    torch.set_num_threads(threads)
 
 
 def _finish(stage: Stage, run: Run, data: Path, place: Path) -> None:

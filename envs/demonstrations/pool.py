@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fibo_robot.envs.rendering.settings import prepare_rendering
 from fibo_robot.envs.tasks import Task
 from fibo_robot.errors import FiboError
+from fibo_robot.processes import exit_with_parent
 
 if TYPE_CHECKING:
     from fibo_robot.envs.simulation.environment import SimulationEnv
@@ -82,7 +82,7 @@ def _prepare_worker(
     global _work
     # The parent decides when to stop, and takes its workers along if it is killed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
     # Mesa's software renderer would start a thread per core in every worker.
     os.environ["LP_NUM_THREADS"] = "0"
     environment: SimulationEnv | None = None
@@ -94,13 +94,6 @@ def _prepare_worker(
         return function(environment, item)
 
     _work = work
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _call(item: Any) -> Any:
