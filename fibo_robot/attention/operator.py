@@ -132,48 +132,65 @@ class _DiagonalAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-        out, lse = _below_autograd(torch.ops.fibo_robot.diagonal_attention.default, q, k, v, *settings)
+        out, lse = below_autograd(torch.ops.fibo_robot.diagonal_attention.default, q, k, v, *settings)
         ctx.settings = settings
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.mark_non_differentiable(lse)
         return out, lse
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_lse: Tensor | None) -> tuple:
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple:
         backward = torch.ops.fibo_robot.diagonal_attention_backward.default
-        grads = backward(grad, *ctx.saved_tensors, *ctx.settings)
+        grads = backward(upstream[0], *ctx.saved_tensors, *ctx.settings)
         return (*unpacked(grads), *[None] * len(ctx.settings))
 
 
 class _Gradients(torch.autograd.Function):
-    """The backward operator, which has no derivative."""
+    """A backward operator, which has no derivative."""
 
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> Tensor:
-        return _below_autograd(torch.ops.fibo_robot.diagonal_attention_backward.default, *given)
+    def forward(ctx: Any, operator: Callable[..., Any], refusal: str, *given: Any) -> Any:
+        ctx.refusal = refusal
+        return below_autograd(operator, *given)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
-        raise AttentionError(
-            "Diagonal attention has no second derivative by its kernels: use backend 'sdpa'."
-        )
+    def backward(ctx: Any, *grads: Tensor) -> tuple:
+        raise AttentionError(ctx.refusal)
 
 
-def _below_autograd(operator: Callable[..., Any], *given: Any) -> Any:
+def below_autograd(operator: Callable[..., Any], *given: Any) -> Any:
+    """Call an operator's kernel for the device."""
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*given)
 
 
-def _under_autograd(*given: Any) -> Any:
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given[:3]):
-        return _DiagonalAttention.apply(*given)
-    return _below_autograd(torch.ops.fibo_robot.diagonal_attention.default, *given)
+def with_derivative(
+    operator: Callable[..., Any], function: type[torch.autograd.Function]
+) -> Callable[..., Any]:
+    """What autograd calls for an operator on q, k, v and settings: the function where it is asked for."""
+
+    def call(*given: Any) -> Any:
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given[:3]):
+            return function.apply(*given)
+        return below_autograd(operator, *given)
+
+    return call
 
 
-def _backward_under_autograd(*given: Any) -> Any:
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given[:6]):
-        return _Gradients.apply(*given)
-    return _below_autograd(torch.ops.fibo_robot.diagonal_attention_backward.default, *given)
+def without_derivative(operator: Callable[..., Any], refusal: str) -> Callable[..., Any]:
+    """What autograd calls for a backward operator on grad, q, k, v, out, lse and settings.
+
+    Args:
+        operator: the operator.
+        refusal: what the error says to whoever differentiates it.
+    """
+
+    def call(*given: Any) -> Any:
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given[:6]):
+            return _Gradients.apply(operator, refusal, *given)
+        return below_autograd(operator, *given)
+
+    return call
 
 
 def _fake(q: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
@@ -186,9 +203,20 @@ def _fake_backward(grad: Tensor, q: Tensor, *given: Any) -> Tensor:
 
 _library.impl("diagonal_attention", forward_on_cpu, "CPU")
 _library.impl("diagonal_attention", forward_on_cuda, "CUDA")
-_library.impl("diagonal_attention", _under_autograd, "Autograd")
+_library.impl(
+    "diagonal_attention",
+    with_derivative(torch.ops.fibo_robot.diagonal_attention.default, _DiagonalAttention),
+    "Autograd",
+)
 _library.impl("diagonal_attention_backward", backward_on_cpu, "CPU")
 _library.impl("diagonal_attention_backward", backward_on_cuda, "CUDA")
-_library.impl("diagonal_attention_backward", _backward_under_autograd, "Autograd")
+_library.impl(
+    "diagonal_attention_backward",
+    without_derivative(
+        torch.ops.fibo_robot.diagonal_attention_backward.default,
+        "Diagonal attention has no second derivative by its kernels: use backend 'sdpa'.",
+    ),
+    "Autograd",
+)
 torch.library.register_fake("fibo_robot::diagonal_attention", _fake, lib=_library)
 torch.library.register_fake("fibo_robot::diagonal_attention_backward", _fake_backward, lib=_library)

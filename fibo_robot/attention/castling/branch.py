@@ -4,13 +4,20 @@ The linear part of the angular similarity misjudges keys at small angles most. T
 softmax weights back while training (Castling-ViT, arXiv 2211.10526, section 3), and is faded out.
 """
 
+from collections.abc import Callable
 from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fibo_robot.attention.operator import result_like, without_autocast
+from fibo_robot.attention.operator import (
+    below_autograd,
+    result_like,
+    with_derivative,
+    without_autocast,
+    without_derivative,
+)
 
 QUERY_ROWS = 128  # queries whose weights are alive at once, where no kernel of its own computes the branch
 SAMPLED_QUERIES, SAMPLED_EXAMPLES = 32, 4  # of each head, from which its threshold is found
@@ -41,7 +48,7 @@ def strongest_softmax(
         cutoffs = threshold.to(q.device, torch.float32).expand(heads) / num_tokens
     else:  # written by the device itself: a copy to it would wait
         cutoffs = torch.full((heads,), threshold / num_tokens, dtype=torch.float32, device=q.device)
-    branch, passed, _ = torch.ops.fibo_robot.strongest_softmax(q, k, v, cutoffs, scale)
+    branch, passed, _ = torch.ops.fibo_robot.strongest_softmax.default(q, k, v, cutoffs, scale)
     return branch, passed.detach()
 
 
@@ -60,7 +67,7 @@ def threshold_of_mass(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor
     Returns:
         `(heads,)` in float32, in multiples of the uniform weight 1/N, for :func:`strongest_softmax`.
     """
-    last = torch.ops.fibo_robot.last_of_mass(q, k, mass, scale)
+    last = torch.ops.fibo_robot.last_of_mass.default(q, k, mass, scale)
     # Below the last weight that is kept by more than rounding, so that those equal to it pass as well.
     return last * ((1 - 1e-6) * k.shape[2])
 
@@ -74,14 +81,9 @@ def _last_of_mass_anywhere(q: Tensor, k: Tensor, mass: float, scale: float) -> T
     return ordered.gather(1, index).squeeze(1)
 
 
-threshold_operator = torch.library.custom_op(
-    "fibo_robot::last_of_mass", without_autocast(_last_of_mass_anywhere), mutates_args=()
-)
-
-
-@threshold_operator.register_kernel("cpu")
 @without_autocast
-def _(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
+def threshold_on_cpu(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
+    """See :func:`fibo_robot.attention.backends.numba.branch.last_of_mass`."""
     from fibo_robot.attention.backends.numba import blas as numba_blas
     from fibo_robot.attention.backends.numba import branch as numba_branch  # numba: slow to import
 
@@ -90,7 +92,6 @@ def _(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
     return numba_branch.last_of_mass(*_sampled(q, k), mass, scale)
 
 
-@threshold_operator.register_kernel("cuda")
 @without_autocast
 def threshold_on_cuda(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
     """See :func:`fibo_robot.attention.backends.triton.branch.last_of_mass`."""
@@ -99,11 +100,6 @@ def threshold_on_cuda(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor
     if not triton_branch.is_available(q):
         return _last_of_mass_anywhere(q, k, mass, scale)
     return triton_branch.last_of_mass(q, k, mass, scale, *_sample_sizes(q))
-
-
-@threshold_operator.register_fake
-def _(q: Tensor, k: Tensor, mass: float, scale: float) -> Tensor:
-    return q.new_empty(q.shape[1], dtype=torch.float32)
 
 
 def _sampled(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,41 +134,27 @@ def _branch_anywhere(
     return out, torch.stack(passed).sum() / q.shape[:-1].numel(), torch.cat(lse, dim=-1)
 
 
-branch_operator = torch.library.custom_op(
-    "fibo_robot::strongest_softmax", without_autocast(_branch_anywhere), mutates_args=()
-)
-
-
-@branch_operator.register_kernel("cpu")
 @without_autocast
-def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def branch_on_cpu(q: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`fibo_robot.attention.backends.numba.branch.strongest_softmax`, of all queries together."""
     from fibo_robot.attention.backends.numba import blas as numba_blas
     from fibo_robot.attention.backends.numba import branch as numba_branch
 
     if not numba_blas.is_available(q.dtype):
-        return _branch_anywhere(q, k, v, cutoffs, scale)
-    out, passed, lse = numba_branch.strongest_softmax(q, k, v, cutoffs, scale)
+        return _branch_anywhere(q, *given)
+    out, passed, lse = numba_branch.strongest_softmax(q, *given)
     return out, passed.mean(dtype=torch.float32), lse
 
 
-@branch_operator.register_kernel("cuda")
 @without_autocast
-def branch_on_cuda(
-    q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def branch_on_cuda(q: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`fibo_robot.attention.backends.triton.branch.strongest_softmax`, of all queries together."""
     from fibo_robot.attention.backends.triton import branch as triton_branch
 
     if not triton_branch.is_available(q):
-        return _branch_anywhere(q, k, v, cutoffs, scale)
-    out, passed, lse = triton_branch.strongest_softmax(q, k, v, cutoffs, scale)
+        return _branch_anywhere(q, *given)
+    out, passed, lse = triton_branch.strongest_softmax(q, *given)
     return out, passed.mean(), lse
-
-
-@branch_operator.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    lse = q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
-    return result_like(v), q.new_empty((), dtype=torch.float32), lse
 
 
 def _branch_backward_anywhere(
@@ -194,42 +176,25 @@ def _branch_backward_anywhere(
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
-branch_backward_operator = torch.library.custom_op(
-    "fibo_robot::strongest_softmax_backward", without_autocast(_branch_backward_anywhere), mutates_args=()
-)
-
-
-@branch_backward_operator.register_kernel("cpu")
 @without_autocast
-def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def branch_backward_on_cpu(grad: Tensor, q: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`fibo_robot.attention.backends.numba.branch.strongest_softmax_backward`."""
     from fibo_robot.attention.backends.numba import blas as numba_blas
     from fibo_robot.attention.backends.numba import branch as numba_branch
 
     if not numba_blas.is_available(q.dtype):
-        return _branch_backward_anywhere(grad, q, k, v, out, lse, cutoffs, scale)
-    return numba_branch.strongest_softmax_backward(grad, q, k, v, out, lse, cutoffs, scale)
+        return _branch_backward_anywhere(grad, q, *given)
+    return numba_branch.strongest_softmax_backward(grad, q, *given)
 
 
-@branch_backward_operator.register_kernel("cuda")
 @without_autocast
-def branch_backward_on_cuda(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def branch_backward_on_cuda(grad: Tensor, q: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`fibo_robot.attention.backends.triton.branch.strongest_softmax_backward`."""
     from fibo_robot.attention.backends.triton import branch as triton_branch
 
     if not triton_branch.is_available(q):
-        return _branch_backward_anywhere(grad, q, k, v, out, lse, cutoffs, scale)
-    return triton_branch.strongest_softmax_backward(grad, q, k, v, out, lse, cutoffs, scale)
-
-
-@branch_backward_operator.register_fake
-def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    return result_like(q), result_like(k), result_like(v)
+        return _branch_backward_anywhere(grad, q, *given)
+    return triton_branch.strongest_softmax_backward(grad, q, *given)
 
 
 def _query_rows(q: Tensor) -> list[slice]:
@@ -245,16 +210,84 @@ def _logits(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return logits.to(torch.promote_types(q.dtype, torch.float32)) * scale
 
 
-def _save_inputs(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *tensors, cutoffs, ctx.scale = inputs
-    out, _, lse = output
-    ctx.save_for_backward(*tensors, out, lse, cutoffs)
-    ctx.mark_non_differentiable(*output[1:])
+class _Branch(torch.autograd.Function):
+    """The operator, whose derivative is the backward operator."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        operator = torch.ops.fibo_robot.strongest_softmax.default
+        out, passed, lse = below_autograd(operator, q, k, v, cutoffs, scale)
+        ctx.scale = scale
+        ctx.save_for_backward(q, k, v, out, lse, cutoffs)
+        ctx.mark_non_differentiable(passed, lse)
+        return out, passed, lse
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple:
+        backward = torch.ops.fibo_robot.strongest_softmax_backward.default
+        return (*backward(upstream[0], *ctx.saved_tensors, ctx.scale), None, None)
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple:
-    grads = torch.ops.fibo_robot.strongest_softmax_backward(grad, *ctx.saved_tensors, ctx.scale)
-    return (*grads, None, None)
+def _fake_threshold(q: Tensor, *given: Any) -> Tensor:
+    return q.new_empty(q.shape[1], dtype=torch.float32)
 
 
-branch_operator.register_autograd(_backward, setup_context=_save_inputs)
+def _fake_branch(q: Tensor, k: Tensor, v: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    lse = q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    return result_like(v), q.new_empty((), dtype=torch.float32), lse
+
+
+def _fake_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *given: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return result_like(q), result_like(k), result_like(v)
+
+
+def _implement(
+    name: str,
+    anywhere: Callable[..., Any],
+    on_cpu: Callable[..., Any],
+    on_cuda: Callable[..., Any],
+    fake: Callable[..., Any],
+) -> None:
+    _library.impl(name, without_autocast(anywhere), "CompositeExplicitAutograd")
+    _library.impl(name, on_cpu, "CPU")
+    _library.impl(name, on_cuda, "CUDA")
+    torch.library.register_fake(f"fibo_robot::{name}", fake, lib=_library)
+
+
+# By Library and an autograd function of their own, as those of diagonal attention (operator.py): custom_op
+# costs more time beside their kernels.
+_library = torch.library.Library("fibo_robot", "FRAGMENT")
+_library.define("last_of_mass(Tensor q, Tensor k, float mass, float scale) -> Tensor")
+_library.define(
+    "strongest_softmax(Tensor q, Tensor k, Tensor v, Tensor cutoffs, float scale) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "strongest_softmax_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+    "Tensor cutoffs, float scale) -> (Tensor, Tensor, Tensor)"
+)
+_implement("last_of_mass", _last_of_mass_anywhere, threshold_on_cpu, threshold_on_cuda, _fake_threshold)
+_implement("strongest_softmax", _branch_anywhere, branch_on_cpu, branch_on_cuda, _fake_branch)
+_implement(
+    "strongest_softmax_backward",
+    _branch_backward_anywhere,
+    branch_backward_on_cpu,
+    branch_backward_on_cuda,
+    _fake_backward,
+)
+_library.impl(
+    "strongest_softmax",
+    with_derivative(torch.ops.fibo_robot.strongest_softmax.default, _Branch),
+    "Autograd",
+)
+_library.impl(
+    "strongest_softmax_backward",
+    without_derivative(
+        torch.ops.fibo_robot.strongest_softmax_backward.default,
+        "Castling's branch has no second derivative: set its scale to 0 (set_branch_scale).",
+    ),
+    "Autograd",
+)

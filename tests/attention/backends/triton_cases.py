@@ -28,11 +28,11 @@ def stand_in_for_the_cpu() -> None:
     for name, kernel in (
         ("diagonal_attention", operator.forward_on_cuda),
         ("diagonal_attention_backward", operator.backward_on_cuda),
+        ("strongest_softmax", castling_branch.branch_on_cuda),
+        ("strongest_softmax_backward", castling_branch.branch_backward_on_cuda),
+        ("last_of_mass", castling_branch.threshold_on_cuda),
     ):
         STANDING_IN.impl(name, kernel, "CPU", allow_override=True)
-    castling_branch.branch_operator.register_kernel("cpu")(castling_branch.branch_on_cuda)
-    castling_branch.branch_backward_operator.register_kernel("cpu")(castling_branch.branch_backward_on_cuda)
-    castling_branch.threshold_operator.register_kernel("cpu")(castling_branch.threshold_on_cuda)
     _multiply_bfloat16()
 
 

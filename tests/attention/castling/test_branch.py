@@ -88,6 +88,14 @@ def test_operators_are_well_formed():
     torch.library.opcheck(torch.ops.fibo_robot.strongest_softmax.default, arguments)
 
 
+def test_a_second_derivative_is_refused():
+    q, k, v = (tensor.detach().requires_grad_() for tensor in qkv(1, 2, 20))
+    branch, _ = strongest_softmax(q, k, v, threshold=1.0, scale=SCALE)
+    (grad,) = torch.autograd.grad(branch.square().sum(), q, create_graph=True)
+    with pytest.raises(AttentionError, match="no second derivative: set its scale to 0"):
+        grad.sum().backward()
+
+
 def fresh_vit(**options: object) -> Any:
     vit = timm.create_model("vit_tiny_patch16_224", img_size=112, embed_dim=96, depth=3, num_heads=3)
     swap_attention(vit, "castling", **options)
