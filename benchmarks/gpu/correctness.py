@@ -13,9 +13,6 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention import create_attention, diagonal_attention, force_backend
-from fibo_robot.attention.castling.angular import castling_inference, linear_angular
-from fibo_robot.attention.castling.branch import strongest_softmax
-from fibo_robot.attention.castling.training import castling_training
 from fibo_robot.attention.operator import unpacked
 from fibo_robot.attention.sparse.diagonal import MASK_MODES, Backend, MaskMode
 from fibo_robot.attention.sparse.reference import reference_attention
@@ -151,41 +148,6 @@ def _fixed_launches() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def castling_errors(device: str, tokens: int, dtype: str) -> dict[str, float]:
-    """Of Castling's operators: inference, and training, in float32 with its branch.
-
-    In half precision some weights lie on the other side of the branch's threshold than in float64.
-    """
-    with_branch = dtype == "float32"
-    torch.manual_seed(0)
-    inputs = [torch.randn(2, 3, tokens, 64, device=device).to(getattr(torch, dtype)) for _ in range(3)]
-    q, k, v = (tensor.requires_grad_() for tensor in inputs)
-    upstream = torch.randn(v.shape, device=device).to(v.dtype)
-    threshold = torch.full((3,), 1.2, device=device)
-
-    def trained(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if not with_branch:
-            return castling_training(q, k, v, "own")
-        branch, _ = strongest_softmax(q, k, v, threshold=threshold, scale=0.125)
-        return castling_training(q, k, v, "own", branch=branch)
-
-    def defined(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        y = linear_angular(q, k, v)
-        if with_branch:
-            weights = (q @ k.mT * 0.125).softmax(dim=-1)
-            y = y + weights.masked_fill(weights <= 1.2 / tokens, 0) @ v
-        return y / y.norm(dim=-1, keepdim=True)
-
-    out = trained(q, k, v)
-    found = compare(
-        (out, *torch.autograd.grad(out, (q, k, v), upstream)), _exact(defined, [q, k, v], upstream)
-    )
-    exact = linear_angular(q.detach().double(), k.detach().double(), v.detach().double())
-    with torch.no_grad():
-        inference = castling_inference(q, k, v, "own")
-    return {**found, "inference": _relative(inference, exact / exact.norm(dim=-1, keepdim=True))}
-
-
 def compiled_errors(device: str, backend: Backend) -> dict[str, float]:
     """Of a module under torch.compile, in one graph, against the same module without it."""
     module = create_attention("fibottention", 32, 2, layer_index=1, num_prefix_tokens=1).to(device)
@@ -246,7 +208,7 @@ def row(kernel: str, tolerance: float, found: dict[str, float], **about: Any) ->
 
 
 def checks(
-    device: str, backend: Backend, cases: Sequence[Case], castling: Sequence[tuple[int, str]]
+    device: str, backend: Backend, cases: Sequence[Case]
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Names of comparisons, and functions that make them: rows of errors, tolerance and whether it holds."""
     for case in cases:
@@ -257,14 +219,6 @@ def checks(
     yield "diagonal compiled", lambda: row("compiled", 1e-5, compiled_errors(device, backend))
     if device == "cuda":
         yield "diagonal in a CUDA graph", lambda: row("graph", 1e-5, graph_errors(device, backend))
-    for tokens, dtype in castling:
-        tolerance = CASTLING_TOLERANCE if dtype == "float32" else 3 * TOLERANCES[dtype]
-        yield (
-            f"castling {tokens} {dtype}",
-            lambda tokens=tokens, dtype=dtype, tolerance=tolerance: row(
-                "castling", tolerance, castling_errors(device, tokens, dtype)
-            ),
-        )
 
 
 def _exact(

@@ -18,7 +18,8 @@ import torch
 
 from fibo_robot.attention.backends import triton
 from fibo_robot.attention.sparse.diagonal import Backend
-from fibo_robot.benchmarks.gpu import branch, correctness, simulator, speed, training
+from fibo_robot.benchmarks.gpu import angular, branch, correctness, simulator, speed, training
+from fibo_robot.benchmarks.gpu.angular import AngularCase
 from fibo_robot.benchmarks.gpu.branch import BranchCase
 from fibo_robot.benchmarks.gpu.correctness import Case
 from fibo_robot.benchmarks.gpu.simulator import SimulatorCase
@@ -34,7 +35,7 @@ class Sizes:
     """What to measure.
 
     Attributes:
-        checks: comparisons of diagonal attention; `castling_checks`: tokens and dtypes of Castling's;
+        checks: comparisons of diagonal attention; `angular_checks`: of Castling's linear part;
             `branch_checks`: of its training branch.
         lengths: tokens and batch of attentions, the most telling first; heads of 64.
         dtypes: keys of `speed.DTYPES`, and `heads` of attentions and modules.
@@ -43,7 +44,7 @@ class Sizes:
     """
 
     checks: tuple[Case, ...]
-    castling_checks: tuple[tuple[int, str], ...]
+    angular_checks: tuple[AngularCase, ...]
     branch_checks: tuple[BranchCase, ...]
     lengths: tuple[tuple[int, int], ...]
     dtypes: tuple[str, ...]
@@ -57,7 +58,7 @@ class Sizes:
 # One class token and 14 x 14 patches times 16, 8, 4, 64 and 1; about 12544 tokens a batch.
 FULL = Sizes(
     checks=(*correctness.LARGE, *correctness.CASES),
-    castling_checks=((197, "float32"), (1000, "float32"), (197, "bfloat16")),
+    angular_checks=(*angular.LARGE, *angular.CASES),
     branch_checks=(*branch.LARGE, *branch.CASES),
     lengths=((3137, 4), (1569, 8), (785, 16), (12545, 1), (197, 64)),
     dtypes=("bfloat16", "float32"),
@@ -188,7 +189,8 @@ def _parts(device: Literal["cuda", "cpu"], sizes: Sizes) -> list[Part]:
     checks = [
         (name, partial(_as_rows, check))
         for name, check in (
-            *correctness.checks(device, kernel, sizes.checks, sizes.castling_checks),
+            *correctness.checks(device, kernel, sizes.checks),
+            *angular.checks(device, sizes.angular_checks),
             *branch.checks(device, sizes.branch_checks),
         )
     ]

@@ -45,10 +45,13 @@ def sparse_attention(
     return out
 
 
-def empty_tokens_first(like: Tensor) -> Tensor:
-    """An empty `(B, heads, N, head_dim)` that lies in memory as `(B, N, heads, head_dim)`."""
+def empty_tokens_first(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """An empty `(B, heads, N, head_dim)` that lies in memory as `(B, N, heads, head_dim)`.
+
+    So the next projection reads it without a copy.
+    """
     batch, heads, tokens, head_dim = like.shape
-    return like.new_empty((batch, tokens, heads, head_dim)).transpose(1, 2)
+    return like.new_empty((batch, tokens, heads, head_dim), dtype=dtype).transpose(1, 2)
 
 
 def empty_packed(like: Tensor) -> Tensor:
@@ -61,11 +64,6 @@ def unpacked(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Views `(B, heads, N, head_dim)` of a `(B, N, 3, heads, head_dim)`: q, k and v, or their gradients."""
     q, k, v = packed.unbind(2)
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
-
-def result_like(q: Tensor) -> Tensor:
-    """An empty result of Castling's operators: tokens first in memory on a CPU, contiguous elsewhere."""
-    return empty_tokens_first(q) if q.device.type == "cpu" else q.new_empty(q.shape)
 
 
 def without_autocast(kernel: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -167,10 +165,10 @@ def below_autograd(operator: Callable[..., Any], *given: Any) -> Any:
 def with_derivative(
     operator: Callable[..., Any], function: type[torch.autograd.Function]
 ) -> Callable[..., Any]:
-    """What autograd calls for an operator on q, k, v and settings: the function where it is asked for."""
+    """What autograd calls for an operator: the function, where a gradient is asked for."""
 
     def call(*given: Any) -> Any:
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given[:3]):
+        if _needs_gradient(given):
             return function.apply(*given)
         return below_autograd(operator, *given)
 
@@ -178,7 +176,7 @@ def with_derivative(
 
 
 def without_derivative(operator: Callable[..., Any], refusal: str) -> Callable[..., Any]:
-    """What autograd calls for a backward operator on grad, q, k, v, out, lse and settings.
+    """What autograd calls for a backward operator.
 
     Args:
         operator: the operator.
@@ -186,11 +184,15 @@ def without_derivative(operator: Callable[..., Any], refusal: str) -> Callable[.
     """
 
     def call(*given: Any) -> Any:
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given[:6]):
+        if _needs_gradient(given):
             return _Gradients.apply(operator, refusal, *given)
         return below_autograd(operator, *given)
 
     return call
+
+
+def _needs_gradient(given: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in given)
 
 
 def _fake(q: Tensor, *given: Any) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fibo_robot.attention.operator import result_like, without_autocast
+from fibo_robot.attention.operator import empty_tokens_first, without_autocast, without_derivative
 
 ConstantTerm = Literal["own", "sum", "mean"]
 CONSTANT_TERMS: tuple[str, ...] = get_args(ConstantTerm)
@@ -77,17 +77,12 @@ def convolve(v: Tensor, taps: Tensor, onto: Tensor) -> Tensor:
 
 def _inference_anywhere(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
     out = F.normalize(linear_angular(q, k, v, cast(ConstantTerm, const_term)), dim=-1, eps=NORM_EPSILON)
-    return convolve(v, taps, out)
+    return empty_tokens_first(v).copy_(convolve(v, taps, out))
 
 
-_castling_inference = torch.library.custom_op(
-    "fibo_robot::castling_inference", without_autocast(_inference_anywhere), mutates_args=()
-)
-
-
-@_castling_inference.register_kernel("cpu")
 @without_autocast
-def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
+def inference_on_cpu(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
+    """As :func:`castling_inference`; see :mod:`fibo_robot.attention.backends.numba.angular`."""
     from fibo_robot.attention.backends.numba import angular as numba_angular
     from fibo_robot.attention.backends.numba import blas as numba_blas  # numba: slow to import
 
@@ -100,7 +95,6 @@ def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
     return numba_angular.forward(q, k, v, None, 0.0, taps, term, training=False).out.to(given)
 
 
-@_castling_inference.register_kernel("cuda")
 @without_autocast
 def inference_on_cuda(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
     """As :func:`castling_inference`; see :mod:`fibo_robot.attention.backends.triton.angular`."""
@@ -112,10 +106,24 @@ def inference_on_cuda(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Te
 
 
 def kernels_on_cuda(q: Tensor) -> bool:
-    """Whether Triton's kernels take such queries."""
+    """Whether the kernels of :mod:`fibo_robot.attention.backends.triton.angular` take such queries."""
     return q.dtype in (torch.float16, torch.bfloat16, torch.float32) and q.shape[-1] <= 128
 
 
-@_castling_inference.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Tensor) -> Tensor:
-    return result_like(v)
+# By Library, as in operator.py: custom_op costs more time beside the kernels.
+_library = torch.library.Library("fibo_robot", "FRAGMENT")
+_library.define("castling_inference(Tensor q, Tensor k, Tensor v, str const_term, Tensor taps) -> Tensor")
+_library.impl("castling_inference", without_autocast(_inference_anywhere), "CompositeExplicitAutograd")
+_library.impl("castling_inference", inference_on_cpu, "CPU")
+_library.impl("castling_inference", inference_on_cuda, "CUDA")
+_library.impl(
+    "castling_inference",
+    without_derivative(
+        torch.ops.fibo_robot.castling_inference.default,
+        "castling_inference is without gradients: call castling_training.",
+    ),
+    "Autograd",
+)
+torch.library.register_fake(
+    "fibo_robot::castling_inference", lambda q, k, v, const_term, taps: empty_tokens_first(v), lib=_library
+)

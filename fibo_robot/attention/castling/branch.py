@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fibo_robot.attention.operator import (
     below_autograd,
-    result_like,
+    empty_tokens_first,
     with_derivative,
     without_autocast,
     without_derivative,
@@ -123,7 +123,7 @@ def _evenly(size: int, count: int, device: torch.device) -> Tensor:
 def _branch_anywhere(
     q: Tensor, k: Tensor, v: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    out, passed, lse = torch.empty_like(v, memory_format=torch.contiguous_format), [], []
+    out, passed, lse = empty_tokens_first(v), [], []
     for rows in _query_rows(q):
         logits = _logits(q[:, :, rows], k, scale)
         lse.append(logits.logsumexp(dim=-1))
@@ -160,8 +160,8 @@ def branch_on_cuda(q: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _branch_backward_anywhere(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_q = torch.empty_like(q, memory_format=torch.contiguous_format)
-    grad_k, grad_v = (torch.zeros(t.shape, dtype=lse.dtype, device=t.device) for t in (k, v))
+    grad_q = empty_tokens_first(q)
+    grad_k, grad_v = (empty_tokens_first(t, lse.dtype).zero_() for t in (k, v))
     for rows in _query_rows(q):
         weights = (_logits(q[:, :, rows], k, scale) - lse[:, :, rows, None]).exp()
         masked = weights <= cutoffs[:, None, None]
@@ -236,13 +236,13 @@ def _fake_threshold(q: Tensor, *given: Any) -> Tensor:
 
 def _fake_branch(q: Tensor, k: Tensor, v: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
     lse = q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
-    return result_like(v), q.new_empty((), dtype=torch.float32), lse
+    return empty_tokens_first(v), q.new_empty((), dtype=torch.float32), lse
 
 
 def _fake_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *given: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return result_like(q), result_like(k), result_like(v)
+    return empty_tokens_first(q), empty_tokens_first(k), empty_tokens_first(v)
 
 
 def _implement(

@@ -14,7 +14,15 @@ from fibo_robot.attention.castling.angular import (
     linear_angular,
 )
 from fibo_robot.attention.compiling import constant_result
-from fibo_robot.attention.operator import empty_packed, result_like, unpacked, without_autocast
+from fibo_robot.attention.operator import (
+    below_autograd,
+    empty_packed,
+    empty_tokens_first,
+    unpacked,
+    with_derivative,
+    without_autocast,
+    without_derivative,
+)
 
 
 def castling_training(
@@ -55,9 +63,8 @@ def _has_kernel(dtype: torch.dtype) -> bool:
     return is_available(dtype)
 
 
-@torch.library.custom_op("fibo_robot::castling_training", mutates_args=(), device_types="cpu")
 @without_autocast
-def _castling_training(
+def training_on_cpu(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -66,6 +73,7 @@ def _castling_training(
     taps: Tensor,
     const_term: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output, direction, inverse and state; see :mod:`fibo_robot.attention.backends.numba.angular`."""
     from fibo_robot.attention.backends.numba import angular as numba_angular
 
     # Half precision is computed in float32, and rounded once.
@@ -79,71 +87,17 @@ def _castling_training(
     return found.out.to(given), direction, found.inverse, found.state
 
 
-@_castling_training.register_kernel("cuda")
 @without_autocast
-def training_on_cuda(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    branch: Tensor | None,
-    branch_scale: Tensor,
-    taps: Tensor,
-    const_term: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As :func:`castling_training`; see :mod:`fibo_robot.attention.backends.triton.angular`."""
+def training_on_cuda(q: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output, direction, inverse and state; see :mod:`fibo_robot.attention.backends.triton.angular`."""
     from fibo_robot.attention.backends.triton import angular as triton_angular
 
-    found = triton_angular.forward(q, k, v, branch, branch_scale, taps, const_term, training=True)
+    found = triton_angular.forward(q, *given, training=True)
     return found.out, found.direction, found.inverse, found.state
 
 
-@_castling_training.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    branch: Tensor | None,
-    branch_scale: Tensor,
-    taps: Tensor,
-    const_term: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, heads, num_tokens, head_dim = q.shape
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    return (
-        result_like(q),
-        result_like(q.to(dtype)) if taps.shape[1] else q.new_empty(0, dtype=dtype),
-        q.new_empty((batch, heads, num_tokens), dtype=dtype),
-        q.new_empty((batch, heads, head_dim, head_dim), dtype=dtype),
-    )
-
-
-@torch.library.custom_op("fibo_robot::castling_training_backward", mutates_args=(), device_types="cpu")
 @without_autocast
-def _castling_training_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    direction: Tensor,
-    inverse: Tensor,
-    state: Tensor,
-    taps: Tensor,
-    const_term: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    from fibo_robot.attention.backends.numba import angular as numba_angular
-
-    grad, q_wide, k, v, direction, wide_taps = (
-        tensor.to(state.dtype) for tensor in (grad, q, k, v, direction, taps)
-    )
-    term = cast(ConstantTerm, const_term)
-    grads = numba_angular.backward(grad, q_wide, k, v, direction, inverse, state, wide_taps, term)
-    packed, grad_y, grad_taps = grads
-    return packed.to(q.dtype), grad_y.to(q.dtype), grad_taps.to(taps.dtype)
-
-
-@_castling_training_backward.register_kernel("cuda")
-@without_autocast
-def backward_on_cuda(
+def backward_on_cpu(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -155,43 +109,100 @@ def backward_on_cuda(
     const_term: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v in one tensor, of y, and of the taps."""
+    from fibo_robot.attention.backends.numba import angular as numba_angular
+
+    grad, q_wide, k, v, direction, wide_taps = (
+        tensor.to(state.dtype) for tensor in (grad, q, k, v, direction, taps)
+    )
+    term = cast(ConstantTerm, const_term)
+    grads = numba_angular.backward(grad, q_wide, k, v, direction, inverse, state, wide_taps, term)
+    packed, grad_y, grad_taps = grads
+    return packed.to(q.dtype), grad_y.to(q.dtype), grad_taps.to(taps.dtype)
+
+
+@without_autocast
+def backward_on_cuda(grad: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v in one tensor, of y, and of the taps."""
     from fibo_robot.attention.backends.triton import angular as triton_angular
 
-    found = triton_angular.backward(grad, q, k, v, direction, inverse, state, taps, const_term)
-    packed, grad_y, grad_taps = found
-    return packed, grad_y, grad_taps.to(taps.dtype)
+    return triton_angular.backward(grad, *given)
 
 
-@_castling_training_backward.register_fake
-def _(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    direction: Tensor,
-    inverse: Tensor,
-    state: Tensor,
-    taps: Tensor,
-    const_term: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_packed(q), result_like(q), torch.empty_like(taps)
+class _Training(torch.autograd.Function):
+    """The operator, whose derivative is the backward operator."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        branch: Tensor | None,
+        branch_scale: Tensor,
+        taps: Tensor,
+        const_term: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        operator = torch.ops.fibo_robot.castling_training.default
+        found = below_autograd(operator, q, k, v, branch, branch_scale, taps, const_term)
+        out, direction, inverse, state = found
+        ctx.const_term, ctx.has_branch = const_term, branch is not None
+        kept = direction if taps.shape[1] else out
+        ctx.save_for_backward(q, k, v, kept, inverse, state, taps, branch_scale)
+        ctx.mark_non_differentiable(direction, inverse, state)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple:
+        *saved, branch_scale = ctx.saved_tensors
+        backward = torch.ops.fibo_robot.castling_training_backward.default
+        packed, grad_y, grad_taps = backward(upstream[0], *saved, ctx.const_term)
+        grad_branch = branch_scale.to(grad_y.dtype) * grad_y if ctx.has_branch else None
+        return *unpacked(packed), grad_branch, None, grad_taps, None
 
 
-def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    q, k, v, branch, branch_scale, taps, ctx.const_term = inputs
-    out, direction, inverse, state = output
-    ctx.has_branch = branch is not None
-    kept = direction if taps.shape[1] else out
-    ctx.save_for_backward(q, k, v, kept, inverse, state, taps, branch_scale)
-    ctx.mark_non_differentiable(*output[1:])
+def _fake_training(
+    q: Tensor, k: Tensor, v: Tensor, branch: Tensor | None, branch_scale: Tensor, taps: Tensor, term: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, heads, num_tokens, head_dim = q.shape
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    return (
+        empty_tokens_first(q),
+        empty_tokens_first(q, dtype) if taps.shape[1] else q.new_empty(0, dtype=dtype),
+        q.new_empty((batch, heads, num_tokens), dtype=dtype),
+        q.new_empty((batch, heads, head_dim, head_dim), dtype=dtype),
+    )
 
 
-def _differentiate(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple:
-    *saved, branch_scale = ctx.saved_tensors
-    grads = torch.ops.fibo_robot.castling_training_backward(grad, *saved, ctx.const_term)
-    packed, grad_y, grad_taps = grads
-    grad_branch = branch_scale.to(grad_y.dtype) * grad_y if ctx.has_branch else None
-    return *unpacked(packed), grad_branch, None, grad_taps, None
+def _fake_backward(grad: Tensor, q: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_packed(q), empty_tokens_first(q), torch.empty_like(given[-2])
 
 
-_castling_training.register_autograd(_differentiate, setup_context=_save)
+# By Library and an autograd function of its own, as in operator.py.
+_library = torch.library.Library("fibo_robot", "FRAGMENT")
+_library.define(
+    "castling_training(Tensor q, Tensor k, Tensor v, Tensor? branch, Tensor branch_scale, Tensor taps, "
+    "str const_term) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "castling_training_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor direction, Tensor inverse, "
+    "Tensor state, Tensor taps, str const_term) -> (Tensor, Tensor, Tensor)"
+)
+_library.impl("castling_training", training_on_cpu, "CPU")
+_library.impl("castling_training", training_on_cuda, "CUDA")
+_library.impl(
+    "castling_training",
+    with_derivative(torch.ops.fibo_robot.castling_training.default, _Training),
+    "Autograd",
+)
+_library.impl("castling_training_backward", backward_on_cpu, "CPU")
+_library.impl("castling_training_backward", backward_on_cuda, "CUDA")
+_library.impl(
+    "castling_training_backward",
+    without_derivative(
+        torch.ops.fibo_robot.castling_training_backward.default,
+        "Castling's attention has no second derivative by its kernels.",
+    ),
+    "Autograd",
+)
+torch.library.register_fake("fibo_robot::castling_training", _fake_training, lib=_library)
+torch.library.register_fake("fibo_robot::castling_training_backward", _fake_backward, lib=_library)

@@ -12,11 +12,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fibo_robot.attention import AttentionError, diagonal_attention
-from fibo_robot.benchmarks.gpu import branch
+from fibo_robot.benchmarks.gpu import angular, branch
 from fibo_robot.benchmarks.gpu.correctness import CASES, Case
 
 SCRIPT = Path(__file__).parent / "triton_cases.py"
 by_name = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+angular_by_name = pytest.mark.parametrize("case", angular.CASES, ids=[case.name for case in angular.CASES])
 branch_by_name = pytest.mark.parametrize("case", branch.CASES, ids=[case.name for case in branch.CASES])
 
 
@@ -73,6 +74,22 @@ def test_castlings_branch_equals_its_definition_on_the_gpu(
 
 
 @pytest.mark.triton
+@angular_by_name
+def test_castlings_linear_part_equals_its_definition_in_the_interpreter(
+    case: angular.AngularCase, interpreted: dict[str, Any]
+):
+    assert max(interpreted["angular"][case.name].values()) < case.tolerance, interpreted["angular"][case.name]
+
+
+@pytest.mark.gpu
+@angular_by_name
+def test_castlings_linear_part_equals_its_definition_on_the_gpu(
+    case: angular.AngularCase, on_the_gpu: dict[str, Any]
+):
+    assert max(on_the_gpu["angular"][case.name].values()) < case.tolerance, on_the_gpu["angular"][case.name]
+
+
+@pytest.mark.triton
 def test_nan_reaches_what_it_reaches_in_the_reference(interpreted: dict[str, Any]):
     assert len(interpreted["nan"]) == 12
     for what, (reached, expected) in interpreted["nan"].items():
@@ -107,6 +124,20 @@ def test_the_branchs_results_lie_as_what_is_traced_expects(interpreted: dict[str
         grads = torch.ops.fibo_robot.strongest_softmax_backward(q, q, q, q, out, lse, cutoffs, 1.0)
     results = (out, passed, lse, *grads)
     assert interpreted["branch_layouts"] == [[list(t.stride()), str(t.dtype)] for t in results]
+
+
+@pytest.mark.triton
+def test_the_linear_parts_results_lie_as_what_is_traced_expects(interpreted: dict[str, Any]):
+    with FakeTensorMode():
+        q, taps = (
+            torch.empty(shape, dtype=torch.bfloat16, device="cuda") for shape in ((2, 3, 20, 8), (3, 3))
+        )
+        inference = torch.ops.fibo_robot.castling_inference(q, q, q, "own", taps)
+        scale = torch.empty((), device="cuda")
+        found = torch.ops.fibo_robot.castling_training(q, q, q, None, scale, taps, "own")
+        grads = torch.ops.fibo_robot.castling_training_backward(q, q, q, q, *found[1:], taps, "own")
+    results = (inference, *found, *grads)
+    assert interpreted["angular_layouts"] == [[list(t.stride()), str(t.dtype)] for t in results]
 
 
 def test_cpu_tensors_are_refused_by_name():

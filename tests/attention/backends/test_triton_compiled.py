@@ -52,3 +52,13 @@ def test_castlings_branch_compiles_for_an_h100s_tensor_cores_with_all_in_registe
     for row in found.values():
         assert row["spilled"] == 0, row
         assert row["tensor_core_products"] > 0 and row["pipelined_loads"] > 0, row
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_castlings_linear_part_compiles_for_an_h100s_tensor_cores_with_all_in_registers(dtype):
+    found = compiled(64, dtype, "angular")
+    assert set(found) == {"state_kernel", "forward_kernel", "backward_queries_kernel", "backward_keys_kernel"}
+    for row in found.values():
+        assert row["spilled"] == 0, row
+        assert row["tensor_core_products"] > 0 and row["wide_loads"] + row["pipelined_loads"] > 0, row

@@ -14,10 +14,12 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from fibo_robot.attention import diagonal_attention, operator
+from fibo_robot.attention.castling import angular as castling_angular
 from fibo_robot.attention.castling import branch as castling_branch
+from fibo_robot.attention.castling import training as castling_training
 from fibo_robot.attention.sparse.diagonal import Backend
 from fibo_robot.attention.sparse.reference import reference_attention
-from fibo_robot.benchmarks.gpu import branch
+from fibo_robot.benchmarks.gpu import angular, branch
 from fibo_robot.benchmarks.gpu.correctness import CASES, MODES, errors
 
 STANDING_IN = torch.library.Library("fibo_robot", "IMPL")
@@ -31,6 +33,9 @@ def stand_in_for_the_cpu() -> None:
         ("strongest_softmax", castling_branch.branch_on_cuda),
         ("strongest_softmax_backward", castling_branch.branch_backward_on_cuda),
         ("last_of_mass", castling_branch.threshold_on_cuda),
+        ("castling_inference", castling_angular.inference_on_cuda),
+        ("castling_training", castling_training.training_on_cuda),
+        ("castling_training_backward", castling_training.backward_on_cuda),
     ):
         STANDING_IN.impl(name, kernel, "CPU", allow_override=True)
     _multiply_bfloat16()
@@ -86,6 +91,16 @@ def branch_layouts(device: str) -> list[tuple[list[int], str]]:
     return _described(out, passed, lse, *grads)
 
 
+def angular_layouts(device: str) -> list[tuple[list[int], str]]:
+    """The same of Castling's linear part."""
+    q, taps = torch.randn(2, 3, 20, 8, device=device).bfloat16(), torch.randn(3, 3, device=device).bfloat16()
+    inference = torch.ops.fibo_robot.castling_inference(q, q, q, "own", taps)
+    scale = torch.ones((), device=device)
+    found = torch.ops.fibo_robot.castling_training(q, q, q, None, scale, taps, "own")
+    grads = torch.ops.fibo_robot.castling_training_backward(q, q, q, q, *found[1:], taps, "own")
+    return _described(inference, *found, *grads)
+
+
 def thresholds(device: str) -> dict[str, tuple[list[float], list[float]]]:
     """Of Castling's branch, for each head: what the operator finds, and what sorting in float64 does."""
     found = {}
@@ -121,6 +136,8 @@ def main(device: str) -> None:
     of_branch = {case.name: branch.errors(case, device) for case in branch.CASES}
     beside = {"nan": reached_by_nan(device, backend), "layouts": layouts(device)}
     beside |= {"branch": of_branch, "branch_layouts": branch_layouts(device)}
+    of_angular = {case.name: angular.errors(case, device) for case in angular.CASES}
+    beside |= {"angular": of_angular, "angular_layouts": angular_layouts(device)}
     beside |= {"thresholds": thresholds(device)}
     json.dump({"errors": found, **beside}, sys.stdout)
 

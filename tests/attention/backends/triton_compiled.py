@@ -18,6 +18,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
+from fibo_robot.attention.backends.triton import angular as triton_angular
 from fibo_robot.attention.backends.triton import branch as triton_branch
 from fibo_robot.attention.backends.triton import cuda as triton_cuda
 
@@ -93,11 +94,24 @@ def branch(q: Tensor, k: Tensor, v: Tensor) -> None:
     triton_branch.strongest_softmax_backward(out, q, k, v, out, lse, cutoffs, 0.125)
 
 
+def angular(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """A forward and a backward pass of Castling's linear part, with a branch and taps."""
+    taps, scale = torch.zeros(12, 9, dtype=q.dtype), torch.zeros(())
+    found = triton_angular.forward(q, k, v, q, scale, taps, "own", training=True)
+    rest = (found.direction, found.inverse, found.state, taps, "own")
+    triton_angular.backward(found.out, q, k, v, *rest)
+
+
 def main(capability: int, head_dim: int, dtype: str, what: str, launches: int) -> None:
-    """The kernels of `drop` or `zero_logit`, or of Castling's `branch`, on views of one projection."""
+    """Kernels of `drop` or `zero_logit`, or Castling's `branch` or `angular`, on views of a projection."""
     driver.set_active(AbsentGpu(capability))  # pyright: ignore[reportArgumentType]: what compiling asks of it
     found: list[dict[str, Any]] = []
-    for module in (triton_cuda.kernels, triton_cuda.kernels_backward, triton_branch.kernels):
+    for module in (
+        triton_cuda.kernels,
+        triton_cuda.kernels_backward,
+        triton_branch.kernels,
+        triton_angular.kernels,
+    ):
         for name in vars(module).copy():
             if name.endswith("_kernel"):
                 setattr(module, name, Compiled(getattr(module, name), found))
@@ -105,6 +119,8 @@ def main(capability: int, head_dim: int, dtype: str, what: str, launches: int) -
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     if what == "branch":
         branch(q, k, v)
+    elif what == "angular":
+        angular(q, k, v)
     else:
         diagonals(q, k, v, what == "zero_logit", launches)
     print(json.dumps(found))

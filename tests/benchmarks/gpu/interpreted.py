@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from fibo_robot.benchmarks.gpu import branch
+from fibo_robot.benchmarks.gpu import angular, branch
 from fibo_robot.benchmarks.gpu.correctness import CASES
 from fibo_robot.benchmarks.gpu.plan import Sizes, run
 from fibo_robot.benchmarks.gpu.speed import Rounds
@@ -18,7 +18,7 @@ from tests.attention.backends.triton_cases import stand_in_for_the_cpu
 
 TINY = Sizes(
     checks=tuple(CASES[:1]),
-    castling_checks=((20, "float32"),),
+    angular_checks=(angular.AngularCase(2, 20, 16),),
     branch_checks=(branch.BranchCase(2, 17, 16),),
     lengths=((14, 1),),
     dtypes=("bfloat16",),

@@ -55,7 +55,7 @@ def test_every_part_is_measured_with_torch_triton_timm_and_numba_alone(tmp_path:
     of_nothing = hashlib.sha256().hexdigest()[:16]  # results of other kernels are not gone on with
     assert all(part["settings"]["kernels"] != of_nothing for part in parts.values())
     checks = parts["correctness"]["rows"]
-    assert [row["kernel"] for row in checks] == ["diagonal", "compiled", "castling", "branch"]
+    assert [row["kernel"] for row in checks] == ["diagonal", "compiled", "angular", "branch"]
     assert all(row["passed"] and max(row["errors"].values()) < row["tolerance"] for row in checks)
     for part in ("attention", "modules"):
         rows = [row for row in parts[part]["rows"] if "op" in row]

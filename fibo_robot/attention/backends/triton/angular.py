@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fibo_robot.attention.backends.triton import angular_kernels as kernels
 from fibo_robot.attention.backends.triton.layout import power_of_two, strided
-from fibo_robot.attention.operator import empty_packed, result_like, unpacked
+from fibo_robot.attention.operator import empty_packed, empty_tokens_first, unpacked
 
 MAX_HEAD_DIM = 128
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -65,10 +65,10 @@ def forward(
     with torch.cuda.device_of(q):
         state = _summed(kernels.state_kernel, q, (strided(k), strided(v)))
         taps = taps.detach().contiguous()
-        out, wide = result_like(q), {"dtype": torch.float32, "device": q.device}
+        out, wide = empty_tokens_first(q), {"dtype": torch.float32, "device": q.device}
         inverse = torch.empty(q.shape[:-1] if training else 0, **wide)
         keeps = training and taps.shape[1] > 0
-        direction = torch.empty(q.shape if keeps else 0, **wide)
+        direction = empty_tokens_first(q, torch.float32) if keeps else torch.empty(0, **wide)
         own = const_term == "own"
         constant = state if own else v.sum(dim=-2, dtype=torch.float32)
         if const_term == "mean":
@@ -101,7 +101,7 @@ def backward(
     batch, heads, tokens, _ = q.shape
     with torch.cuda.device_of(q):
         taps = taps.detach().contiguous()
-        packed, grad_y, count = empty_packed(q), result_like(q), taps.shape[1]
+        packed, grad_y, count = empty_packed(q), empty_tokens_first(q), taps.shape[1]
         into_q, into_k, into_v = map(strided, unpacked(packed))
         given_grad, given_v, into_y = strided(grad), strided(v), strided(grad_y)
         splits = _splits(q)
@@ -117,10 +117,22 @@ def backward(
         own = const_term == "own"
         constant = grad_state
         if not own:
-            constant = grad_y.sum(dim=-2, dtype=torch.float32) * (0.5 if const_term == "sum" else 0.5 / tokens)
-        given = (given_grad, strided(k), given_v, into_y, grad_state, constant, _or(taps, state), into_k, into_v)
+            constant = grad_y.sum(dim=-2, dtype=torch.float32) * (
+                0.5 if const_term == "sum" else 0.5 / tokens
+            )
+        given = (
+            given_grad,
+            strided(k),
+            given_v,
+            into_y,
+            grad_state,
+            constant,
+            _or(taps, state),
+            into_k,
+            into_v,
+        )
         _by_tiles(kernels.backward_keys_kernel, q, given, OWN=own, TAPS=count)
-        return packed, grad_y, tap_grads.sum(dim=(0, 2))
+        return packed, grad_y, tap_grads.sum(dim=(0, 2)).to(taps.dtype)
 
 
 def _splits(q: Tensor) -> int:
@@ -129,8 +141,10 @@ def _splits(q: Tensor) -> int:
     return max(1, min(-(-tokens // BLOCK), PROGRAMS // (batch * heads)))
 
 
-def _summed(kernel: Any, q: Tensor, given: tuple[Any, ...], more: tuple[Any, ...] = (), **options: Any) -> Tensor:
-    """Launch a kernel whose programs each leave a `(D, D)`, between `given` and `more`; their sums per head."""
+def _summed(
+    kernel: Any, q: Tensor, given: tuple[Any, ...], more: tuple[Any, ...] = (), **options: Any
+) -> Tensor:
+    """Launch a kernel whose programs each leave a `(D, D)`, after `given`; returns their sums per head."""
     batch, heads, tokens, head_dim = q.shape
     splits = _splits(q)
     shape = batch, heads, splits, head_dim, head_dim
@@ -157,4 +171,6 @@ def _or(tensor: Tensor, other: Tensor) -> Tensor:
 
 
 def _launch(q: Tensor) -> dict[str, int]:
-    return {"num_warps": 4 if q.shape[-1] <= 64 else 8}
+    """What keeps all numbers of a head_dim of 64 in registers, on an H100."""
+    small = q.element_size() == 2 and q.shape[-1] <= 64
+    return {"num_warps": 4, "num_stages": 2} if small else {"num_warps": 8, "num_stages": 1}
