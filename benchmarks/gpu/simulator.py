@@ -82,7 +82,7 @@ def measure(
 
     Returns:
         Rows as of :class:`fibo_robot.benchmarks.simulation.worlds.WorldsRow`, with their ratios to one
-        process and to the fastest number of processes, where processes can draw; else a last row says why not.
+        process and to the fastest number of processes; where those cannot draw, a last row says why.
     """
     from fibo_robot.benchmarks.simulation import worlds
     from fibo_robot.envs.rendering.settings import RendererError
