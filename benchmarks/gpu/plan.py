@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,13 +187,14 @@ class _Ledger:
 
 def _parts(device: Literal["cuda", "cpu"], sizes: Sizes) -> list[Part]:
     kernel: Backend = "triton" if device == "cuda" else "numba"
+    # In turns, so that every kernel has been checked when time runs out.
+    kinds = (
+        correctness.checks(device, kernel, sizes.checks),
+        angular.checks(device, sizes.angular_checks),
+        branch.checks(device, sizes.branch_checks),
+    )
     checks = [
-        (name, partial(_as_rows, check))
-        for name, check in (
-            *correctness.checks(device, kernel, sizes.checks),
-            *angular.checks(device, sizes.angular_checks),
-            *branch.checks(device, sizes.branch_checks),
-        )
+        (name, partial(_as_rows, check)) for turn in zip_longest(*kinds) for name, check in filter(None, turn)
     ]
     why_not = simulator.why_not() if sizes.worlds else "No worlds were asked for."
     worlds = () if why_not else sizes.worlds

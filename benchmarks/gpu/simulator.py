@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fibo_robot.benchmarks.gpu.graphs import first_line
 from fibo_robot.interfaces import ShapeMeta
 
 if TYPE_CHECKING:
@@ -81,25 +82,29 @@ def measure(
 
     Returns:
         Rows as of :class:`fibo_robot.benchmarks.simulation.worlds.WorldsRow`, with their ratios to one
-        process and to the fastest number of processes.
+        process and to the fastest number of processes; where those cannot draw, a last row says why.
     """
     from fibo_robot.benchmarks.simulation import worlds
+    from fibo_robot.envs.rendering.settings import RendererError
 
     drawn_by_robosuite, drawn_by_warp = (task, task) if task is not None else _tasks(case)
     policy = RandomPolicy(drawn_by_warp.shape_meta(), device)
     counts = sorted({1, os.cpu_count() or 1})
-    rows = worlds.measure(policy, drawn_by_robosuite, (), device, counts, STEPS, rounds)
-    one, most = rows[0].env_steps_per_s, max(row.env_steps_per_s for row in rows)
+    rows, left_out = [], {}
+    try:
+        rows += worlds.measure(policy, drawn_by_robosuite, (), device, counts, STEPS, rounds)
+    except RendererError as error:  # a machine without OpenGL's libraries: worlds can be drawn there
+        left_out[worlds.PROCESSES] = first_line(error)
+    rates = [row.env_steps_per_s for row in rows]
     rows += worlds.measure(policy, drawn_by_warp, (case.worlds,), device, (), STEPS, rounds, make)
     found = []
     for row in rows:
         about = row.to_dict()
-        ratios = {
-            "speedup_vs_one_process": row.env_steps_per_s / one,
-            "speedup_vs_processes": row.env_steps_per_s / most,
-        }
+        rate, ratios = row.env_steps_per_s, {}
+        if rates:
+            ratios = {"speedup_vs_one_process": rate / rates[0], "speedup_vs_processes": rate / max(rates)}
         found.append({**asdict(case), "engine": about.pop("case"), **about, **ratios})
-    return found
+    return found + [{**asdict(case), "left_out": left_out}] * bool(left_out)
 
 
 def _tasks(case: SimulatorCase) -> "tuple[Task, Task]":
@@ -107,5 +112,6 @@ def _tasks(case: SimulatorCase) -> "tuple[Task, Task]":
 
     if case.pictures:
         return get_task(case.task), get_task(case.task, renderer="warp")
-    without = get_task(case.task, cameras=())
+    # Nothing is drawn, so no library for it is needed.
+    without = get_task(case.task, cameras=(), renderer="warp")
     return without, without

@@ -4,24 +4,16 @@
 Triton's on CUDA, and PyTorch chooses between them when the operator runs: a graph that was exported on one
 device works on the other. Offsets travel as one flat list of integers, so they are constants of a compiled
 graph. Kernels choose their own precision: autocast is off inside them.
-
-On short sequences an operator's price is what Python does around its kernel. So the two are defined by
-`torch.library.Library`, not `custom_op`, and take `int[]`, not the `SymInt[]` that PyTorch infers from types:
-forward and backward cost 67 microseconds beside their kernels instead of 150 (one core of an Intel Xeon).
 """
 
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from itertools import accumulate, chain
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fibo_robot.attention.errors import AttentionError
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+from fibo_robot.attention.registration import below_autograd, define_operator, without_autocast
 
 KERNEL_DEVICES = {"numba": "cpu", "triton": "cuda"}  # which device's kernel a backend's name stands for
 
@@ -64,33 +56,6 @@ def unpacked(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Views `(B, heads, N, head_dim)` of a `(B, N, 3, heads, head_dim)`: q, k and v, or their gradients."""
     q, k, v = packed.unbind(2)
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
-
-def without_autocast(kernel: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """A kernel, its first argument a tensor, in whose matrix products autocast changes no precision.
-
-    An operator's kernel runs with the caller's autocast on, its backward pass with none: the two would weigh
-    pairs differently.
-    """
-
-    @wraps(kernel)
-    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        tensor: Any = args[0]
-        if not torch.is_autocast_enabled(tensor.device.type):
-            return kernel(*args, **kwargs)
-        with torch.autocast(tensor.device.type, enabled=False):
-            return kernel(*args, **kwargs)
-
-    return call
-
-
-_SETTINGS = "int[] offsets, int[] starts, int num_prefix_tokens, bool zero_logit, float scale"
-_library = torch.library.Library("fibo_robot", "FRAGMENT")
-_library.define(f"diagonal_attention(Tensor q, Tensor k, Tensor v, {_SETTINGS}) -> (Tensor, Tensor)")
-_library.define(
-    "diagonal_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
-    f"{_SETTINGS}) -> Tensor"
-)
 
 
 @without_autocast
@@ -143,58 +108,6 @@ class _DiagonalAttention(torch.autograd.Function):
         return (*unpacked(grads), *[None] * len(ctx.settings))
 
 
-class _Gradients(torch.autograd.Function):
-    """A backward operator, which has no derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, operator: Callable[..., Any], refusal: str, *given: Any) -> Any:
-        ctx.refusal = refusal
-        return below_autograd(operator, *given)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple:
-        raise AttentionError(ctx.refusal)
-
-
-def below_autograd(operator: Callable[..., Any], *given: Any) -> Any:
-    """Call an operator's kernel for the device."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator(*given)
-
-
-def with_derivative(
-    operator: Callable[..., Any], function: type[torch.autograd.Function]
-) -> Callable[..., Any]:
-    """What autograd calls for an operator: the function, where a gradient is asked for."""
-
-    def call(*given: Any) -> Any:
-        if _needs_gradient(given):
-            return function.apply(*given)
-        return below_autograd(operator, *given)
-
-    return call
-
-
-def without_derivative(operator: Callable[..., Any], refusal: str) -> Callable[..., Any]:
-    """What autograd calls for a backward operator.
-
-    Args:
-        operator: the operator.
-        refusal: what the error says to whoever differentiates it.
-    """
-
-    def call(*given: Any) -> Any:
-        if _needs_gradient(given):
-            return _Gradients.apply(operator, refusal, *given)
-        return below_autograd(operator, *given)
-
-    return call
-
-
-def _needs_gradient(given: Sequence[Any]) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in given)
-
-
 def _fake(q: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
     return empty_tokens_first(q), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
 
@@ -203,22 +116,19 @@ def _fake_backward(grad: Tensor, q: Tensor, *given: Any) -> Tensor:
     return empty_packed(q)
 
 
-_library.impl("diagonal_attention", forward_on_cpu, "CPU")
-_library.impl("diagonal_attention", forward_on_cuda, "CUDA")
-_library.impl(
-    "diagonal_attention",
-    with_derivative(torch.ops.fibo_robot.diagonal_attention.default, _DiagonalAttention),
-    "Autograd",
+_SETTINGS = "int[] offsets, int[] starts, int num_prefix_tokens, bool zero_logit, float scale"
+define_operator(
+    f"diagonal_attention(Tensor q, Tensor k, Tensor v, {_SETTINGS}) -> (Tensor, Tensor)",
+    on_cpu=forward_on_cpu,
+    on_cuda=forward_on_cuda,
+    fake=_fake,
+    derivative=_DiagonalAttention,
 )
-_library.impl("diagonal_attention_backward", backward_on_cpu, "CPU")
-_library.impl("diagonal_attention_backward", backward_on_cuda, "CUDA")
-_library.impl(
-    "diagonal_attention_backward",
-    without_derivative(
-        torch.ops.fibo_robot.diagonal_attention_backward.default,
-        "Diagonal attention has no second derivative by its kernels: use backend 'sdpa'.",
-    ),
-    "Autograd",
+define_operator(
+    "diagonal_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+    f"{_SETTINGS}) -> Tensor",
+    on_cpu=backward_on_cpu,
+    on_cuda=backward_on_cuda,
+    fake=_fake_backward,
+    refusal="Diagonal attention has no second derivative by its kernels: use backend 'sdpa'.",
 )
-torch.library.register_fake("fibo_robot::diagonal_attention", _fake, lib=_library)
-torch.library.register_fake("fibo_robot::diagonal_attention_backward", _fake_backward, lib=_library)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fibo_robot.attention.operator import empty_tokens_first, without_autocast, without_derivative
+from fibo_robot.attention.operator import empty_tokens_first
+from fibo_robot.attention.registration import define_operator, without_autocast
 
 ConstantTerm = Literal["own", "sum", "mean"]
 CONSTANT_TERMS: tuple[str, ...] = get_args(ConstantTerm)
@@ -112,20 +113,11 @@ def kernels_on_cuda(q: Tensor) -> bool:
     return q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= 128
 
 
-# By Library, as in operator.py: custom_op costs more time beside the kernels.
-_library = torch.library.Library("fibo_robot", "FRAGMENT")
-_library.define("castling_inference(Tensor q, Tensor k, Tensor v, str const_term, Tensor taps) -> Tensor")
-_library.impl("castling_inference", without_autocast(_inference_anywhere), "CompositeExplicitAutograd")
-_library.impl("castling_inference", inference_on_cpu, "CPU")
-_library.impl("castling_inference", inference_on_cuda, "CUDA")
-_library.impl(
-    "castling_inference",
-    without_derivative(
-        torch.ops.fibo_robot.castling_inference.default,
-        "castling_inference is without gradients: call castling_training.",
-    ),
-    "Autograd",
-)
-torch.library.register_fake(
-    "fibo_robot::castling_inference", lambda q, k, v, const_term, taps: empty_tokens_first(v), lib=_library
+define_operator(
+    "castling_inference(Tensor q, Tensor k, Tensor v, str const_term, Tensor taps) -> Tensor",
+    on_cpu=inference_on_cpu,
+    on_cuda=inference_on_cuda,
+    anywhere=without_autocast(_inference_anywhere),
+    fake=lambda q, k, v, const_term, taps: empty_tokens_first(v),
+    refusal="castling_inference is without gradients: call castling_training.",
 )

@@ -4,20 +4,14 @@ The linear part of the angular similarity misjudges keys at small angles most. T
 softmax weights back while training (Castling-ViT, arXiv 2211.10526, section 3), and is faded out.
 """
 
-from collections.abc import Callable
 from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fibo_robot.attention.operator import (
-    below_autograd,
-    empty_tokens_first,
-    with_derivative,
-    without_autocast,
-    without_derivative,
-)
+from fibo_robot.attention.operator import empty_tokens_first
+from fibo_robot.attention.registration import below_autograd, define_operator, without_autocast
 
 QUERY_ROWS = 128  # queries whose weights are alive at once, where no kernel of its own computes the branch
 SAMPLED_QUERIES, SAMPLED_EXAMPLES = 32, 4  # of each head, from which its threshold is found
@@ -245,49 +239,28 @@ def _fake_backward(
     return empty_tokens_first(q), empty_tokens_first(k), empty_tokens_first(v)
 
 
-def _implement(
-    name: str,
-    anywhere: Callable[..., Any],
-    on_cpu: Callable[..., Any],
-    on_cuda: Callable[..., Any],
-    fake: Callable[..., Any],
-) -> None:
-    _library.impl(name, without_autocast(anywhere), "CompositeExplicitAutograd")
-    _library.impl(name, on_cpu, "CPU")
-    _library.impl(name, on_cuda, "CUDA")
-    torch.library.register_fake(f"fibo_robot::{name}", fake, lib=_library)
-
-
-# By Library and an autograd function of their own, as those of diagonal attention (operator.py): custom_op
-# costs more time beside their kernels.
-_library = torch.library.Library("fibo_robot", "FRAGMENT")
-_library.define("last_of_mass(Tensor q, Tensor k, float mass, float scale) -> Tensor")
-_library.define(
-    "strongest_softmax(Tensor q, Tensor k, Tensor v, Tensor cutoffs, float scale) -> (Tensor, Tensor, Tensor)"
+define_operator(
+    "last_of_mass(Tensor q, Tensor k, float mass, float scale) -> Tensor",
+    on_cpu=threshold_on_cpu,
+    on_cuda=threshold_on_cuda,
+    anywhere=without_autocast(_last_of_mass_anywhere),
+    fake=_fake_threshold,
 )
-_library.define(
+define_operator(
+    "strongest_softmax(Tensor q, Tensor k, Tensor v, Tensor cutoffs, float scale) -> "
+    "(Tensor, Tensor, Tensor)",
+    on_cpu=branch_on_cpu,
+    on_cuda=branch_on_cuda,
+    anywhere=without_autocast(_branch_anywhere),
+    fake=_fake_branch,
+    derivative=_Branch,
+)
+define_operator(
     "strongest_softmax_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
-    "Tensor cutoffs, float scale) -> (Tensor, Tensor, Tensor)"
-)
-_implement("last_of_mass", _last_of_mass_anywhere, threshold_on_cpu, threshold_on_cuda, _fake_threshold)
-_implement("strongest_softmax", _branch_anywhere, branch_on_cpu, branch_on_cuda, _fake_branch)
-_implement(
-    "strongest_softmax_backward",
-    _branch_backward_anywhere,
-    branch_backward_on_cpu,
-    branch_backward_on_cuda,
-    _fake_backward,
-)
-_library.impl(
-    "strongest_softmax",
-    with_derivative(torch.ops.fibo_robot.strongest_softmax.default, _Branch),
-    "Autograd",
-)
-_library.impl(
-    "strongest_softmax_backward",
-    without_derivative(
-        torch.ops.fibo_robot.strongest_softmax_backward.default,
-        "Castling's branch has no second derivative: set its scale to 0 (set_branch_scale).",
-    ),
-    "Autograd",
+    "Tensor cutoffs, float scale) -> (Tensor, Tensor, Tensor)",
+    on_cpu=branch_backward_on_cpu,
+    on_cuda=branch_backward_on_cuda,
+    anywhere=without_autocast(_branch_backward_anywhere),
+    fake=_fake_backward,
+    refusal="Castling's branch has no second derivative: set its scale to 0 (set_branch_scale).",
 )

@@ -14,15 +14,8 @@ from fibo_robot.attention.castling.angular import (
     linear_angular,
 )
 from fibo_robot.attention.compiling import constant_result
-from fibo_robot.attention.operator import (
-    below_autograd,
-    empty_packed,
-    empty_tokens_first,
-    unpacked,
-    with_derivative,
-    without_autocast,
-    without_derivative,
-)
+from fibo_robot.attention.operator import empty_packed, empty_tokens_first, unpacked
+from fibo_robot.attention.registration import below_autograd, define_operator, without_autocast
 
 
 def castling_training(
@@ -177,32 +170,19 @@ def _fake_backward(grad: Tensor, q: Tensor, *given: Any) -> tuple[Tensor, Tensor
     return empty_packed(q), empty_tokens_first(q), torch.empty_like(given[-2])
 
 
-# By Library and an autograd function of its own, as in operator.py.
-_library = torch.library.Library("fibo_robot", "FRAGMENT")
-_library.define(
+define_operator(
     "castling_training(Tensor q, Tensor k, Tensor v, Tensor? branch, Tensor branch_scale, Tensor taps, "
-    "str const_term) -> (Tensor, Tensor, Tensor, Tensor)"
+    "str const_term) -> (Tensor, Tensor, Tensor, Tensor)",
+    on_cpu=training_on_cpu,
+    on_cuda=training_on_cuda,
+    fake=_fake_training,
+    derivative=_Training,
 )
-_library.define(
+define_operator(
     "castling_training_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor direction, Tensor inverse, "
-    "Tensor state, Tensor taps, str const_term) -> (Tensor, Tensor, Tensor)"
+    "Tensor state, Tensor taps, str const_term) -> (Tensor, Tensor, Tensor)",
+    on_cpu=backward_on_cpu,
+    on_cuda=backward_on_cuda,
+    fake=_fake_backward,
+    refusal="Castling's attention has no second derivative by its kernels.",
 )
-_library.impl("castling_training", training_on_cpu, "CPU")
-_library.impl("castling_training", training_on_cuda, "CUDA")
-_library.impl(
-    "castling_training",
-    with_derivative(torch.ops.fibo_robot.castling_training.default, _Training),
-    "Autograd",
-)
-_library.impl("castling_training_backward", backward_on_cpu, "CPU")
-_library.impl("castling_training_backward", backward_on_cuda, "CUDA")
-_library.impl(
-    "castling_training_backward",
-    without_derivative(
-        torch.ops.fibo_robot.castling_training_backward.default,
-        "Castling's attention has no second derivative by its kernels.",
-    ),
-    "Autograd",
-)
-torch.library.register_fake("fibo_robot::castling_training", _fake_training, lib=_library)
-torch.library.register_fake("fibo_robot::castling_training_backward", _fake_backward, lib=_library)

@@ -33,7 +33,9 @@ LARGEST_HEAD_DIM = 256
 # machine). The bound is fixed: a choice measured on each machine would differ between runs, and with it the
 # rounding of a result.
 SHORTEST_FOR_NUMBA = 48
-SHORTEST_FOR_TRITON = 1024
+# A training step of the divided ViT-B, with 197 tokens in space, takes 51 ms on an H100 with Triton's kernels
+# and 56 with the dense mask, as CUDA graphs; called from Python on a slow host 86 and 77 (docs/attention.md).
+SHORTEST_FOR_TRITON = 197
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _forced_backend: Backend | None = None
@@ -89,9 +91,9 @@ def diagonal_attention(
 def choose_backend(device: torch.device, num_tokens: int, dtype: torch.dtype) -> Backend:
     """The backend measured fastest for this device, sequence length and dtype.
 
-    On a CPU, numba wins from SHORTEST_FOR_NUMBA tokens on. On CUDA the Triton kernel is chosen for long
-    sequences; where exactly it starts to win is not yet measured on a GPU. Any other device computes the
-    dense mask through PyTorch's kernels.
+    On a CPU, numba wins from SHORTEST_FOR_NUMBA tokens on, on CUDA Triton from SHORTEST_FOR_TRITON on, by the
+    device's time; nothing shorter was measured there. Any other device computes the dense mask through
+    PyTorch's kernels.
     """
     if device.type == "cpu" and num_tokens >= SHORTEST_FOR_NUMBA:
         return "numba"

@@ -64,7 +64,7 @@ def backends(tmp_path: Path) -> Path:
     shutil.copytree(PACKAGE / numba, folder, ignore=shutil.ignore_patterns("__pycache__"))
     for package in folder.parents[:3]:
         (package / "__init__.py").touch()
-    for beside in ("attention/operator.py", "attention/errors.py", "errors.py"):
+    for beside in ("attention/operator.py", "attention/registration.py", "attention/errors.py", "errors.py"):
         shutil.copy(PACKAGE / beside, tmp_path / "fibo_robot" / beside)
     (folder / "term.py").write_text(HELPER)
     (folder / "total.py").write_text(KERNEL)

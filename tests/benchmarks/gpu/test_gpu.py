@@ -26,7 +26,9 @@ from fibo_robot.benchmarks.gpu.speed import compare, usable
 from fibo_robot.benchmarks.gpu.summary import lines, verdict
 from fibo_robot.benchmarks.gpu.training import TrainingCase
 from fibo_robot.benchmarks.harness import BenchmarkError
+from fibo_robot.benchmarks.simulation import worlds
 from fibo_robot.cli.main import app
+from fibo_robot.envs.rendering.settings import RendererError
 from tests.envs.rollouts.batched.toy_worlds import maker
 from tests.envs.toy_task import ToyTask
 
@@ -55,7 +57,7 @@ def test_every_part_is_measured_with_torch_triton_timm_and_numba_alone(tmp_path:
     of_nothing = hashlib.sha256().hexdigest()[:16]  # results of other kernels are not gone on with
     assert all(part["settings"]["kernels"] != of_nothing for part in parts.values())
     checks = parts["correctness"]["rows"]
-    assert [row["kernel"] for row in checks] == ["diagonal", "compiled", "angular", "branch"]
+    assert [row["kernel"] for row in checks] == ["diagonal", "angular", "branch", "compiled"]  # in turns
     assert all(row["passed"] and max(row["errors"].values()) < row["tolerance"] for row in checks)
     for part in ("attention", "modules"):
         rows = [row for row in parts[part]["rows"] if "op" in row]
@@ -178,6 +180,22 @@ def test_worlds_are_compared_with_processes_on_all_cores(monkeypatch) -> None:
     assert rows[0]["speedup_vs_one_process"] == 1
     assert rows[2]["speedup_vs_one_process"] == pytest.approx(worlds / one)
     assert rows[2]["speedup_vs_processes"] == pytest.approx(worlds / max(one, two))
+
+
+def test_worlds_are_measured_where_processes_cannot_draw(monkeypatch) -> None:
+    as_it_is = worlds.measure
+
+    def measure(policy: Any, task: Any, counts: Any, device: str, workers: Any, *rest: Any) -> Any:
+        if workers:
+            raise RendererError("No library was found.\nMore.")
+        return as_it_is(policy, task, counts, device, workers, *rest)
+
+    monkeypatch.setattr(worlds, "measure", measure)
+    rows = simulator.measure(SimulatorCase("toy", 2, True), "cpu", 1, task=cast(Any, ToyTask()), make=maker())
+    assert [row.get("engine") for row in rows] == ["worlds", None] and rows[0]["env_steps_per_s"] > 0
+    assert rows[1]["left_out"] == {"processes": "RendererError: No library was found."}
+    result = PartResult("simulator", [{"case": "toy", **row} for row in rows], (), ())
+    assert verdict([result]) == 0 and "no processes: RendererError" in "\n".join(lines([result]))
 
 
 def test_case_names_are_unique_and_tolerances_follow_the_rounding() -> None:
