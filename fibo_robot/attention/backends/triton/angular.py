@@ -147,7 +147,7 @@ def backward(
         constant = grad_state
         if not own:
             constant = grad_y.sum(dim=-2, dtype=torch.float32) * (
-                0.5 if const_term == "sum" else 0.5 / tokens
+                0.5 if const_term == "sum" else 0.5 / max(1, tokens)
             )
         given = (
             given_grad,
