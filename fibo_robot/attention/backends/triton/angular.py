@@ -14,8 +14,6 @@ from fibo_robot.attention.backends.triton import angular_kernels as kernels
 from fibo_robot.attention.backends.triton.layout import power_of_two, strided
 from fibo_robot.attention.operator import empty_packed, empty_tokens_first, unpacked
 
-MAX_HEAD_DIM = 128
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 BLOCK = 64  # tokens of a tile
 PROGRAMS = 512  # that a state is summed by, about four for each multiprocessor of an H100
 
@@ -35,11 +33,6 @@ class Forward:
     direction: Tensor
     inverse: Tensor
     state: Tensor
-
-
-def is_available(dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether the kernels take such tensors."""
-    return dtype in DTYPES and head_dim <= MAX_HEAD_DIM
 
 
 def forward(
