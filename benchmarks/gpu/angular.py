@@ -95,8 +95,8 @@ def errors(case: AngularCase, device: str) -> dict[str, float]:
     qkv = torch.randn(case.batch, case.tokens, 3, case.heads, case.head_dim, device=device)
     if case.zero_token:
         qkv[:, case.tokens // 2] = 0
-    inputs = [view.detach().requires_grad_() for view in unpacked(qkv.to(dtype))]
-    shape = inputs[0].shape
+    q, k, v = inputs = [view.detach().requires_grad_() for view in unpacked(qkv.to(dtype))]
+    shape = q.shape
     taps = torch.randn(case.heads, case.taps, device=device).to(dtype).requires_grad_()
     given, names = [*inputs], ["q", "k", "v"]
     if case.taps:
@@ -116,7 +116,9 @@ def errors(case: AngularCase, device: str) -> dict[str, float]:
     gradients = torch.autograd.grad(expected, exact, upstream.double())
 
     out = castling_training(
-        *inputs,
+        q,
+        k,
+        v,
         case.const_term,
         taps,
         given[-1] if case.branch else None,
@@ -126,7 +128,7 @@ def errors(case: AngularCase, device: str) -> dict[str, float]:
         (out, *torch.autograd.grad(out, given, upstream)), (expected, *gradients), ("out", *names)
     )
     with torch.no_grad():
-        inference = castling_inference(*inputs, case.const_term, taps)
+        inference = castling_inference(q, k, v, case.const_term, taps)
     return found | compare((inference,), (without,), ("inference",))
 
 

@@ -15,6 +15,7 @@ from fibo_robot.attention.backends.triton.kernels import dot_rows, head_of, load
 
 EPSILON = tl.constexpr(1e-6)  # angular.NORM_EPSILON
 PI = tl.constexpr(3.141592653589793)
+AS_IT_IS, TRANSPOSE = tl.constexpr(False), tl.constexpr(True)
 PRECISION = tl.constexpr("tf32x3")  # of products in float32: three of TF32, on the tensor cores
 SMALLEST = tl.constexpr(1e-30)  # that is divided by, where all are zero
 
@@ -109,7 +110,7 @@ def forward_kernel(
     inside = rows < tokens
     queries = load_rows(head_of(q, batch, head), q[3], rows, inside, D, BLOCK_D)
     queries = (queries.to(tl.float32) * _reciprocal_norms(queries)[:, None]).to(queries.dtype)
-    y = _times_state(queries, _load_state(state, bh, D, BLOCK_D), False)
+    y = _times_state(queries, _load_state(state, bh, D, BLOCK_D), AS_IT_IS)
     v_head = head_of(v, batch, head)
     if OWN:
         y += 0.5 * load_rows(v_head, v[3], rows, inside, D, BLOCK_D).to(tl.float32)
@@ -126,7 +127,7 @@ def forward_kernel(
         if TAPS > 0:
             store_rows(head_of(direction, batch, head), direction[3], rows, inside, y, D, BLOCK_D)
     if TAPS > 0:
-        y += _convolve(v_head, v[3], rows, taps + head * TAPS, tokens, D, BLOCK_D, TAPS, False)
+        y += _convolve(v_head, v[3], rows, taps + head * TAPS, tokens, D, BLOCK_D, TAPS, AS_IT_IS)
     store_rows(head_of(out, batch, head), out[3], rows, inside, y, D, BLOCK_D)
 
 
@@ -162,7 +163,7 @@ def backward_queries_kernel(
         exact = queries.to(tl.float32) * reciprocal[:, None]
         of_y, factor = _rounded(of_y, queries.dtype)
         acc += tl.dot(tl.trans(exact.to(queries.dtype)), of_y, input_precision=PRECISION) * factor
-        of_q = _through_norm(_times_state(of_y, own_state, True) * factor, exact, reciprocal)
+        of_q = _through_norm(_times_state(of_y, own_state, TRANSPOSE) * factor, exact, reciprocal)
         store_rows(head_of(grad_q, batch, head), grad_q[3], rows, inside, of_q, D, BLOCK_D)
     program, columns = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK_D)
     store_rows(states + program * D * D, D, columns, columns < D, acc / PI, D, BLOCK_D)
@@ -189,9 +190,9 @@ def backward_keys_kernel(
     values = load_rows(head_of(v, batch, head), v[3], rows, inside, D, BLOCK_D)
     reciprocal = _reciprocal_norms(keys)
     exact = keys.to(tl.float32) * reciprocal[:, None]
-    of_k = _through_norm(_times_state(values, of_state, True), exact, reciprocal)
+    of_k = _through_norm(_times_state(values, of_state, TRANSPOSE), exact, reciprocal)
     store_rows(head_of(grad_k, batch, head), grad_k[3], rows, inside, of_k, D, BLOCK_D)
-    of_v = _times_state(exact.to(keys.dtype), of_state, False)
+    of_v = _times_state(exact.to(keys.dtype), of_state, AS_IT_IS)
     if OWN:
         of_y = load_rows(head_of(grad_y, batch, head), grad_y[3], rows, inside, D, BLOCK_D)
         of_v += 0.5 * of_y.to(tl.float32)
@@ -200,5 +201,5 @@ def backward_keys_kernel(
         of_v += load_rows(grad_constant + bh * D, D, one, inside, D, BLOCK_D)
     if TAPS > 0:
         grad_head = head_of(grad, batch, head)
-        of_v += _convolve(grad_head, grad[3], rows, taps + head * TAPS, tokens, D, BLOCK_D, TAPS, True)
+        of_v += _convolve(grad_head, grad[3], rows, taps + head * TAPS, tokens, D, BLOCK_D, TAPS, TRANSPOSE)
     store_rows(head_of(grad_v, batch, head), grad_v[3], rows, inside, of_v, D, BLOCK_D)
