@@ -108,7 +108,9 @@ def inference_on_cuda(q: Tensor, k: Tensor, v: Tensor, const_term: str, taps: Te
 
 def kernels_on_cuda(q: Tensor) -> bool:
     """Whether the kernels of :mod:`fibo_robot.attention.backends.triton.angular` take such queries."""
-    return q.dtype in (torch.float16, torch.bfloat16, torch.float32) and q.shape[-1] <= 128
+    if q.dtype == torch.float32:
+        return q.shape[-1] <= 64  # twice that takes more shared memory than an H100 has
+    return q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= 128
 
 
 define_operator(

@@ -14,8 +14,41 @@ from fibo_robot.attention.backends.triton import angular_kernels as kernels
 from fibo_robot.attention.backends.triton.layout import power_of_two, strided
 from fibo_robot.attention.operator import empty_packed, empty_tokens_first, unpacked
 
-BLOCK = 64  # tokens of a tile
 PROGRAMS = 512  # that a state is summed by, about four for each multiprocessor of an H100
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a kernel is launched.
+
+    Attributes:
+        block: tokens of a tile, a power of two.
+        num_warps: of 32 threads per program.
+        num_stages: tiles whose loads are in flight at once, in kernels that walk over several.
+    """
+
+    block: int
+    num_warps: int
+    num_stages: int = 1
+
+
+@dataclass(frozen=True)
+class Launches:
+    """How the four kernels are launched for a type and a padded head_dim."""
+
+    state: Tiles
+    forward: Tiles
+    queries: Tiles
+    keys: Tiles
+
+
+# By size of a number in bytes and padded head_dim. None takes more than 97 KiB of shared memory, and on an
+# H100 all numbers stay in registers. In float32 a head_dim above 64 would take 320 KiB, more than it has.
+LAUNCHES = {
+    (2, 64): Launches(Tiles(64, 4, 2), Tiles(64, 4), Tiles(64, 4, 2), Tiles(64, 4)),
+    (2, 128): Launches(Tiles(64, 8), Tiles(64, 8), Tiles(64, 8), Tiles(64, 8)),
+    (4, 64): Launches(Tiles(64, 8), Tiles(64, 8), Tiles(32, 8), Tiles(64, 8)),
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +89,8 @@ def forward(
         training: keep what the backward pass needs; without it, `direction` and `inverse` are empty.
     """
     with torch.cuda.device_of(q):
-        state = _summed(kernels.state_kernel, q, (strided(k), strided(v)))
+        launches = _launches(q)
+        state = _summed(kernels.state_kernel, launches.state, q, (strided(k), strided(v)))
         taps = taps.detach().contiguous()
         out, wide = empty_tokens_first(q), {"dtype": torch.float32, "device": q.device}
         inverse = torch.empty(q.shape[:-1] if training else 0, **wide)
@@ -72,7 +106,7 @@ def forward(
             *(strided(out), strided(direction if keeps else out), _or(inverse, state)),
         )
         switches = {"OWN": own, "BRANCH": branch is not None, "TRAINING": training}
-        _by_tiles(kernels.forward_kernel, q, given, TAPS=taps.shape[1], **switches)
+        _by_tiles(kernels.forward_kernel, launches.forward, q, given, TAPS=taps.shape[1], **switches)
     return Forward(out, direction, inverse, state)
 
 
@@ -97,10 +131,12 @@ def backward(
         packed, grad_y, count = empty_packed(q), empty_tokens_first(q), taps.shape[1]
         into_q, into_k, into_v = map(strided, unpacked(packed))
         given_grad, given_v, into_y = strided(grad), strided(v), strided(grad_y)
-        splits = _splits(q)
+        launches = _launches(q)
+        splits = _splits(q, launches.queries.block)
         tap_grads = torch.empty((batch, heads, splits, count), dtype=torch.float32, device=q.device)
         grad_state = _summed(
             kernels.backward_queries_kernel,
+            launches.queries,
             q,
             (given_grad, strided(q), given_v, strided(direction), inverse, state, into_q, into_y),
             (_or(tap_grads, inverse),),
@@ -124,37 +160,44 @@ def backward(
             into_k,
             into_v,
         )
-        _by_tiles(kernels.backward_keys_kernel, q, given, OWN=own, TAPS=count)
+        _by_tiles(kernels.backward_keys_kernel, launches.keys, q, given, OWN=own, TAPS=count)
         return packed, grad_y, tap_grads.sum(dim=(0, 2)).to(taps.dtype)
 
 
-def _splits(q: Tensor) -> int:
-    """By how many programs a head's tokens are gone through."""
+def _splits(q: Tensor, block: int) -> int:
+    """By how many programs a head's tokens are gone through, in tiles of `block`."""
     batch, heads, tokens, _ = q.shape
-    return max(1, min(-(-tokens // BLOCK), PROGRAMS // (batch * heads)))
+    return max(1, min(-(-tokens // block), PROGRAMS // (batch * heads)))
 
 
 def _summed(
-    kernel: Any, q: Tensor, given: tuple[Any, ...], more: tuple[Any, ...] = (), **options: Any
+    kernel: Any,
+    tiles: Tiles,
+    q: Tensor,
+    given: tuple[Any, ...],
+    more: tuple[Any, ...] = (),
+    **options: Any,
 ) -> Tensor:
     """Launch a kernel whose programs each leave a `(D, D)`, after `given`; returns their sums per head."""
     batch, heads, tokens, head_dim = q.shape
-    splits = _splits(q)
+    splits = _splits(q, tiles.block)
     shape = batch, heads, splits, head_dim, head_dim
     states = torch.empty(shape, dtype=torch.float32, device=q.device)
     kernel[(splits * batch * heads,)](
         *given, states, *more, heads, tokens, splits,
-        D=head_dim, BLOCK_D=power_of_two(head_dim), BLOCK=BLOCK, **options, **_launch(q),
+        D=head_dim, BLOCK_D=power_of_two(head_dim), BLOCK=tiles.block, **options,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
     return states.squeeze(2) if splits == 1 else states.sum(dim=2)
 
 
-def _by_tiles(kernel: Any, q: Tensor, given: tuple[Any, ...], **options: Any) -> None:
+def _by_tiles(kernel: Any, tiles: Tiles, q: Tensor, given: tuple[Any, ...], **options: Any) -> None:
     """Launch a kernel with a program per tile and head."""
     batch, heads, tokens, head_dim = q.shape
-    kernel[(-(-tokens // BLOCK) * batch * heads,)](
+    kernel[(-(-tokens // tiles.block) * batch * heads,)](
         *given, heads, tokens,
-        D=head_dim, BLOCK_D=power_of_two(head_dim), BLOCK=BLOCK, **options, **_launch(q),
+        D=head_dim, BLOCK_D=power_of_two(head_dim), BLOCK=tiles.block, **options,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
 
 
@@ -163,7 +206,5 @@ def _or(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor if tensor.numel() else other
 
 
-def _launch(q: Tensor) -> dict[str, int]:
-    """What keeps all numbers of a head_dim of 64 in registers, on an H100."""
-    small = q.element_size() == 2 and q.shape[-1] <= 64
-    return {"num_warps": 4, "num_stages": 2} if small else {"num_warps": 8, "num_stages": 1}
+def _launches(q: Tensor) -> Launches:
+    return LAUNCHES[q.element_size(), max(64, power_of_two(q.shape[-1]))]

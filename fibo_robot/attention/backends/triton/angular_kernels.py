@@ -1,9 +1,9 @@
 """The Triton kernels of Castling's linear-angular attention; angular.py calls them.
 
 y = const/2 + q̂·S with the state S = k̂ᵀV/π; the output is y / ‖y‖ + taps * v. Products are the tensor cores';
-norms, sums and what is stored between kernels are in float32. States are divided by the number of tokens
-before they are rounded to half precision, and their products multiplied by it: a sum over a long sequence may
-exceed what float16 holds.
+norms, sums and what is stored between kernels are in float32. A state is a sum over all tokens, and the
+gradient of y is divided by ‖y‖, which such a sum makes large: what float16 may not hold is divided by its
+largest number before it is rounded, and the product multiplied by that.
 
 Tensors travel as in kernels.py. Tiles are padded to BLOCK_D columns of zeros.
 """
@@ -17,6 +17,7 @@ EPSILON = tl.constexpr(1e-6)  # angular.NORM_EPSILON
 PI = tl.constexpr(3.141592653589793)
 AS_IT_IS, TRANSPOSE = tl.constexpr(False), tl.constexpr(True)
 PRECISION = tl.constexpr("tf32x3")  # of products in float32: three of TF32, on the tensor cores
+SMALLEST = tl.constexpr(1e-30)  # that is divided by, where all are zero
 
 
 @triton.jit
@@ -40,12 +41,22 @@ def _load_state(state, bh, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _times_state(rows, state, tokens, TRANSPOSED: tl.constexpr):
-    """Rows by a state or its transpose, in float32; rows are rounded as they were stored."""
-    scaled = (state / tokens).to(rows.dtype)
+def _rounded(numbers, DTYPE: tl.constexpr):
+    """Numbers in a product's type, and what the product is to be multiplied by: 1, but for float16."""
+    factor = 1.0
+    if DTYPE.is_fp16():
+        factor = tl.maximum(tl.max(tl.abs(numbers)), SMALLEST)
+        numbers = numbers / factor
+    return numbers.to(DTYPE), factor
+
+
+@triton.jit
+def _times_state(rows, state, TRANSPOSED: tl.constexpr):
+    """Rows by a state or its transpose, in float32; the state is rounded as rows are stored."""
+    rounded, factor = _rounded(state, rows.dtype)
     if TRANSPOSED:
-        scaled = tl.trans(scaled)
-    return tl.dot(rows, scaled, input_precision=PRECISION) * tokens
+        rounded = tl.trans(rounded)
+    return tl.dot(rows, rounded, input_precision=PRECISION) * factor
 
 
 @triton.jit
@@ -99,7 +110,7 @@ def forward_kernel(
     inside = rows < tokens
     queries = load_rows(head_of(q, batch, head), q[3], rows, inside, D, BLOCK_D)
     queries = (queries.to(tl.float32) * _reciprocal_norms(queries)[:, None]).to(queries.dtype)
-    y = _times_state(queries, _load_state(state, bh, D, BLOCK_D), tokens, AS_IT_IS)
+    y = _times_state(queries, _load_state(state, bh, D, BLOCK_D), AS_IT_IS)
     v_head = head_of(v, batch, head)
     if OWN:
         y += 0.5 * load_rows(v_head, v[3], rows, inside, D, BLOCK_D).to(tl.float32)
@@ -150,9 +161,9 @@ def backward_queries_kernel(
         queries = load_rows(q_head, q[3], rows, inside, D, BLOCK_D)
         reciprocal = _reciprocal_norms(queries)
         exact = queries.to(tl.float32) * reciprocal[:, None]
-        rounded, of_y = exact.to(queries.dtype), of_y.to(queries.dtype)
-        acc += tl.dot(tl.trans(rounded), of_y, input_precision=PRECISION)
-        of_q = _through_norm(_times_state(of_y, own_state, tokens, TRANSPOSE), exact, reciprocal)
+        of_y, factor = _rounded(of_y, queries.dtype)
+        acc += tl.dot(tl.trans(exact.to(queries.dtype)), of_y, input_precision=PRECISION) * factor
+        of_q = _through_norm(_times_state(of_y, own_state, TRANSPOSE) * factor, exact, reciprocal)
         store_rows(head_of(grad_q, batch, head), grad_q[3], rows, inside, of_q, D, BLOCK_D)
     program, columns = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK_D)
     store_rows(states + program * D * D, D, columns, columns < D, acc / PI, D, BLOCK_D)
@@ -179,9 +190,9 @@ def backward_keys_kernel(
     values = load_rows(head_of(v, batch, head), v[3], rows, inside, D, BLOCK_D)
     reciprocal = _reciprocal_norms(keys)
     exact = keys.to(tl.float32) * reciprocal[:, None]
-    of_k = _through_norm(_times_state(values, of_state, tokens, TRANSPOSE), exact, reciprocal)
+    of_k = _through_norm(_times_state(values, of_state, TRANSPOSE), exact, reciprocal)
     store_rows(head_of(grad_k, batch, head), grad_k[3], rows, inside, of_k, D, BLOCK_D)
-    of_v = _times_state(exact.to(keys.dtype), of_state, tokens, AS_IT_IS)
+    of_v = _times_state(exact.to(keys.dtype), of_state, AS_IT_IS)
     if OWN:
         of_y = load_rows(head_of(grad_y, batch, head), grad_y[3], rows, inside, D, BLOCK_D)
         of_v += 0.5 * of_y.to(tl.float32)
