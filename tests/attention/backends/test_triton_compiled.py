@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+SHARED = 99 * 1024  # bytes of shared memory that a program has on any GPU since Ampere
 KERNELS = {
     "forward_kernel",
     "forward_prefix_kernel",
@@ -60,5 +61,5 @@ def test_castlings_linear_part_compiles_for_an_h100s_tensor_cores_with_all_in_re
     found = compiled(64, dtype, "angular")
     assert set(found) == {"state_kernel", "forward_kernel", "backward_queries_kernel", "backward_keys_kernel"}
     for row in found.values():
-        assert row["spilled"] == 0, row
+        assert row["spilled"] == 0 and row["shared"] <= SHARED, row
         assert row["tensor_core_products"] > 0 and row["wide_loads"] + row["pipelined_loads"] > 0, row

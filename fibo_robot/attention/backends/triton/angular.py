@@ -147,7 +147,7 @@ def backward(
         constant = grad_state
         if not own:
             constant = grad_y.sum(dim=-2, dtype=torch.float32) * (
-                0.5 if const_term == "sum" else 0.5 / tokens
+                0.5 if const_term == "sum" else 0.5 / max(1, tokens)
             )
         given = (
             given_grad,
@@ -167,7 +167,7 @@ def backward(
 def _splits(q: Tensor, block: int) -> int:
     """By how many programs a head's tokens are gone through, in tiles of `block`."""
     batch, heads, tokens, _ = q.shape
-    return max(1, min(-(-tokens // block), PROGRAMS // (batch * heads)))
+    return max(1, min(-(-tokens // block), PROGRAMS // max(1, batch * heads)))
 
 
 def _summed(
