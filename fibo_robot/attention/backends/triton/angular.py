@@ -178,7 +178,7 @@ def _summed(
     more: tuple[Any, ...] = (),
     **options: Any,
 ) -> Tensor:
-    """Tiles a kernel whose programs each leave a `(D, D)`, after `given`; returns their sums per head."""
+    """Launch a kernel whose programs each leave a `(D, D)`, after `given`; returns their sums per head."""
     batch, heads, tokens, head_dim = q.shape
     splits = _splits(q, tiles.block)
     shape = batch, heads, splits, head_dim, head_dim
@@ -192,7 +192,7 @@ def _summed(
 
 
 def _by_tiles(kernel: Any, tiles: Tiles, q: Tensor, given: tuple[Any, ...], **options: Any) -> None:
-    """Tiles a kernel with a program per tile and head."""
+    """Launch a kernel with a program per tile and head."""
     batch, heads, tokens, head_dim = q.shape
     kernel[(-(-tokens // tiles.block) * batch * heads,)](
         *given, heads, tokens,
