@@ -44,7 +44,7 @@ def _load_state(state, bh, D: tl.constexpr, BLOCK_D: tl.constexpr):
 def _rounded(numbers, DTYPE: tl.constexpr):
     """Numbers in a product's type, and what the product is to be multiplied by: 1, but for float16."""
     factor = 1.0
-    if DTYPE.is_fp16():
+    if tl.float16 == DTYPE:
         factor = tl.maximum(tl.max(tl.abs(numbers)), SMALLEST)
         numbers = numbers / factor
     return numbers.to(DTYPE), factor
