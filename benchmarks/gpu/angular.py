@@ -3,10 +3,7 @@
 The small cases are also what the tests run in Triton's interpreter.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +17,7 @@ from fibo_robot.attention.castling.angular import (
 )
 from fibo_robot.attention.castling.training import castling_training
 from fibo_robot.attention.operator import unpacked
-from fibo_robot.benchmarks.gpu.correctness import compare, row
+from fibo_robot.benchmarks.gpu.correctness import compare
 
 BRANCH_SCALE = 0.7
 
@@ -130,13 +127,3 @@ def errors(case: AngularCase, device: str) -> dict[str, float]:
     with torch.no_grad():
         inference = castling_inference(q, k, v, case.const_term, taps)
     return found | compare((inference,), (without,), ("inference",))
-
-
-def checks(device: str, cases: Sequence[AngularCase]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Names of comparisons, and functions that make them, as :func:`correctness.checks`."""
-    for case in cases:
-        yield f"angular {case.name}", partial(_check, case, device)
-
-
-def _check(case: AngularCase, device: str) -> dict[str, Any]:
-    return row("angular", case.tolerance, errors(case, device), **asdict(case))

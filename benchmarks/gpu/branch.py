@@ -3,17 +3,15 @@
 The small cases are also what the tests run in Triton's interpreter.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fibo_robot.attention.castling.branch import strongest_softmax
 from fibo_robot.attention.operator import unpacked
-from fibo_robot.benchmarks.gpu.correctness import compare, row
+from fibo_robot.benchmarks.gpu.correctness import compare
 
 Kept = Literal["some", "all", "none"]
 
@@ -107,16 +105,6 @@ def errors(case: BranchCase, device: str) -> dict[str, float]:
         floor=0.1 * float(upstream.double().norm()),
     )
     return found | compare((passed,), (kept.sum(dim=-1).mean(),), ("passed",))
-
-
-def checks(device: str, cases: Sequence[BranchCase]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Names of comparisons, and functions that make them, as :func:`correctness.checks`."""
-    for case in cases:
-        yield f"branch {case.name}", partial(_check, case, device)
-
-
-def _check(case: BranchCase, device: str) -> dict[str, Any]:
-    return row("branch", case.tolerance, errors(case, device), **asdict(case))
 
 
 def _threshold(weights: Tensor, kept: Kept) -> Tensor:

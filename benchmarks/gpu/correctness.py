@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from functools import partial
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,13 +18,12 @@ from fibo_robot.attention.operator import unpacked
 from fibo_robot.attention.sparse.diagonal import MASK_MODES, Backend, MaskMode
 from fibo_robot.attention.sparse.reference import reference_attention
 from fibo_robot.attention.wythoff import OffsetRule, head_offsets
+from fibo_robot.benchmarks.gpu.graphs import capture
 
 Layout = Literal["views", "contiguous", "columns_apart"]
 
 # Relative errors in norm: float32 sums of some dozens of terms, and one rounding to eight bits or eleven.
 TOLERANCES = {"float32": 1e-6, "bfloat16": 1e-2, "float16": 2e-3}
-# Castling's matrix products may be computed in TF32, whose mantissa has ten bits, where a user allows it.
-CASTLING_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -175,19 +175,11 @@ def graph_errors(device: str, backend: Backend) -> dict[str, float]:
         out = diagonal_attention(q, k, v, offsets, backend=backend)
         return (out, *torch.autograd.grad(out, inputs, upstream))
 
-    beside = torch.cuda.Stream()
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
-        step()  # a first call outside the graph, as torch.cuda.graph asks
-    torch.cuda.current_stream().wait_stream(beside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        replayed = step()
+    replay = capture(step)
     with torch.no_grad():
         for tensor in inputs:
             tensor.normal_()
-    graph.replay()
-    return compare(replayed, step())
+    return compare(replay(), step())
 
 
 def compare(
@@ -207,15 +199,38 @@ def row(kernel: str, tolerance: float, found: dict[str, float], **about: Any) ->
     return {"kernel": kernel, **about, "errors": shown, "tolerance": tolerance, "passed": passed}
 
 
+class CheckedCase(Protocol):
+    """What the cases of all kernels, dataclasses, have."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def tolerance(self) -> float: ...
+
+
+AnyCase = TypeVar("AnyCase", bound=CheckedCase)
+
+
+def each(
+    kernel: str, cases: Sequence[AnyCase], find: Callable[[AnyCase], dict[str, float]]
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Names of comparisons, and functions that make them, from the errors that `find` finds in a case."""
+
+    def check(case: AnyCase) -> dict[str, Any]:
+        return row(kernel, case.tolerance, find(case), **asdict(case))
+
+    for case in cases:
+        yield f"{kernel} {case.name}", partial(check, case)
+
+
 def checks(
     device: str, backend: Backend, cases: Sequence[Case]
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Names of comparisons, and functions that make them: rows of errors, tolerance and whether it holds."""
-    for case in cases:
-        yield (
-            f"diagonal {case.name}",
-            lambda case=case: row("diagonal", case.tolerance, errors(case, device, backend), **asdict(case)),
-        )
+    """Of diagonal attention, as :func:`each`; then under torch.compile and, on CUDA, in a graph."""
+    yield from each("diagonal", cases, lambda case: errors(case, device, backend))
     yield "diagonal compiled", lambda: row("compiled", 1e-5, compiled_errors(device, backend))
     if device == "cuda":
         yield "diagonal in a CUDA graph", lambda: row("graph", 1e-5, graph_errors(device, backend))

@@ -6,10 +6,11 @@ graphs.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from typing import TypeVar
 
 import torch
 
+Result = TypeVar("Result")
 Calls = Mapping[str, Callable[[], object]]
 
 WARMUP = 3  # calls before a capture: they compile, choose launches and create states of optimisers
@@ -31,8 +32,8 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
 
 
-def capture(call: Callable[[], object]) -> Callable[[], object]:
-    """The replay of a call with the tensors that it has now.
+def capture(call: Callable[[], Result]) -> Callable[[], Result]:
+    """The replay of a call on the tensors that it has now; it returns what the call did, written anew.
 
     Raises:
         RuntimeError: the call does what no graph can hold, such as waiting for the device.
@@ -45,10 +46,10 @@ def capture(call: Callable[[], object]) -> Callable[[], object]:
     torch.cuda.current_stream().wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        held = call()
-    return partial(_replay, graph, held)
+        result = call()
 
+    def replay() -> Result:
+        graph.replay()
+        return result
 
-def _replay(graph: torch.cuda.CUDAGraph, held: object) -> None:
-    """`held` is what the graph writes to: it must stay allocated."""
-    graph.replay()
+    return replay

@@ -190,8 +190,8 @@ def _parts(device: Literal["cuda", "cpu"], sizes: Sizes) -> list[Part]:
     # In turns, so that every kernel has been checked when time runs out.
     kinds = (
         correctness.checks(device, kernel, sizes.checks),
-        angular.checks(device, sizes.angular_checks),
-        branch.checks(device, sizes.branch_checks),
+        correctness.each("angular", sizes.angular_checks, partial(angular.errors, device=device)),
+        correctness.each("branch", sizes.branch_checks, partial(branch.errors, device=device)),
     )
     checks = [
         (name, partial(_as_rows, check)) for turn in zip_longest(*kinds) for name, check in filter(None, turn)

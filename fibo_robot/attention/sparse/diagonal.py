@@ -184,6 +184,7 @@ def _check_offsets(
     return head_sets
 
 
+# Two functions: torch.compile takes the first's result as it is; into a cache it would trace, with a warning.
 @constant_result
 def _ascending(offsets: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
     return _cached_ascending(offsets)

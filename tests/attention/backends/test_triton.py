@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fibo_robot.attention import AttentionError, diagonal_attention
 from fibo_robot.benchmarks.gpu import angular, branch
-from fibo_robot.benchmarks.gpu.correctness import CASES, Case
+from fibo_robot.benchmarks.gpu.correctness import CASES, CheckedCase
 
 SCRIPT = Path(__file__).parent / "triton_cases.py"
-by_name = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-angular_by_name = pytest.mark.parametrize("case", angular.CASES, ids=[case.name for case in angular.CASES])
-branch_by_name = pytest.mark.parametrize("case", branch.CASES, ids=[case.name for case in branch.CASES])
+KERNELS: dict[str, Sequence[CheckedCase]] = {
+    "diagonal": CASES,
+    "branch": branch.CASES,
+    "angular": angular.CASES,
+}
+every_case = pytest.mark.parametrize(
+    ("kernel", "case"),
+    [
+        pytest.param(kernel, case, id=f"{kernel}-{case.name}")
+        for kernel, cases in KERNELS.items()
+        for case in cases
+    ],
+)
 
 
 def run_cases(device: str, **environment: str) -> dict[str, Any]:
@@ -46,47 +57,19 @@ def on_the_gpu() -> dict[str, Any]:
 
 
 @pytest.mark.triton
-@by_name
-def test_kernels_equal_the_reference_in_the_interpreter(case: Case, interpreted: dict[str, Any]):
-    assert max(interpreted["errors"][case.name].values()) < case.tolerance, interpreted["errors"][case.name]
+@every_case
+def test_kernels_equal_float64_in_the_interpreter(
+    kernel: str, case: CheckedCase, interpreted: dict[str, Any]
+):
+    errors = interpreted["errors"][kernel][case.name]
+    assert max(errors.values()) < case.tolerance, errors
 
 
 @pytest.mark.gpu
-@by_name
-def test_kernels_equal_the_reference_on_the_gpu(case: Case, on_the_gpu: dict[str, Any]):
-    assert max(on_the_gpu["errors"][case.name].values()) < case.tolerance, on_the_gpu["errors"][case.name]
-
-
-@pytest.mark.triton
-@branch_by_name
-def test_castlings_branch_equals_its_definition_in_the_interpreter(
-    case: branch.BranchCase, interpreted: dict[str, Any]
-):
-    assert max(interpreted["branch"][case.name].values()) < case.tolerance, interpreted["branch"][case.name]
-
-
-@pytest.mark.gpu
-@branch_by_name
-def test_castlings_branch_equals_its_definition_on_the_gpu(
-    case: branch.BranchCase, on_the_gpu: dict[str, Any]
-):
-    assert max(on_the_gpu["branch"][case.name].values()) < case.tolerance, on_the_gpu["branch"][case.name]
-
-
-@pytest.mark.triton
-@angular_by_name
-def test_castlings_linear_part_equals_its_definition_in_the_interpreter(
-    case: angular.AngularCase, interpreted: dict[str, Any]
-):
-    assert max(interpreted["angular"][case.name].values()) < case.tolerance, interpreted["angular"][case.name]
-
-
-@pytest.mark.gpu
-@angular_by_name
-def test_castlings_linear_part_equals_its_definition_on_the_gpu(
-    case: angular.AngularCase, on_the_gpu: dict[str, Any]
-):
-    assert max(on_the_gpu["angular"][case.name].values()) < case.tolerance, on_the_gpu["angular"][case.name]
+@every_case
+def test_kernels_equal_float64_on_the_gpu(kernel: str, case: CheckedCase, on_the_gpu: dict[str, Any]):
+    errors = on_the_gpu["errors"][kernel][case.name]
+    assert max(errors.values()) < case.tolerance, errors
 
 
 @pytest.mark.triton

@@ -136,13 +136,14 @@ def main(device: str) -> None:
     if device == "cpu":
         backend = "numba"
         stand_in_for_the_cpu()
-    found = {case.name: errors(case, device, backend) for case in CASES}
-    of_branch = {case.name: branch.errors(case, device) for case in branch.CASES}
-    beside = {"nan": reached_by_nan(device, backend), "layouts": layouts(device)}
-    beside |= {"branch": of_branch, "branch_layouts": branch_layouts(device)}
-    of_angular = {case.name: angular.errors(case, device) for case in angular.CASES}
-    beside |= {"angular": of_angular, "angular_layouts": angular_layouts(device)}
-    beside |= {"thresholds": thresholds(device)}
+    found = {
+        "diagonal": {case.name: errors(case, device, backend) for case in CASES},
+        "branch": {case.name: branch.errors(case, device) for case in branch.CASES},
+        "angular": {case.name: angular.errors(case, device) for case in angular.CASES},
+    }
+    of_kernels = {"layouts": layouts, "branch_layouts": branch_layouts, "angular_layouts": angular_layouts}
+    beside = {name: describe(device) for name, describe in of_kernels.items()}
+    beside |= {"nan": reached_by_nan(device, backend), "thresholds": thresholds(device)}
     json.dump({"errors": found, **beside}, sys.stdout)
 
 

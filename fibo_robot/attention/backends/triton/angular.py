@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention.backends.triton import angular_kernels as kernels
-from fibo_robot.attention.backends.triton.layout import power_of_two, strided
+from fibo_robot.attention.backends.triton.layout import kind_of, launch_by_tiles, power_of_two, strided
 from fibo_robot.attention.operator import empty_packed, empty_tokens_first, unpacked
 
 PROGRAMS = 512  # that a state is summed by, about four for each multiprocessor of an H100
@@ -90,7 +90,7 @@ def forward(
         training: keep what the backward pass needs; without it, `direction` and `inverse` are empty.
     """
     with torch.cuda.device_of(q):
-        launches = _launches(q)
+        launches = LAUNCHES[kind_of(q)]
         state = _summed(kernels.state_kernel, launches.state, q, (strided(k), strided(v)))
         taps = taps.detach().contiguous()
         out, wide = empty_tokens_first(q), {"dtype": torch.float32, "device": q.device}
@@ -101,12 +101,11 @@ def forward(
         constant = state if own else v.sum(dim=-2, dtype=torch.float32)
         if const_term == "mean":
             constant = constant / q.shape[-2]
-        given = (
-            *(strided(q), strided(v), strided(q if branch is None else branch)),
-            *(state if branch_scale is None else branch_scale, state, constant, _or(taps, state)),
-            *(strided(out), strided(direction if keeps else out), _or(inverse, state)),
-        )
+        tensors = strided(q), strided(v), strided(q if branch is None else branch)
+        numbers = state if branch_scale is None else branch_scale, state, constant, _or(taps, state)
+        into = strided(out), strided(direction if keeps else out), _or(inverse, state)
         switches = {"OWN": own, "BRANCH": branch is not None, "TRAINING": training}
+        given = *tensors, *numbers, *into
         _by_tiles(kernels.forward_kernel, launches.forward, q, given, TAPS=taps.shape[1], **switches)
     return Forward(out, direction, inverse, state)
 
@@ -132,7 +131,7 @@ def backward(
         packed, grad_y, count = empty_packed(q), empty_tokens_first(q), taps.shape[1]
         into_q, into_k, into_v = map(strided, unpacked(packed))
         given_grad, given_v, into_y = strided(grad), strided(v), strided(grad_y)
-        launches = _launches(q)
+        launches = LAUNCHES[kind_of(q)]
         splits = _splits(q, launches.queries.block)
         tap_grads = torch.empty((batch, heads, splits, count), dtype=torch.float32, device=q.device)
         grad_state = _summed(
@@ -142,7 +141,7 @@ def backward(
             (given_grad, strided(q), given_v, strided(direction), inverse, state, into_q, into_y),
             (_or(tap_grads, inverse),),
             TAPS=count,
-            SOME=max(2, 1 << (count - 1).bit_length()) if count else 2,
+            SOME=power_of_two(count),
         )
         own = const_term == "own"
         constant = grad_state
@@ -193,19 +192,11 @@ def _summed(
 
 
 def _by_tiles(kernel: Any, tiles: Tiles, q: Tensor, given: tuple[Any, ...], **options: Any) -> None:
-    """Launch a kernel with a program per tile and head."""
-    batch, heads, tokens, head_dim = q.shape
-    kernel[(-(-tokens // tiles.block) * batch * heads,)](
-        *given, heads, tokens,
-        D=head_dim, BLOCK_D=power_of_two(head_dim), BLOCK=tiles.block, **options,
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
-    )  # fmt: skip
+    _, heads, tokens, _ = q.shape
+    options |= {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
+    launch_by_tiles(kernel, tiles.block, q, (*given, heads, tokens), **options)
 
 
 def _or(tensor: Tensor, other: Tensor) -> Tensor:
     """Another tensor, which is not touched, in the place of an empty one: Triton takes none."""
     return tensor if tensor.numel() else other
-
-
-def _launches(q: Tensor) -> Launches:
-    return LAUNCHES[q.element_size(), max(64, power_of_two(q.shape[-1]))]

@@ -11,12 +11,19 @@ Tensors travel as in kernels.py. Tiles are padded to BLOCK_D columns of zeros.
 import triton
 import triton.language as tl
 
-from fibo_robot.attention.backends.triton.kernels import dot_rows, head_of, load_rows, store_rows
+from fibo_robot.attention.backends.triton.kernels import (
+    PRECISION,
+    dot_rows,
+    head_of,
+    load_row,
+    load_rows,
+    place_of,
+    store_rows,
+)
 
 EPSILON = tl.constexpr(1e-6)  # angular.NORM_EPSILON
 PI = tl.constexpr(3.141592653589793)
 AS_IT_IS, TRANSPOSE = tl.constexpr(False), tl.constexpr(True)
-PRECISION = tl.constexpr("tf32x3")  # of products in float32: three of TF32, on the tensor cores
 SMALLEST = tl.constexpr(1e-30)  # that is divided by, where all are zero
 
 
@@ -79,8 +86,7 @@ def state_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`states (BH, splits, D, D)`: what every splits-th tile of tokens adds to k̂ᵀV/π."""
-    split, bh = tl.program_id(0) % splits, (tl.program_id(0) // splits).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    split, _, batch, head = place_of(splits, heads)
     k_head, v_head = head_of(k, batch, head), head_of(v, batch, head)
     acc = tl.zeros([BLOCK_D, BLOCK_D], tl.float32)
     for start in range(split * BLOCK, tokens, splits * BLOCK):
@@ -103,9 +109,7 @@ def forward_kernel(
 
     `state (BH, D, D)`; `constant (BH, D)`, unless each token has its OWN; `taps (heads, TAPS)`.
     """
-    tiles = tl.cdiv(tokens, BLOCK)
-    tile, bh = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    tile, bh, batch, head = place_of(tl.cdiv(tokens, BLOCK), heads)
     rows = tile * BLOCK + tl.arange(0, BLOCK)
     inside = rows < tokens
     queries = load_rows(head_of(q, batch, head), q[3], rows, inside, D, BLOCK_D)
@@ -115,8 +119,7 @@ def forward_kernel(
     if OWN:
         y += 0.5 * load_rows(v_head, v[3], rows, inside, D, BLOCK_D).to(tl.float32)
     else:
-        one = rows * 0
-        y += 0.5 * load_rows(constant + bh * D, D, one, inside, D, BLOCK_D)
+        y += 0.5 * load_row(constant, D, bh, D, BLOCK_D)[None, :]
     if BRANCH:
         added = load_rows(head_of(branch, batch, head), branch[3], rows, inside, D, BLOCK_D)
         y += tl.load(branch_scale).to(tl.float32) * added.to(tl.float32)
@@ -140,8 +143,7 @@ def backward_queries_kernel(
 
     `states (BH, splits, D, D)`, `tap_grads (BH, splits, TAPS)`; SOME is a power of two from TAPS on.
     """
-    split, bh = tl.program_id(0) % splits, (tl.program_id(0) // splits).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    split, bh, batch, head = place_of(splits, heads)
     q_head, v_head, grad_head = head_of(q, batch, head), head_of(v, batch, head), head_of(grad, batch, head)
     own_state = _load_state(state, bh, D, BLOCK_D)
     acc = tl.zeros([BLOCK_D, BLOCK_D], tl.float32)
@@ -180,9 +182,7 @@ def backward_keys_kernel(
 
     `grad_state (BH, D, D)`; `grad_constant (BH, D)`, that of v's sum, unless each token has its OWN.
     """
-    tiles = tl.cdiv(tokens, BLOCK)
-    tile, bh = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    tile, bh, batch, head = place_of(tl.cdiv(tokens, BLOCK), heads)
     rows = tile * BLOCK + tl.arange(0, BLOCK)
     inside = rows < tokens
     of_state = _load_state(grad_state, bh, D, BLOCK_D)
@@ -197,8 +197,7 @@ def backward_keys_kernel(
         of_y = load_rows(head_of(grad_y, batch, head), grad_y[3], rows, inside, D, BLOCK_D)
         of_v += 0.5 * of_y.to(tl.float32)
     else:
-        one = rows * 0
-        of_v += load_rows(grad_constant + bh * D, D, one, inside, D, BLOCK_D)
+        of_v += load_row(grad_constant, D, bh, D, BLOCK_D)[None, :]
     if TAPS > 0:
         grad_head = head_of(grad, batch, head)
         of_v += _convolve(grad_head, grad[3], rows, taps + head * TAPS, tokens, D, BLOCK_D, TAPS, TRANSPOSE)

@@ -11,11 +11,8 @@ import torch
 from torch import Tensor
 
 from fibo_robot.attention.backends.triton import branch_kernels as kernels
-from fibo_robot.attention.backends.triton.layout import power_of_two, strided
+from fibo_robot.attention.backends.triton.layout import kind_of, launch_by_tiles, power_of_two, strided
 from fibo_robot.attention.operator import empty_tokens_first
-
-MAX_HEAD_DIM = 128
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ LAUNCHES = {
 
 def is_available(q: Tensor) -> bool:
     """Whether the kernels take such queries."""
-    return q.dtype in DTYPES and q.shape[-1] <= MAX_HEAD_DIM
+    return kind_of(q) in LAUNCHES
 
 
 def strongest_softmax(
@@ -77,7 +74,7 @@ def strongest_softmax(
         out = empty_tokens_first(v)
         passed, lse = (torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device) for _ in range(2))
         given = (*map(strided, (q, k, v, out)), cutoffs, lse, passed)
-        _launch(kernels.forward_kernel, _launches(q).forward, q, scale, *given)
+        _launch(kernels.forward_kernel, LAUNCHES[kind_of(q)].forward, q, scale, *given)
     return out, passed, lse
 
 
@@ -85,7 +82,7 @@ def strongest_softmax_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cutoffs: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, contiguous; arguments as in :func:`strongest_softmax` and from it."""
-    launches = _launches(q)
+    launches = LAUNCHES[kind_of(q)]
     with torch.cuda.device_of(q):
         into_q, into_k, into_v = grads = empty_tokens_first(q), empty_tokens_first(k), empty_tokens_first(v)
         lse = lse.contiguous()
@@ -122,15 +119,7 @@ def last_of_mass(q: Tensor, k: Tensor, mass: float, scale: float, examples: int,
     return found
 
 
-def _launches(q: Tensor) -> Launches:
-    return LAUNCHES[q.element_size(), max(64, power_of_two(q.shape[-1]))]
-
-
 def _launch(kernel: Any, tiles: Tiles, q: Tensor, scale: float, *given: Any) -> None:
-    """Launch a kernel with a program per tile and head."""
-    batch, heads, tokens, head_dim = q.shape
-    kernel[(-(-tokens // tiles.block) * batch * heads,)](
-        *given, heads, tokens, scale,
-        D=head_dim, BLOCK_D=power_of_two(head_dim), BLOCK=tiles.block, OTHERS=tiles.others,
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
-    )  # fmt: skip
+    _, heads, tokens, _ = q.shape
+    options = {"OTHERS": tiles.others, "num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
+    launch_by_tiles(kernel, tiles.block, q, (*given, heads, tokens, scale), **options)

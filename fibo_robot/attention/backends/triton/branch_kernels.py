@@ -16,12 +16,19 @@ masked (AT_EDGE).
 import triton
 import triton.language as tl
 
-from fibo_robot.attention.backends.triton.kernels import LOG2_E, dot_rows, head_of, load_rows, store_rows
+from fibo_robot.attention.backends.triton.kernels import (
+    LOG2_E,
+    PRECISION,
+    dot_rows,
+    head_of,
+    load_rows,
+    place_of,
+    store_rows,
+)
 
 WHOLE, EDGE = tl.constexpr(False), tl.constexpr(True)
 ONE = tl.constexpr(0x3F800000)  # the bits of 1 in float32
 WAYS = tl.constexpr(4)
-PRECISION = tl.constexpr("tf32x3")  # of products in float32: three of TF32, on the tensor cores
 
 
 @triton.jit
@@ -89,9 +96,7 @@ def forward_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, OTHERS: tl.constexpr,
 ):  # fmt: skip
     """`out`, and each query's log-sum-exp and sum of the weights above its head's cutoff `(BH, N)`."""
-    tiles = tl.cdiv(tokens, BLOCK)
-    tile, bh = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    tile, bh, batch, head = place_of(tl.cdiv(tokens, BLOCK), heads)
     k_head, v_head = head_of(k, batch, head), head_of(v, batch, head)
     rows = tile * BLOCK + tl.arange(0, BLOCK)
     inside = rows < tokens
@@ -149,9 +154,7 @@ def backward_queries_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, OTHERS: tl.constexpr,
 ):  # fmt: skip
     """dq, and `delta (BH, N)`: the sum of a query's weights by their gradients, which is grad · out."""
-    tiles = tl.cdiv(tokens, BLOCK)
-    tile, bh = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    tile, bh, batch, head = place_of(tl.cdiv(tokens, BLOCK), heads)
     k_head, v_head = head_of(k, batch, head), head_of(v, batch, head)
     rows = tile * BLOCK + tl.arange(0, BLOCK)
     inside = rows < tokens
@@ -182,9 +185,7 @@ def backward_keys_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, OTHERS: tl.constexpr,
 ):  # fmt: skip
     """dk and dv; tiles of weights are keys by queries."""
-    tiles = tl.cdiv(tokens, BLOCK)
-    tile, bh = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    tile, bh, batch, head = place_of(tl.cdiv(tokens, BLOCK), heads)
     q_head, grad_head = head_of(q, batch, head), head_of(grad, batch, head)
     lse, delta = lse + bh * tokens, delta + bh * tokens
     rows = tile * BLOCK + tl.arange(0, BLOCK)

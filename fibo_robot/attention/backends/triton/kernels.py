@@ -20,6 +20,17 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(x · log2 e): the GPU has only exp2
+PRECISION = tl.constexpr("tf32x3")  # of products in float32: three of TF32, on the tensor cores
+
+
+@triton.jit
+def place_of(count, heads):
+    """Where a program stands that is one of `count` for its head.
+
+    Returns its number among these; and, 64 bits wide, its head among all of the batch, its batch and head.
+    """
+    number, bh = tl.program_id(0) % count, (tl.program_id(0) // count).to(tl.int64)
+    return number, bh, bh // heads, bh % heads
 
 
 @triton.jit
@@ -101,8 +112,7 @@ def forward_kernel(
     """
     tiles = tl.cdiv(tokens - prefix, BLOCK)
     count = tl.num_programs(0).to(tl.int64) * prefix
-    tile, bh = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    tile, bh, batch, head = place_of(tiles, heads)
     q_head, k_head, v_head = head_of(q, batch, head), head_of(k, batch, head), head_of(v, batch, head)
     rows = prefix + tile * BLOCK + tl.arange(0, BLOCK)
     inside = rows < tokens
@@ -185,8 +195,7 @@ def forward_prefix_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """Prefix rows of `out` and `lse`: one program each, over the prefix's own keys and all tiles' parts."""
-    token, bh = tl.program_id(0) % prefix, (tl.program_id(0) // prefix).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    token, bh, batch, head = place_of(prefix, heads)
     k_head, v_head = head_of(k, batch, head), head_of(v, batch, head)
     query = load_row(head_of(q, batch, head), q[3], token, D, BLOCK_D)
     factor = scale * LOG2_E

@@ -19,6 +19,7 @@ from fibo_robot.attention.backends.triton.kernels import (
     head_of,
     load_row,
     load_rows,
+    place_of,
     store_row,
     store_rows,
     sum_of_rows,
@@ -38,8 +39,7 @@ def backward_queries_kernel(
     """
     tiles = tl.cdiv(tokens - prefix, BLOCK)
     of_v = tl.num_programs(0).to(tl.int64) * prefix
-    tile, bh = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    tile, bh, batch, head = place_of(tiles, heads)
     k_head, v_head = head_of(k, batch, head), head_of(v, batch, head)
     rows = prefix + tile * BLOCK + tl.arange(0, BLOCK)
     inside = rows < tokens
@@ -98,8 +98,7 @@ def backward_keys_kernel(
     the tile's parts of dq.
     """
     tiles = tl.cdiv(tokens - prefix, BLOCK)
-    tile, bh = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    tile, bh, batch, head = place_of(tiles, heads)
     q_head, grad_head, out_head = (
         head_of(q, batch, head),
         head_of(grad, batch, head),
@@ -158,8 +157,7 @@ def backward_prefix_kernel(
 
     Tiles that act as queries leave parts of dk and dv, tiles that act as keys parts of dq.
     """
-    token, bh = tl.program_id(0) % prefix, (tl.program_id(0) // prefix).to(tl.int64)
-    batch, head = bh // heads, bh % heads
+    token, bh, batch, head = place_of(prefix, heads)
     q_head, k_head, v_head = head_of(q, batch, head), head_of(k, batch, head), head_of(v, batch, head)
     out_head, grad_head = head_of(out, batch, head), head_of(grad, batch, head)
     own_q = load_row(q_head, q[3], token, D, BLOCK_D)
