@@ -10,6 +10,7 @@ has failed at its own task: that episode is reported as an error of the policy a
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fibo_robot.envs.errors import EvaluationError, RolloutError
 from fibo_robot.envs.results.evaluation import Evaluation
 from fibo_robot.envs.rollouts.artifacts import store
 from fibo_robot.envs.rollouts.engine import Engine, Finished, Plan
-from fibo_robot.envs.rollouts.episodes import Session
+from fibo_robot.envs.rollouts.episodes import Episode, Session
 from fibo_robot.envs.rollouts.identity import (
     can_be_identified,
     check_layout,
@@ -32,6 +33,7 @@ from fibo_robot.envs.rollouts.workers.engine import EngineName, make_engine
 from fibo_robot.envs.rollouts.workers.scheduler import Timeouts
 from fibo_robot.envs.tasks import simulator_versions
 from fibo_robot.interfaces import Policy, Task
+from fibo_robot.processes import only_writer
 from fibo_robot.progress import trials_bar
 from fibo_robot.training.checkpoint import version_differences
 
@@ -94,6 +96,7 @@ def rollout(
             environment cannot be built, or the policy returns actions of a wrong shape.
         EvaluationError: `output` already holds an evaluation, or one of another policy, task or set of seeds;
             or the log or the result cannot be written.
+        BusyError: another process writes into `output`.
         KeyboardInterrupt: on Ctrl-C; what finished is in `output`.
     """
     seeds = [int(seed) for seed in seeds]
@@ -117,56 +120,72 @@ def rollout(
             f"Whether {output} was begun with this {type(policy).__name__} cannot be told, because it is no "
             "nn.Module. Say what it is (policy_info=...), when you begin and when you resume."
         )
-    log = None if output is None else EpisodeLog(output, header, resume)
-    if log is not None:
-        log.check_seeds(seeds)
-    finished = {} if log is None else {seed: log.episodes[seed] for seed in seeds if log.is_final(seed)}
-    sessions: list[Session] = [] if log is None else log.sessions
-
-    pending = [seed for seed in seeds if seed not in finished]
-    if pending:
-        successes = [episode.success_once for episode in finished.values()]
-        bar = trials_bar(
-            "Rolling out", len(seeds), len(successes), sum(successes), done=len(finished), enabled=progress
-        )
-        try:
-            with bar as show:
-
-                def keep(done: Finished) -> None:
-                    episode = done.episode if output is None else store(done, output)
-                    finished[episode.seed] = episode
-                    if log is not None:
-                        log.add(episode)
-                    show(episode.success_once if episode.counts else None)
-
-                player.open(plan)
-                player.run(policy, pending, keep)
-        finally:
-            player.close()
-            session = player.session()
-            if session is not None and log is not None:
-                log.add_session(session)
-            elif session is not None:
+    with nullcontext() if output is None else only_writer(output):
+        log = None if output is None else EpisodeLog(output, header, resume)
+        if log is not None:
+            log.check_seeds(seeds)
+        finished = {} if log is None else {seed: log.episodes[seed] for seed in seeds if log.is_final(seed)}
+        sessions: list[Session] = [] if log is None else log.sessions
+        if len(finished) < len(seeds):
+            session = _play(policy, plan, player, seeds, finished, log, progress)
+            if session is not None and log is None:
                 sessions.append(session)
-
-    remarks = [other_task_note(other_task)] if other_task else []
-    remarks += version_differences(getattr(policy, "meta", None) or {})
-    if not player.reproducible:
-        remarks.append(
-            "This simulation is not exact: an episode may end otherwise when the same seed is played again. "
-            "Roll out twice and compare the two: the comparison says how many do."
+        remarks = [other_task_note(other_task)] if other_task else []
+        remarks += version_differences(getattr(policy, "meta", None) or {})
+        if not player.reproducible:
+            remarks.append(
+                "This simulation is not exact: an episode may end otherwise when the same seed is played "
+                "again. Roll out twice and compare the two: the comparison says how many do."
+            )
+        evaluation = Evaluation(
+            episodes=tuple(finished[seed] for seed in seeds),
+            **header,
+            other_task=other_task,
+            sessions=tuple(sessions),
+            notes=(*remarks, *notes),
+            training=dict(training or {}),
         )
-    evaluation = Evaluation(
-        episodes=tuple(finished[seed] for seed in seeds),
-        **header,
-        other_task=other_task,
-        sessions=tuple(sessions),
-        notes=(*remarks, *notes),
-        training=dict(training or {}),
-    )
-    if output is not None:
-        evaluation.save(output)
+        if output is not None:
+            evaluation.save(output)
     return evaluation
+
+
+def _play(
+    policy: Policy,
+    plan: Plan,
+    player: Engine,
+    seeds: Sequence[int],
+    finished: dict[int, Episode],
+    log: EpisodeLog | None,
+    progress: bool,
+) -> Session | None:
+    """Play the seeds that are not in `finished`, into it and into the log; returns the account of the work.
+
+    An interrupted stretch of work has its account in the log, too.
+    """
+    pending = [seed for seed in seeds if seed not in finished]
+    successes = [episode.success_once for episode in finished.values()]
+    bar = trials_bar(
+        "Rolling out", len(seeds), len(successes), sum(successes), done=len(finished), enabled=progress
+    )
+    try:
+        with bar as show:
+
+            def keep(done: Finished) -> None:
+                episode = done.episode if log is None else store(done, log.path.parent)
+                finished[episode.seed] = episode
+                if log is not None:
+                    log.add(episode)
+                show(episode.success_once if episode.counts else None)
+
+            player.open(plan)
+            player.run(policy, pending, keep)
+    finally:
+        player.close()
+        session = player.session()
+        if session is not None and log is not None:
+            log.add_session(session)
+    return session
 
 
 def _header(

@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from fibo_robot.attention.swapping.swap import angular_cores
 from fibo_robot.extras import require
+from fibo_robot.processes import only_writer
 from fibo_robot.training.build import build
 from fibo_robot.training.callbacks.averaging import MovingAverage
 from fibo_robot.training.callbacks.castling import CastlingSchedule
@@ -41,6 +43,7 @@ def train(config: DictConfig) -> Path:
     Raises:
         ConfigError: the config describes nothing to train, lacks a value, or has one that cannot work.
         ResumeError: the run directory holds another run.
+        BusyError: another process is training in the run directory.
         FiboError: the data or the model cannot be built.
     """
     if config.get("policy") is None and config.get("classifier") is None:
@@ -53,11 +56,20 @@ def train(config: DictConfig) -> Path:
     refuse_other_config(run_dir, resolved)
     data = build(config.data)
     data.setup("fit")
-    # Reading the data once more for their hash takes a while: one process of the run does it.
-    meta = data.meta() if getattr(rank_zero_only, "rank", 0) == 0 else {}
+    first = getattr(rank_zero_only, "rank", 0) == 0  # of the processes of this run
+    meta = data.meta() if first else {}  # reading the data once more for their hash takes a while
     refuse_other_data(run_dir, meta)
     module = _module(config, data)
     trainer = _trainer(config, run_dir, resolved, meta, has_castling=any(angular_cores(module)))
+    with only_writer(run_dir) if first else nullcontext():
+        _continue(trainer, module, data, run_dir, config.name)
+    return run_dir
+
+
+def _continue(
+    trainer: pl.Trainer, module: ModelModule[Any], data: pl.LightningDataModule, run_dir: Path, name: str
+) -> None:
+    """Train the epochs that the run directory lacks."""
     state = run_dir / TRAINER
     done = epochs_done(state)
     if trainer.max_epochs is not None and done >= trainer.max_epochs:
@@ -65,14 +77,11 @@ def train(config: DictConfig) -> Path:
             f"{run_dir} is already trained ({done} epochs); give run_dir=NEW_FOLDER to train again",
             flush=True,
         )
-        return run_dir
+        return
     parameters = sum(p.numel() for p in module.model.parameters()) / 1e6
     beginning = f"resuming after epoch {done}" if done else "starting"
-    trainer.print(
-        f"{config.name}: {beginning}, {parameters:.2f} M parameters, results in {run_dir}", flush=True
-    )
+    trainer.print(f"{name}: {beginning}, {parameters:.2f} M parameters, results in {run_dir}", flush=True)
     _fit(trainer, module, data, state if done else None)
-    return run_dir
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fibo_robot.errors import FiboError
 from fibo_robot.policies import load_policy
 from fibo_robot.policies.module import DivergedError
+from fibo_robot.processes import LOCK_FILE, BusyError
 from fibo_robot.training.checkpoint import CheckpointError, load_checkpoint
 from fibo_robot.training.overrides import train_from_overrides
+from tests.another_writer import another_writer
 
 EPOCHS = 4
 
@@ -68,6 +70,12 @@ def test_the_checkpoint_describes_itself(finished):
     assert meta["shape_meta"]["obs"]["robot0_eye_in_hand_image"]["shape"] == [3, 84, 84]
     assert meta["epoch"] == EPOCHS
     assert set(meta["cost"]) == {"seconds", "cpu_seconds", "memory_mb"} and min(meta["cost"].values()) > 0
+
+
+def test_two_trainings_into_one_run_directory_at_once_are_refused(demonstrations, tmp_path):
+    with another_writer(tmp_path), pytest.raises(BusyError, match="is writing into"):
+        train_from_overrides(overrides(demonstrations, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]  # of the one that was killed
 
 
 def test_the_loaded_policy_acts(finished):

@@ -17,6 +17,8 @@ from fibo_robot.envs.results.report import write_evaluation_report
 from fibo_robot.envs.rollouts.api import RolloutError, Timeouts, rollout
 from fibo_robot.envs.rollouts.log import LOG_FILE
 from fibo_robot.envs.rollouts.workers.episode_runner import Act, Begin, EpisodeRunner, Setup
+from fibo_robot.processes import BusyError
+from tests.another_writer import another_writer
 from tests.conftest import REPOSITORY
 from tests.envs.toy_policy import ToyPolicy
 from tests.envs.toy_task import Fault, ToyEnv, ToyTask
@@ -312,6 +314,12 @@ def test_eval_json_reads_beside_lerobots(reference, tmp_path):
     assert aggregated["n_success"] == sum(row["success"] for row in values["per_episode"])
     assert Evaluation.load(tmp_path) == reference
     assert {"mujoco", "robosuite", "torch"} <= set(values["versions"])
+
+
+def test_two_rollouts_into_one_folder_at_once_are_refused(policy, reference, tmp_path):
+    with another_writer(tmp_path), pytest.raises(BusyError, match="is writing into"):
+        rollout(policy, ToyTask(), SEEDS, output=tmp_path)
+    assert without_history(rollout(policy, ToyTask(), SEEDS, output=tmp_path)) == without_history(reference)
 
 
 def test_loading_what_is_no_evaluation_says_so(tmp_path):

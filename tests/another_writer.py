@@ -1,0 +1,29 @@
+"""A process that writes into a folder meanwhile."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROGRAM = """
+import os, sys
+from fibo_robot.processes import only_writer
+
+with only_writer(sys.argv[1]):
+    if sys.argv[2:] and os.fork() == 0:  # as a loader's worker is
+        sys.stdin.read()
+        os._exit(0)
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_writer(folder: Path, *, with_child: bool = False) -> Iterator[subprocess.Popen]:
+    """A process that holds `folder` until its input is closed; its child lives as long."""
+    command = [sys.executable, "-c", PROGRAM, str(folder), *(["child"] if with_child else [])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "holds\n"
+        yield process
+        process.kill()
