@@ -148,10 +148,9 @@ def _count_successes(file: DemonstrationFile) -> int | None:
 
 
 def _count_tries(file: DemonstrationFile) -> int | None:
-    recording = file.env_args.get("fibo_robot", {}).get("recording")
-    if recording is None:
+    if file.recording is None:
         return None
-    return max(int(file.attributes(demo)["seed"]) for demo in file.demos) - int(recording["seed"]) + 1
+    return max(int(file.attributes(demo)["seed"]) for demo in file.demos) - int(file.recording["seed"]) + 1
 
 
 def _observation(file: DemonstrationFile, key: str) -> ObservationInfo:

@@ -26,6 +26,7 @@ from fibo_robot.envs.rollouts.identity import (
     choose_task,
     describe_policy,
     other_task_note,
+    seen_in_training,
 )
 from fibo_robot.envs.rollouts.log import EpisodeLog
 from fibo_robot.envs.rollouts.videos import VideoSpec
@@ -131,6 +132,8 @@ def rollout(
             if session is not None and log is None:
                 sessions.append(session)
         remarks = [other_task_note(other_task)] if other_task else []
+        if (seen := seen_in_training(policy, seeds, other_task)) is not None:
+            remarks.append(seen)
         remarks += version_differences(getattr(policy, "meta", None) or {})
         if not player.reproducible:
             remarks.append(

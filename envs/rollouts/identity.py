@@ -1,7 +1,7 @@
 """Which policy an evaluation is of, and whether it is evaluated on the task it was trained for."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -115,6 +115,24 @@ def _in_words(differences: Mapping[str, Any]) -> str:
         if "other" not in (shown(own), shown(here))
         else f"{name} differs"
         for name, (own, here) in differences.items()
+    )
+
+
+def seen_in_training(policy: Policy, seeds: Sequence[int], other_task: Mapping[str, Any]) -> str | None:
+    """A sentence for the report where episodes begin as demonstrations that the policy was trained on did.
+
+    Args:
+        policy: its `meta["dataset"]["seeds"]`, where it has them, are those of its demonstrations.
+        seeds: of the episodes.
+        other_task: :func:`choose_task`'s differences; seeds of another environment are other start states.
+    """
+    known = (getattr(policy, "meta", None) or {}).get("dataset", {}).get("seeds", ())
+    both = sorted(set(seeds).intersection(known))
+    if not both or "env_name" in other_task:
+        return None
+    return (
+        f"{len(both)} of {len(seeds)} episodes begin where a demonstration began that the policy was trained "
+        f"on (seeds {both[0]} to {both[-1]}): their success says little of states it has not seen."
     )
 
 

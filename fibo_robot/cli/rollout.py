@@ -124,7 +124,7 @@ def rollout(
                 f"fibo: interrupted; finished episodes are kept in {target}. Go on with --resume.", err=True
             )
             raise typer.Exit(130) from None
-        _print(evaluation)
+        _print(evaluation, said=notes)
         # The result is safe by now: a video that cannot be written is missing from the report, which says so.
         problems = write_videos_grid(evaluation, target)
         attention = None
@@ -200,8 +200,8 @@ def _find_starts(task: "Task", worlds: int, device: str, obs_keys: list[str], se
         StartStates(task).ensure(seeds, progress)
 
 
-def _print(evaluation: "Evaluation") -> None:
-    """Show the rates as a table, and each error."""
+def _print(evaluation: "Evaluation", said: list[str]) -> None:
+    """Show the rates as a table, what else was noted, and each error."""
     from rich.console import Console
     from rich.table import Table
 
@@ -219,6 +219,9 @@ def _print(evaluation: "Evaluation") -> None:
         f"{evaluation.env_steps_per_s:.1f}",
     )
     Console().print(table)
+    for note in evaluation.notes:
+        if note not in said:
+            typer.echo(note)
     for episode in evaluation.errors:
         typer.echo(f"seed {episode.seed}: {episode.error}")
 

@@ -68,6 +68,11 @@ class Hdf5Source:
     def content_hash(self) -> str:
         return dataset_hash(self._file.path)
 
+    def seeds(self, demos: Sequence[str]) -> list[int]:
+        if self._file.recording is None:
+            return []
+        return sorted(int(self._file.attributes(demo)["seed"]) for demo in demos)
+
     def mask(self, filter_key: str) -> Sequence[str]:
         return self._file.mask(filter_key)
 

@@ -134,6 +134,7 @@ class DemonstrationData(pl.LightningDataModule):
                 "name": self.path.name,
                 "sha256": self.source.content_hash(),
                 "demos": len(self.train.demos),
+                "seeds": self.source.seeds(self.train.demos),
             },
         }
 

@@ -41,6 +41,10 @@ class DemonstrationSource(Protocol):
         """SHA-256 of all that it holds, wherever it lies; reads all of it."""
         ...
 
+    def seeds(self, demos: Sequence[str]) -> list[int]:
+        """From which seeds of the task's start states they were recorded, ascending; empty: from none."""
+        ...
+
     def mask(self, filter_key: str) -> Sequence[str]:
         """Demonstrations under a filter key, in the order of `demos`."""
         ...

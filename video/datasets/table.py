@@ -129,6 +129,18 @@ class ClipTable:
         return self.part("test")
 
 
+def in_both(one: Sequence[LabelledClip], other: Sequence[LabelledClip]) -> list[LabelledClip]:
+    """Those of `one` that `other` has, too, or of which it has some seconds."""
+    spans: dict[Path, list[Span | None]] = {}
+    for clip in other:
+        spans.setdefault(clip.path, []).append(clip.span)
+    return [clip for clip in one if any(_overlap(clip.span, span) for span in spans.get(clip.path, ()))]
+
+
+def _overlap(one: Span | None, other: Span | None) -> bool:
+    return one is None or other is None or (one.start < other.stop and other.start < one.stop)
+
+
 def _same(name: str, split: str | int) -> bool:
     other = str(split)
     return name == other or canonical_split(name) == canonical_split(other) is not None

@@ -22,10 +22,11 @@ from fibo_robot.video.datasets.table import canonical_split
 from fibo_robot.video.reading.pictures import upright_rgb
 
 PICTURE_COLUMNS = ("img", "image")
+NO_LABEL = -1  # as the Hub marks it
 ALL = "all"  # the one part of a set that is not split
 
-# As datasets writes parquet files: train-00000-of-00001.parquet.
-_SHARD = re.compile(r"(?P<split>.+?)-\d+-of-\d+")
+# As datasets writes parquet files: train-00000-of-00001.parquet; earlier, with a hash behind.
+_SHARD = re.compile(r"(?P<split>.+?)-\d+-of-\d+(-[0-9a-f]{16})?")
 
 
 class PictureError(FiboError):
@@ -72,19 +73,23 @@ class PictureTable:
         labels: names of the classes; targets are numbers in this list.
         parts: pictures by the name of the split (`train`, `val`, `test`, or `all` where nothing is split).
         description: what was found, for people.
+        unlabelled: splits that lie there, too, but whose labels are kept back, as a challenge's test split's.
     """
 
     labels: list[str]
     parts: dict[str, PictureSet]
     description: str
+    unlabelled: tuple[str, ...] = ()
 
     def part(self, split: str) -> PictureSet:
         """The pictures of one split.
 
         Raises:
-            PictureError: there is no such split, or it is empty.
+            PictureError: there is no such split, or it is empty, or has no labels.
         """
         name = _split_name(split)
+        if name in self.unlabelled:
+            raise PictureError(f"The pictures of split '{split}' have no labels; choose another.")
         if name not in self.parts or not len(self.parts[name]):
             raise PictureError(f"There are no pictures in split '{split}'; known: {', '.join(self.parts)}.")
         return self.parts[name]
@@ -191,7 +196,8 @@ def picture_files(folder: Path, refused: list[Path]) -> Iterator[Path]:
 def _read_parquet(shards: dict[str, list[Path]], root: Path) -> PictureTable:
     parquet: Any = require("pyarrow.parquet", extra="parquet", purpose="Reading parquet files")
     labels: list[str] | None = None
-    parts = {}
+    parts: dict[str, PictureSet] = {}
+    unlabelled: list[str] = []
     for split, files in shards.items():
         names: list[str] = []
         sources: list[bytes] = []
@@ -214,13 +220,19 @@ def _read_parquet(shards: dict[str, list[Path]], root: Path) -> PictureTable:
                 )
             sources += contents
             names += [f"{file.name}, row {row}" for row in range(len(contents))]
-            targets += table.column("label").fill_null(-1).to_pylist()  # as the Hub marks what has no label
+            targets += table.column("label").fill_null(NO_LABEL).to_pylist()
         numbers = np.array(targets, dtype=np.int64)
+        if len(numbers) and (numbers == NO_LABEL).all():
+            unlabelled.append(split)
+            continue
         if labels is None or not len(numbers) or numbers.min() < 0 or numbers.max() >= len(labels):
             raise PictureError(f"Split '{split}' of {root} is empty, or labels lie outside the class names.")
         parts[split] = PictureSet(names, sources, numbers)
     assert labels is not None
-    return PictureTable(labels, parts, f"parquet files in {root}" if root.is_dir() else str(root))
+    if not parts:
+        raise PictureError(f"The pictures of {root} have no labels; give files that do.")
+    description = f"parquet files in {root}" if root.is_dir() else str(root)
+    return PictureTable(labels, parts, description, tuple(unlabelled))
 
 
 def _schema(parquet: Any, file: Path) -> tuple[Any, str]:

@@ -14,7 +14,7 @@ from fibo_robot.progress import track
 from fibo_robot.training.sampler import StepSampler, evaluation_batches
 from fibo_robot.video.datasets.layouts.multi_label import SEPARATOR
 from fibo_robot.video.datasets.recognise import read_clips
-from fibo_robot.video.datasets.table import ClipTable, LabelledClip
+from fibo_robot.video.datasets.table import ClipTable, LabelledClip, in_both
 from fibo_robot.video.training.clips import ClipBatch, ClipDataset
 from fibo_robot.video.training.loader import ClipLoader
 from fibo_robot.video.training.sampling import ClipSampling, Cropping, square_side
@@ -22,6 +22,16 @@ from fibo_robot.video.training.sampling import ClipSampling, Cropping, square_si
 
 class TooManyBrokenClipsError(FiboError):
     """More clips than allowed cannot be read."""
+
+
+def _warn_of_seen(seen: Sequence[LabelledClip], total: int) -> None:
+    if seen:
+        warnings.warn(
+            f"{len(seen)} of {total} clips to validate on are for training, too, or share seconds with one "
+            f"that is (the first: {seen[0].name}): valid/ metrics are not of unseen clips. Move them to one "
+            "part, or set data.valid_split.",
+            stacklevel=3,
+        )
 
 
 class VideoData(pl.LightningDataModule):
@@ -88,9 +98,12 @@ class VideoData(pl.LightningDataModule):
         self.table = read_clips(self.root, self.split_column, self.protocol, self.multi_label)
         rank_zero_info(f"{len(self.table.clips)} clips from {self.table.description}")
         labels = self.table.labels
-        self.train = self._dataset(self.table.part(self.train_split, exclude=self.valid_split), labels, True)
+        train = self.table.part(self.train_split, exclude=self.valid_split)
+        self.train = self._dataset(train, labels, True)
         if self.valid_split is not None:
-            self.valid = self._dataset(self.table.part(self.valid_split), labels, False)
+            valid = self.table.part(self.valid_split)
+            self.valid = self._dataset(valid, labels, False)
+            _warn_of_seen(in_both(valid, train), len(valid))
         if self.cache_side is not None:
             self._fill_cache()
 

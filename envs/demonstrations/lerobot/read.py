@@ -121,6 +121,10 @@ class LeRobotFolder:
             )
         return self.masks[filter_key]
 
+    def seeds(self, demos: Sequence[str]) -> list[int]:
+        """None: the format does not keep from which start state an episode was recorded."""
+        return []
+
     def content_hash(self) -> str:
         """SHA-256 of all its files and their names; reads all of it."""
         digest = hashlib.sha256()

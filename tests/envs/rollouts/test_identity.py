@@ -15,7 +15,7 @@ from fibo_robot.envs import get_task
 from fibo_robot.envs.errors import EvaluationError, RolloutError
 from fibo_robot.envs.rendering.settings import RenderQuality
 from fibo_robot.envs.rollouts.api import rollout
-from fibo_robot.envs.rollouts.identity import choose_task, describe_policy, weights_digest
+from fibo_robot.envs.rollouts.identity import choose_task, describe_policy, seen_in_training, weights_digest
 from fibo_robot.errors import FiboError
 from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
 from tests.envs.toy_policy import ToyPolicy
@@ -40,6 +40,17 @@ def test_without_a_task_the_policys_own_is_taken(monkeypatch: pytest.MonkeyPatch
     assert task == replace(own, renderer="osmesa") and differences == {}
     with pytest.raises(RolloutError, match="does not say which task it was trained for"):
         rollout(ToyPolicy(ToyTask().shape_meta()))
+
+
+def test_episodes_that_begin_as_demonstrations_did_are_told(tmp_path: Path) -> None:
+    policy = TrainedPolicy(json.loads(json.dumps(ToyTask().to_dict())))
+    policy.meta["dataset"] = {"seeds": [0, 200, 202, 500]}
+    evaluation = rollout(policy, ToyTask(), SEEDS, output=tmp_path)
+    assert evaluation.notes[0].startswith("2 of 3 episodes begin where a demonstration began that the policy")
+    assert "(seeds 200 to 202)" in evaluation.notes[0]
+    assert not rollout(policy, ToyTask(), [201]).notes
+    assert seen_in_training(policy, SEEDS, {"env_name": ["Lift", "Stack"]}) is None  # other start states
+    assert seen_in_training(policy, SEEDS, {"image_size": [84, 96]}) is not None
 
 
 def test_auto_is_the_renderer_that_it_means_here(monkeypatch: pytest.MonkeyPatch) -> None:

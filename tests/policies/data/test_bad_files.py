@@ -162,6 +162,26 @@ def test_demonstrations_in_both_masks_are_warned_of(changed: Callable[[Change], 
         data.setup("fit")
 
 
+def test_start_states_are_known_by_their_seeds_where_this_package_recorded_them(
+    changed: Callable[[Change], DemonstrationData],
+) -> None:
+    def recorded(file: h5py.File) -> None:
+        data = file["data"]
+        env_args = json.loads(str(data.attrs["env_args"]))
+        env_args["fibo_robot"]["recording"] = {"seed": 7}
+        data.attrs["env_args"] = json.dumps(env_args)
+        for number in range(4):
+            data[f"demo_{number}"].attrs["seed"] = 10 - number
+
+    data = changed(recorded)
+    data.setup("fit")
+    assert data.meta()["dataset"]["seeds"] == [8, 9, 10]  # of those to train on
+    data.teardown("fit")
+    foreign = changed(lambda file: file["data/demo_0"].attrs.__setitem__("seed", 3))
+    foreign.setup("fit")
+    assert foreign.meta()["dataset"]["seeds"] == []
+
+
 def test_one_process_of_a_run_looks_into_every_demonstration(
     changed: Callable[[Change], DemonstrationData], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from fibo_robot.video.decode import VideoDecodeError
 from fibo_robot.video.reading.clip import open_clip
 from fibo_robot.video.reading.excerpt import Span
 from fibo_robot.video.training.clips import BrokenClip, ClipDataset
+from fibo_robot.video.training.data import VideoData
 from fibo_robot.video.training.sampling import ClipSampling, Cropping
 from tests.video import clips
 
@@ -71,6 +72,20 @@ def test_a_check_names_stretches_that_begin_too_late(folder: Path, tmp_path: Pat
     assert done.exit_code == 3, done.output
     assert "long.mp4#t=4,5: begins behind the end of its video, which lasts 4.00 s" in done.output
     assert "#t=3.9" not in done.output and "0 unreadable" in done.output
+
+
+def test_clips_for_training_and_for_validation_are_warned_of(folder: Path, recwarn) -> None:
+    def set_up(rows: str) -> VideoData:
+        table = folder / "split.csv"
+        table.write_text(f"path,label,split,start,stop\nlong.mp4,a,train,0,2\nlong.mp4,b,train,2,3\n{rows}")
+        data = VideoData(str(table), ClipSampling(frames=4), Cropping(), 32)
+        data.setup("fit")
+        return data
+
+    set_up("long.mp4,a,test,3,4\n")  # another stretch of the same video
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"2 of 3 clips to validate on .* \(the first: .*long.mp4#t=1.5,2.5"):
+        set_up("long.mp4,a,test,1.5,2.5\nlong.mp4,b,test,,\nlong.mp4,a,test,3,4\n")
 
 
 @pytest.mark.parametrize("cache_side", [None, 64])

@@ -69,6 +69,20 @@ def test_other_parquet_files_are_refused(tmp_path, column, contents, labels, nam
 
 
 @pytest.mark.parquet
+def test_a_split_whose_labels_are_kept_back_does_not_hinder_the_others(tmp_path: Path) -> None:
+    pictures = [png(picture("red", 0)), png(picture("blue", 0))]
+    hidden = tmp_path / "test-00000-of-00001-0123456789abcdef.parquet"  # named as the Hub named them earlier
+    write_parquet(hidden, "img", pictures, [-1, -1], ["blue", "red"])
+    with pytest.raises(PictureError, match="have no labels; give files that do"):
+        read_pictures(tmp_path)
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", "img", pictures, [1, 0], ["blue", "red"])
+    table = read_pictures(tmp_path)
+    assert table.part("train").targets.tolist() == [1, 0] and list(table.parts) == ["train"]
+    with pytest.raises(PictureError, match="pictures of split 'test' have no labels"):
+        table.part("test")
+
+
+@pytest.mark.parquet
 def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "train.parquet"
     write_parquet(file, "img", [png(picture("red", 0))] * 2, [0, 0], ["a"])
