@@ -75,7 +75,7 @@ def rollout(
             (at the end).
         resume: continue the evaluation in `output`; only missing seeds, and those whose worker failed, run.
         videos: film the first so many seeds, and keep their actions; needs `output`.
-        video: how; default: the task's first camera.
+        video: how; default: :meth:`VideoSpec.in_real_time`.
         batch_size: rows in every batch the policy sees; 1 suits a CPU. Part of the result: how a sum is
             rounded depends on it; with Intel's MKL and several rows also on memory, unless the environment
             has MKL_CBWR=AUTO,STRICT before PyTorch computes anything.
@@ -113,7 +113,7 @@ def rollout(
     task, other_task = choose_task(policy, task, allow_other_task)
     check_layout(task, policy.shape_meta)
     player = make_engine(engine, workers, timeouts)
-    filmed = {seed: video or VideoSpec(task.cameras[0]) for seed in seeds[:videos]}
+    filmed = {seed: video or VideoSpec.in_real_time(task) for seed in seeds[:videos]}
     plan = Plan(task, success_hold, batch_size, filmed)
     header = _header(policy, plan, player, policy_info)
     if resume and not can_be_identified(policy, policy_info):

@@ -17,6 +17,7 @@ import numpy as np
 
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically
+from fibo_robot.interfaces import Task
 from fibo_robot.x264 import REPEATABLE_X264
 
 VIDEO_FOLDER = "videos"
@@ -45,6 +46,12 @@ class VideoSpec:
     def __post_init__(self) -> None:
         if self.size < 16 or self.size % 2:
             raise ValueError(f"a video's side must be an even number of at least 16 pixels, not {self.size}")
+
+    @classmethod
+    def in_real_time(cls, task: Task) -> "VideoSpec":
+        """Through the task's first camera, at about ten frames a second."""
+        every = max(1, round(task.control_freq / 10))
+        return cls(task.cameras[0], every=every, fps=round(task.control_freq / every))
 
 
 def encode_mp4(frames: Sequence[np.ndarray], fps: int) -> bytes:

@@ -1,9 +1,12 @@
 """Videos of episodes play in browsers, say what they show in their name, and stand side by side in a grid."""
 
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
 
+from fibo_robot.envs import get_task
 from fibo_robot.envs.rollouts.videos import (
     VideoSpec,
     VideoWriteError,
@@ -12,6 +15,7 @@ from fibo_robot.envs.rollouts.videos import (
     write_grid,
     write_video,
 )
+from tests.envs.toy_task import ToyTask
 
 
 def picture_frames(shade, frames, size=32):
@@ -73,6 +77,13 @@ def test_a_video_that_cannot_be_written_says_which_and_why(tmp_path):
     (tmp_path / "videos").write_text("a file where the folder should be")
     with pytest.raises(VideoWriteError, match=r"seed_000001_success\.mp4"):
         write_video(tmp_path / "videos" / "seed_000001_success.mp4", b"")
+
+
+@pytest.mark.parametrize(("control_freq", "every", "fps"), [(20, 2, 10), (10, 1, 10), (5, 1, 5), (25, 2, 12)])
+def test_episodes_are_filmed_in_real_time_whatever_a_tasks_rate(control_freq, every, fps):
+    task = replace(ToyTask(), control_freq=control_freq)
+    assert VideoSpec.in_real_time(task) == VideoSpec(task.cameras[0], every=every, fps=fps)
+    assert get_task("pusht").control_freq == 10
 
 
 def test_a_size_that_h264_cannot_hold_is_refused():
