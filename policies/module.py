@@ -16,6 +16,8 @@ from fibo_robot.training.module import ModelModule, OptimizerConfig
 
 # Samples of each camera that TensorBoard is shown.
 _SHOWN = 8
+# torch's distributions do not take what is no number, and say so in these words.
+OF_NO_NUMBERS = "found invalid values"
 
 
 class WindowError(FiboError):
@@ -39,7 +41,7 @@ class BehaviourCloningModule(ModelModule[ChunkPolicy]):
 
     Raises:
         WindowError: the policy trains on another window.
-        DivergedError: while training, weights that are not finite.
+        DivergedError: while training, weights or outputs that are not finite.
     """
 
     entrances = ("loss",)
@@ -85,18 +87,23 @@ class BehaviourCloningModule(ModelModule[ChunkPolicy]):
     def _loss(self, batch: Batch) -> Tensor:
         try:
             return self.model.loss(batch["obs"], batch["actions"], batch["valid"])
-        except ValueError:  # torch's distributions do not take what is no number
+        except ValueError as error:
             self._refuse_divergence()
+            if OF_NO_NUMBERS in str(error):  # weights are finite, but too large for a pass
+                raise self._diverged("outputs") from error
             raise
 
     def _refuse_divergence(self) -> None:
         """Say that training diverged, if it did; a step that mixed precision skips is nothing of that."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            raise DivergedError(
-                f"Training diverged in epoch {self.current_epoch + 1}: weights are no longer finite. The run "
-                "directory has the last epoch that was saved. Train with a smaller optimizer.lr, or with "
-                "trainer.gradient_clip_val, in a new run_dir."
-            )
+            raise self._diverged("weights")
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f"Training diverged in epoch {self.current_epoch + 1}: {what} are no longer finite. The run "
+            "directory has the last epoch that was saved. Train with a smaller optimizer.lr, or with "
+            "trainer.gradient_clip_val, in a new run_dir."
+        )
 
     def on_validation_epoch_end(self) -> None:
         self.log("valid/loss", self.valid_loss.compute())

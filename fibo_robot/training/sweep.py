@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
@@ -69,15 +70,26 @@ def sweep(overrides: Sequence[str]) -> Path:
 
 
 def _compare(folder: Path) -> None:
-    """Show and keep the last metrics of every run below a sweep's folder; those that failed have none."""
-    rows = []
+    """Show and keep the last metrics of every run below a sweep's folder, and whether it came to its end."""
+    rows: list[dict[str, Any]] = []
     for history in sorted(folder.glob(f"**/{HISTORY}")):
-        chosen = history.parent / ".hydra" / "overrides.yaml"
-        if not chosen.exists():  # a run from elsewhere
+        hydras = history.parent / ".hydra"
+        if not hydras.is_dir():  # a run from elsewhere
             continue
         metrics = json.loads(history.read_text(encoding="utf-8"))[-1]
-        overrides = yaml.safe_load(chosen.read_text(encoding="utf-8"))
-        rows.append({"run": str(history.parent.relative_to(folder)), "overrides": overrides, **metrics})
+        overrides, config = (
+            yaml.safe_load((hydras / name).read_text(encoding="utf-8"))
+            for name in ("overrides.yaml", "config.yaml")
+        )
+        limits = [(metrics[of], config["trainer"].get(f"max_{of}s") or -1) for of in ("epoch", "step")]
+        rows.append(
+            {
+                "run": str(history.parent.relative_to(folder)),
+                "overrides": overrides,
+                "finished": any(0 < limit <= done for done, limit in limits),
+                **metrics,
+            }
+        )
     if not rows:
         return
     write_json(folder / SWEEP, rows)
@@ -88,7 +100,8 @@ def _compare(folder: Path) -> None:
         metrics = "  ".join(
             f"{name} {row[name]:.4g}" for name in row if "/" in name and row[name] is not None
         )
-        print(f"{row['run']}  {chosen}  {metrics}".replace("    ", "  "), flush=True)
+        ended = "" if row["finished"] else f"  (not finished: {row['epoch']} epochs)"
+        print(f"{row['run']}  {chosen}  {metrics}{ended}".replace("    ", "  "), flush=True)
     print(f"{len(rows)} runs: {folder / SWEEP}", flush=True)
 
 

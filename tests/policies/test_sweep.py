@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fibo_robot.errors import FiboError
+from fibo_robot.policies.module import DivergedError
 from fibo_robot.training.checkpoint import load_checkpoint
 from fibo_robot.training.config import ConfigError
 from fibo_robot.training.overrides import train_from_overrides
@@ -62,6 +63,17 @@ def test_a_combination_that_fails_is_named_and_the_others_run(demonstrations: Pa
     assert not (tmp_path / "mine" / "0" / "model.safetensors").exists()
     assert load_checkpoint(tmp_path / "mine" / "1").config["optimizer"]["name"] == "adamw"
     assert [row["run"] for row in json.loads((tmp_path / "mine" / "sweep.json").read_text())] == ["1"]
+
+
+def test_a_run_that_stops_on_its_way_does_not_look_finished(
+    demonstrations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DivergedError, match="diverged in epoch 3: outputs are no longer finite"):
+        sweep(demonstrations, "optimizer.lr=1e30,1e-4", "trainer.max_epochs=3", "hydra.sweep.dir=mine")
+    rows = json.loads((tmp_path / "mine" / "sweep.json").read_text())
+    assert [row["finished"] for row in rows] == [False, True]
+    first, second, _ = capsys.readouterr().out.splitlines()[-3:]
+    assert first.endswith(f"(not finished: {rows[0]['epoch']} epochs)") and "finished" not in second
 
 
 @pytest.mark.parametrize(
