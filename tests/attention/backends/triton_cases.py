@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ def stand_in_for_the_cpu() -> None:
     ):
         STANDING_IN.impl(name, kernel, "CPU", allow_override=True)
     _multiply_bfloat16()
+    _make_the_language_the_interpreters()
     # The interpreter takes its time per program: larger tiles than a GPU's make fewer of them.
     triton_cuda.LAUNCHES[64] = (Launch(64, 8),)
 
@@ -57,6 +59,14 @@ def _multiply_bfloat16() -> None:
         return as_it_is(self, *wide, *rest)
 
     builder.create_dot = create_dot
+
+
+def _make_the_language_the_interpreters() -> None:
+    """Once: it does so anew whenever a function is called, which takes it longer than the function."""
+    interpreter_of_triton: Any = interpreter
+    both = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})
+    interpreter_of_triton._patch_lang(both)
+    interpreter_of_triton._patch_lang = lambda function: interpreter_of_triton._LangPatchScope()
 
 
 def reached_by_nan(device: str, backend: Backend) -> dict[str, tuple[list[int], list[int]]]:

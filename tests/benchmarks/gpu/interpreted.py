@@ -14,6 +14,7 @@ from fibo_robot.benchmarks.gpu.plan import Sizes, run
 from fibo_robot.benchmarks.gpu.speed import Rounds
 from fibo_robot.benchmarks.gpu.summary import lines, verdict
 from fibo_robot.benchmarks.gpu.training import TrainingCase
+from fibo_robot.encoders.image import PRESETS, Preset
 from tests.attention.backends.triton_cases import stand_in_for_the_cpu
 
 TINY = Sizes(
@@ -23,13 +24,14 @@ TINY = Sizes(
     lengths=((14, 1),),
     dtypes=("bfloat16",),
     heads=1,
-    training=(TrainingCase("image", "vit_micro", 24, 12, 1, 1),),
+    training=(TrainingCase("image", "one_layer", 24, 12, 1, 1),),
     worlds=(),
     rounds=Rounds(1, 0),
     step_rounds=Rounds(1, 0),
 )
 
 if __name__ == "__main__":
+    PRESETS["one_layer"] = Preset(embed_dim=32, depth=1, num_heads=2)
     stand_in_for_the_cpu()
     results = run(Path(sys.argv[1]), 30, device="cpu", sizes=TINY, say=lambda line: None)
     packages = sorted({name.partition(".")[0] for name in sys.modules})
