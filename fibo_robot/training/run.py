@@ -5,7 +5,6 @@ function of seed and step, so the resumed run computes what an uninterrupted one
 """
 
 import logging
-import signal
 import sys
 import warnings
 from contextlib import nullcontext
@@ -28,6 +27,7 @@ from fibo_robot.training.callbacks.castling import CastlingSchedule
 from fibo_robot.training.callbacks.checkpoint_directory import CheckpointDirectory
 from fibo_robot.training.callbacks.cost import TrainingCost
 from fibo_robot.training.callbacks.history import History
+from fibo_robot.training.callbacks.interruption import Interruption
 from fibo_robot.training.checkpoint import TRAINER
 from fibo_robot.training.config import ConfigError, options_of
 from fibo_robot.training.module import ModelModule
@@ -60,14 +60,20 @@ def train(config: DictConfig) -> Path:
     meta = data.meta() if first else {}  # reading the data once more for their hash takes a while
     refuse_other_data(run_dir, meta)
     module = _module(config, data)
-    trainer = _trainer(config, run_dir, resolved, meta, has_castling=any(angular_cores(module)))
+    interruption = Interruption()
+    trainer = _trainer(config, run_dir, resolved, meta, interruption, has_castling=any(angular_cores(module)))
     with only_writer(run_dir) if first else nullcontext():
-        _continue(trainer, module, data, run_dir, config.name)
+        _continue(trainer, module, data, run_dir, config.name, interruption)
     return run_dir
 
 
 def _continue(
-    trainer: pl.Trainer, module: ModelModule[Any], data: pl.LightningDataModule, run_dir: Path, name: str
+    trainer: pl.Trainer,
+    module: ModelModule[Any],
+    data: pl.LightningDataModule,
+    run_dir: Path,
+    name: str,
+    interruption: Interruption,
 ) -> None:
     """Train the epochs that the run directory lacks."""
     state = run_dir / TRAINER
@@ -81,7 +87,12 @@ def _continue(
     parameters = sum(p.numel() for p in module.model.parameters()) / 1e6
     beginning = f"resuming after epoch {done}" if done else "starting"
     trainer.print(f"{name}: {beginning}, {parameters:.2f} M parameters, results in {run_dir}", flush=True)
-    _fit(trainer, module, data, state if done else None)
+    try:
+        with interruption.watched():
+            trainer.fit(module, datamodule=data, ckpt_path=state if done else None, weights_only=True)
+    except SystemExit as error:  # which Lightning makes of Ctrl-C
+        print("interrupted; the same command resumes from the last finished epoch", flush=True)
+        raise KeyboardInterrupt from error
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -110,7 +121,13 @@ def _logger(config: DictConfig) -> Any:
 
 
 def _trainer(
-    config: DictConfig, run_dir: Path, resolved: dict[str, Any], meta: dict[str, Any], *, has_castling: bool
+    config: DictConfig,
+    run_dir: Path,
+    resolved: dict[str, Any],
+    meta: dict[str, Any],
+    interruption: Interruption,
+    *,
+    has_castling: bool,
 ) -> pl.Trainer:
     options = dict(resolved["trainer"])
     every, keep_last, decay, castling_end = (
@@ -129,6 +146,7 @@ def _trainer(
         History(run_dir),
         cost,
         CheckpointDirectory(run_dir, resolved, meta, cost, every, keep_last),
+        interruption,
     ]
     if has_castling:
         callbacks.append(CastlingSchedule(castling_end))
@@ -151,19 +169,6 @@ def _trainer(
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"The trainer's config does not work here: {error}") from error
-
-
-def _fit(
-    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, state: Path | None
-) -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
-    except SystemExit as error:
-        # Lightning turns Ctrl-C into an exit and ignores further ones.
-        signal.signal(signal.SIGINT, handler)
-        print("interrupted; the same command resumes from the last finished epoch", flush=True)
-        raise KeyboardInterrupt from error
 
 
 def _quiet_libraries() -> None:
