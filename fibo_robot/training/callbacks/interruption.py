@@ -39,10 +39,10 @@ class Interruption(pl.Callback):
             # Lightning ignores further ones once it has turned the first into an exit.
             signal.signal(signal.SIGINT, former)
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *arguments: Any, **named: Any) -> None:
         self._end_if_asked()
 
-    def on_validation_batch_end(self, *_: Any) -> None:
+    def on_validation_batch_end(self, *arguments: Any, **named: Any) -> None:
         self._end_if_asked()
 
     def _end_if_asked(self) -> None:

@@ -171,7 +171,7 @@ def test_start_states_are_known_by_their_seeds_where_this_package_recorded_them(
         env_args["fibo_robot"]["recording"] = {"seed": 7}
         data.attrs["env_args"] = json.dumps(env_args)
         for number in range(4):
-            data[f"demo_{number}"].attrs["seed"] = 10 - number
+            file[f"data/demo_{number}"].attrs["seed"] = 10 - number
 
     data = changed(recorded)
     data.setup("fit")

@@ -6,7 +6,7 @@ import signal
 import lightning.pytorch as pl
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from fibo_robot.training.callbacks.interruption import Interruption
 
@@ -26,11 +26,11 @@ class Model(pl.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.steps = 0
 
-    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+    def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
         self.steps += 1
         if self.steps == 2:
             InterruptedInAFinaliser()
-        return self.weight * batch.sum()
+        return self.weight * batch[0].sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -49,5 +49,5 @@ def test_an_interruption_that_python_drops_ends_training_after_its_batch() -> No
         enable_model_summary=False,
     )
     with pytest.raises(SystemExit), interruption.watched():
-        trainer.fit(model, DataLoader([1.0] * 5))
+        trainer.fit(model, DataLoader(TensorDataset(torch.ones(5))))
     assert model.steps == 2 and signal.getsignal(signal.SIGINT) is former

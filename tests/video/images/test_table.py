@@ -70,7 +70,7 @@ def test_other_parquet_files_are_refused(tmp_path, column, contents, labels, nam
 
 @pytest.mark.parquet
 def test_a_split_whose_labels_are_kept_back_does_not_hinder_the_others(tmp_path: Path) -> None:
-    pictures = [png(picture("red", 0)), png(picture("blue", 0))]
+    pictures: list[bytes | None] = [png(picture("red", 0)), png(picture("blue", 0))]
     hidden = tmp_path / "test-00000-of-00001-0123456789abcdef.parquet"  # named as the Hub named them earlier
     write_parquet(hidden, "img", pictures, [-1, -1], ["blue", "red"])
     with pytest.raises(PictureError, match="have no labels; give files that do"):
