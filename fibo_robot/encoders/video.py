@@ -154,7 +154,9 @@ class VideoEncoder(nn.Module):
         patches = patches + vit.pos_embed[:, None, -num_patches:]
         if self.mode != "frames":
             patches = patches + self.temporal_embed
-        tokens: list[Tensor] = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        distillation = getattr(vit, "dist_token", None)  # of timm's distilled DeiTs
+        given = (vit.cls_token, distillation, vit.reg_token)
+        tokens: list[Tensor] = [token for token in given if token is not None]
         prefix = torch.cat(tokens, dim=1) if tokens else patches.new_zeros(1, 0, self.embed_dim)
         if vit.pos_embed.shape[1] > num_patches:
             prefix = prefix + vit.pos_embed[:, :-num_patches]
