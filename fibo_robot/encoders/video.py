@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -74,6 +75,11 @@ class VideoEncoder(nn.Module):
         super().__init__()
         if frames % tubelet:
             raise EncoderError(f"tubelet ({tubelet}) must divide frames ({frames}).")
+        if not isinstance(vit.patch_embed, PatchEmbed):
+            raise EncoderError(
+                "video encoders need a ViT that projects patches of pixels, not one behind another network "
+                f"({type(vit.patch_embed).__name__}): choose a plain ViT."
+            )
         if vit.pos_embed is None and layout == "vit":
             raise EncoderError("video encoders need a ViT with a learned position embedding.")
         self.mode, self.frames, self.tubelet, self.layout = mode, frames, tubelet, layout

@@ -198,6 +198,12 @@ def test_bad_requests_are_named(arguments, error, named):
         create_video_encoder("vit_micro", **{**SMALL, **arguments})
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_r_s16_p8_224", "vitamin_small_224"])
+def test_vit_behind_a_convolutional_network_is_refused(name):
+    with pytest.raises(EncoderError, match="HybridEmbed"):
+        create_video_encoder(name, frames=2, image_size=64)
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 3, 32, 32), (1, 4, 3, 40, 32), (4, 3, 32, 32), (1, 3, 4, 32, 32)])
 def test_clip_of_another_shape_is_refused(shape):
     with pytest.raises(EncoderError, match="clips"):
