@@ -175,6 +175,22 @@ def test_misfits_are_refused_by_name():
         swap_attention(torch.nn.Linear(3, 3), "softmax")
 
 
+@pytest.mark.parametrize("dynamic_img_size", [False, True])
+@pytest.mark.parametrize("name", sorted(ATTENTIONS))
+def test_patch_dropout_is_refused_where_the_order_of_patches_matters(name, dynamic_img_size):
+    vit = small_vit(patch_drop_rate=0.5, dynamic_img_size=dynamic_img_size).train()
+    if name in ("softmax", "efficient", "xcit", "vitality", "tost"):
+        swap_attention(vit, name)
+        assert vit(images()).isfinite().all()
+        return
+    with pytest.raises(AttentionError, match="patch_drop_rate"):
+        swap_attention(vit, name)
+    assert isinstance(vit.blocks[0].attn, timm.layers.attention.Attention)
+    swap_attention(vit, "softmax")
+    with pytest.raises(AttentionError, match="patch_drop_rate"):
+        swap_attention(vit, name)
+
+
 def test_width_of_heads_that_timm_was_given_is_kept():
     vit, batch = small_vit().eval(), images()
     for block in vit.blocks:
