@@ -175,6 +175,20 @@ def test_misfits_are_refused_by_name():
         swap_attention(torch.nn.Linear(3, 3), "softmax")
 
 
+def test_attention_that_blocks_share_is_swapped_in_each():
+    vit, batch = small_vit().eval(), images()
+    vit.blocks[1].attn = shared = vit.blocks[0].attn
+    vit.blocks[2] = vit.blocks[1]
+    untouched = vit(batch)
+    report = swap_attention(vit, "fibottention")
+    assert [layer.path for layer in report.layers] == ["blocks.0.attn", "blocks.1.attn"]
+    assert [type(block.attn) for block in vit.blocks] == [Fibottention] * 3
+    assert [block.attn.qkv for block in vit.blocks] == [shared.qkv] * 3
+    assert vit.blocks[0].attn.layer_index == 0
+    report.restore()
+    assert torch.equal(vit(batch), untouched)
+
+
 @pytest.mark.parametrize("dynamic_img_size", [False, True])
 @pytest.mark.parametrize("name", sorted(ATTENTIONS))
 def test_patch_dropout_is_refused_where_the_order_of_patches_matters(name, dynamic_img_size):

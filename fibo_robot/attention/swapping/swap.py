@@ -66,9 +66,10 @@ def swap_attention(model: nn.Module, name: str | AttentionConfig, **options: Any
     config = name if isinstance(name, AttentionConfig) else AttentionConfig.parse({"name": name, **options})
     trunks = find_trunks(model)
     originals: dict[str, TimmAttention | AttentionModule] = {
-        path: module
-        for path, module in model.named_modules()
-        if path and (_is_timms(module) or isinstance(module, AttentionModule))
+        f"{path}.{attribute}".lstrip("."): module
+        for path, parent in model.named_modules()
+        for attribute, module in parent.named_children()  # each place of a module that several share
+        if _is_timms(module) or isinstance(module, AttentionModule)
     }
     if trunks and originals:
         raise AttentionError(
