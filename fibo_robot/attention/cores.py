@@ -91,12 +91,14 @@ class AttentionCore(nn.Module):
     """Base of the cores.
 
     Attributes:
+        order_matters: whether a patch's output depends on where in the sequence patches stand.
         layer_index: 0-based index of the transformer layer; None until placed.
         num_prefix_tokens: tokens before the first patch; None until placed.
         grid: patch tokens as (T, H, W), flattened in this order; None where the model did not say.
     """
 
     options_type: ClassVar[type]
+    order_matters: ClassVar[bool] = True
 
     def __init__(self, num_heads: int, head_dim: int, options: object) -> None:
         super().__init__()
@@ -158,6 +160,7 @@ class SoftmaxCore(AttentionCore):
     """Dense softmax attention through PyTorch's fused kernels."""
 
     options_type = SoftmaxOptions
+    order_matters = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, scale=scale)

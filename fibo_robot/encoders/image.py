@@ -1,9 +1,9 @@
 """Image encoders: a timm ViT with any of our attentions, images in, tokens and a pooled vector out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import timm
 from timm.models.vision_transformer import VisionTransformer
@@ -13,6 +13,8 @@ from fibo_robot.attention import AttentionConfig, swap_attention
 from fibo_robot.encoders.normalise import EncoderError, InputNormalizer
 from fibo_robot.encoders.weights import WeightsError, WeightsReport, load_weights
 from fibo_robot.errors import did_you_mean
+
+Pool = Literal["token", "avg"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def create_encoder(
     pretrained: bool | str | Path = False,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
-    pool: Literal["token", "avg"] | None = None,
+    pool: Pool | None = None,
     drop_path_rate: float = 0.0,
 ) -> ImageEncoder:
     """Build an image encoder.
@@ -108,11 +110,16 @@ def create_encoder(
         drop_path_rate: stochastic depth of the deepest layer in training.
 
     Raises:
-        EncoderError: for an unknown name or a model that is no plain ViT.
+        EncoderError: for an unknown name, a model that is no plain ViT, or a size or pooling it cannot have.
         AttentionError: for an unknown attention or option.
         WeightsError: if pretrained weights cannot be loaded.
     """
     config = AttentionConfig.parse(attention)
+    if pool is not None and pool not in get_args(Pool):
+        raise EncoderError(f"pool must be one of {', '.join(get_args(Pool))}, not {pool!r}.")
+    for option, size in (("image_size", image_size), ("patch_size", patch_size)):
+        if size is not None and min(size if isinstance(size, Sequence) else (size,)) < 1:
+            raise EncoderError(f"{option} must be at least 1 pixel, not {size}.")
     model_name, arguments = name, {}
     if name in PRESETS:
         preset = PRESETS[name]
@@ -134,6 +141,9 @@ def create_encoder(
     vit = _create_vit(
         model_name, pretrained is True, num_classes=0, drop_path_rate=drop_path_rate, **arguments
     )
+    size, grid = image_and_grid_size(vit)
+    if min(grid) < 1:
+        raise EncoderError(f"Images of {size} pixels hold no patch of {vit.patch_embed.patch_size}.")
     swap_attention(vit, config)
     encoder = ImageEncoder(vit, config)
     if not isinstance(pretrained, bool):
@@ -159,6 +169,8 @@ def _create_vit(name: str, pretrained: bool, **arguments: Any) -> VisionTransfor
         raise WeightsError(f"Pretrained weights of {name} could not be loaded: {error}") from error
     except TypeError as error:
         raise EncoderError(f"{name} is no plain ViT ({error}).") from error
+    except AssertionError as error:
+        raise EncoderError(f"{name} cannot be built with these options: {error}") from error
     if not isinstance(vit, VisionTransformer):
         raise EncoderError(
             f"{name} is a {type(vit).__name__}; encoders take timm's VisionTransformer models."

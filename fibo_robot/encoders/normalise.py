@@ -42,8 +42,9 @@ class InputNormalizer(nn.Module):
         if pixels.ndim != len(self.shape) + 1 or tuple(pixels.shape[1:]) != self.shape:
             wanted = ", ".join(map(str, self.shape))
             raise EncoderError(f"{self.what} must be (B, {wanted}), not {tuple(pixels.shape)}: {self.advice}")
-        if pixels.dtype == uint8:
-            pixels = pixels.to(self.mean.dtype) / 255
-        elif not pixels.is_floating_point():
+        if pixels.dtype != uint8 and not pixels.is_floating_point():
             raise EncoderError(f"{self.what} must be float in [0, 1] or uint8, not {pixels.dtype}.")
-        return (pixels - self.mean) / self.std
+        scaled = pixels.to(self.mean.dtype)  # as wide as the trunk's weights
+        if pixels.dtype == uint8:
+            scaled = scaled / 255
+        return (scaled - self.mean) / self.std

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -74,6 +75,11 @@ class VideoEncoder(nn.Module):
         super().__init__()
         if frames % tubelet:
             raise EncoderError(f"tubelet ({tubelet}) must divide frames ({frames}).")
+        if not isinstance(vit.patch_embed, PatchEmbed):
+            raise EncoderError(
+                "video encoders need a ViT that projects patches of pixels, not one behind another network "
+                f"({type(vit.patch_embed).__name__}): choose a plain ViT."
+            )
         if vit.pos_embed is None and layout == "vit":
             raise EncoderError("video encoders need a ViT with a learned position embedding.")
         self.mode, self.frames, self.tubelet, self.layout = mode, frames, tubelet, layout
@@ -154,7 +160,9 @@ class VideoEncoder(nn.Module):
         patches = patches + vit.pos_embed[:, None, -num_patches:]
         if self.mode != "frames":
             patches = patches + self.temporal_embed
-        tokens: list[Tensor] = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        distillation = getattr(vit, "dist_token", None)  # of timm's distilled DeiTs
+        given = (vit.cls_token, distillation, vit.reg_token)
+        tokens: list[Tensor] = [token for token in given if token is not None]
         prefix = torch.cat(tokens, dim=1) if tokens else patches.new_zeros(1, 0, self.embed_dim)
         if vit.pos_embed.shape[1] > num_patches:
             prefix = prefix + vit.pos_embed[:, :-num_patches]

@@ -175,6 +175,36 @@ def test_misfits_are_refused_by_name():
         swap_attention(torch.nn.Linear(3, 3), "softmax")
 
 
+def test_attention_that_blocks_share_is_swapped_in_each():
+    vit, batch = small_vit().eval(), images()
+    vit.blocks[1].attn = shared = vit.blocks[0].attn
+    vit.blocks[2] = vit.blocks[1]
+    untouched = vit(batch)
+    report = swap_attention(vit, "fibottention")
+    assert [layer.path for layer in report.layers] == ["blocks.0.attn", "blocks.1.attn"]
+    assert [type(block.attn) for block in vit.blocks] == [Fibottention] * 3
+    assert [block.attn.qkv for block in vit.blocks] == [shared.qkv] * 3
+    assert vit.blocks[0].attn.layer_index == 0
+    report.restore()
+    assert torch.equal(vit(batch), untouched)
+
+
+@pytest.mark.parametrize("dynamic_img_size", [False, True])
+@pytest.mark.parametrize("name", sorted(ATTENTIONS))
+def test_patch_dropout_is_refused_where_the_order_of_patches_matters(name, dynamic_img_size):
+    vit = small_vit(patch_drop_rate=0.5, dynamic_img_size=dynamic_img_size).train()
+    if name in ("softmax", "efficient", "xcit", "vitality", "tost"):
+        swap_attention(vit, name)
+        assert vit(images()).isfinite().all()
+        return
+    with pytest.raises(AttentionError, match="patch_drop_rate"):
+        swap_attention(vit, name)
+    assert isinstance(vit.blocks[0].attn, timm.layers.attention.Attention)
+    swap_attention(vit, "softmax")
+    with pytest.raises(AttentionError, match="patch_drop_rate"):
+        swap_attention(vit, name)
+
+
 def test_width_of_heads_that_timm_was_given_is_kept():
     vit, batch = small_vit().eval(), images()
     for block in vit.blocks:

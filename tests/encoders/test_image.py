@@ -30,6 +30,16 @@ def test_bytes_and_floats_mean_the_same_image():
     torch.testing.assert_close(encoder(pixels).pooled, encoder(pixels.float() / 255).pooled)
 
 
+@pytest.mark.parametrize("weights", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("images", [torch.float16, torch.float32, torch.float64])
+def test_floats_of_any_precision_are_images(images, weights):
+    encoder = create_encoder("vit_micro").eval().to(weights)
+    pixels = torch.rand(2, 3, 84, 84).to(images)
+    out = encoder(pixels).pooled
+    assert out.dtype == weights
+    torch.testing.assert_close(out, encoder(pixels.to(weights)).pooled)
+
+
 def test_encoder_normalises_as_timm_says():
     encoder = create_encoder("deit_tiny_patch16_224", image_size=32).eval()
     pixels = torch.rand(1, 3, 32, 32)
@@ -65,6 +75,13 @@ def test_integer_images_other_than_bytes_are_refused():
         ({"name": "vit_mirco"}, EncoderError, "vit_micro"),
         ({"name": "resnet18"}, EncoderError, "ResNet"),
         ({"name": "vit_micro", "attention": "softmx"}, AttentionError, "'softmax'"),
+        ({"name": "vit_micro", "pool": "mean"}, EncoderError, "token, avg"),
+        ({"name": "vit_base_patch16_siglip_224", "pool": "token"}, EncoderError, "class token"),
+        ({"name": "deit_tiny_distilled_patch16_224", "pool": "avg"}, EncoderError, "distillation"),
+        ({"name": "vit_micro", "image_size": 0}, EncoderError, "image_size"),
+        ({"name": "vit_micro", "image_size": (84, -84)}, EncoderError, "image_size"),
+        ({"name": "vit_micro", "patch_size": 0}, EncoderError, "patch_size"),
+        ({"name": "vit_micro", "image_size": 8}, EncoderError, "no patch of"),
         ({"name": "vit_micro", "pretrained": True}, WeightsError, "no published weights"),
         ({"name": "vit_micro", "pretrained": "absent.safetensors"}, WeightsError, "absent.safetensors"),
     ],

@@ -68,6 +68,19 @@ def test_inflated_encoder_sees_a_still_clip_as_the_image_model_sees_the_picture(
     torch.testing.assert_close(encoder(clip).pooled, image_model(image).pooled, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["divided", "frames"])
+def test_inflated_distilled_model_keeps_its_distillation_token(tmp_path, mode):
+    options: dict[str, Any] = {"image_size": 32, "patch_size": 8}
+    image_model = create_encoder("deit_tiny_distilled_patch16_224", **options).eval()
+    weights = tmp_path / "image.safetensors"
+    save_file(image_model.vit.state_dict(), weights)
+    encoder = create_video_encoder(
+        "deit_tiny_distilled_patch16_224", mode=mode, frames=4, pretrained=weights, **options
+    ).eval()
+    image, clip = still_clip()
+    torch.testing.assert_close(encoder(clip).pooled, image_model(image).pooled, rtol=1e-4, atol=1e-5)
+
+
 def test_each_attention_knows_its_grid_and_layer():
     joint = create_video_encoder("vit_micro", mode="joint", attention="fibottention", tubelet=2, **SMALL)
     assert [(b.attn.layer_index, b.attn.num_prefix_tokens, b.attn.grid) for b in blocks_of(joint)] == [
@@ -183,6 +196,12 @@ def test_gradient_checkpointing_changes_no_gradient(mode):
 def test_bad_requests_are_named(arguments, error, named):
     with pytest.raises(error, match=named):
         create_video_encoder("vit_micro", **{**SMALL, **arguments})
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_r_s16_p8_224", "vitamin_small_224"])
+def test_vit_behind_a_convolutional_network_is_refused(name):
+    with pytest.raises(EncoderError, match="HybridEmbed"):
+        create_video_encoder(name, frames=2, image_size=64)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3, 32, 32), (1, 4, 3, 40, 32), (4, 3, 32, 32), (1, 3, 4, 32, 32)])

@@ -200,13 +200,18 @@ def block_attention(
 
 @constant_result
 def _random_blocks(num_blocks: int, num_heads: int, count: int, layer_index: int) -> Tensor:
-    """As :func:`_draw_blocks`, a constant of the compiled graph; Python's random module is not traced."""
-    return _draw_blocks(num_blocks, num_heads, count, layer_index)
+    """`(heads, num_blocks, count)` blocks that do not touch the query's, -1 where there are too few.
+
+    A constant of the compiled graph: Python's random module is not traced.
+    """
+    drawn = _draw_blocks(num_blocks, num_heads, count, layer_index)
+    return torch.tensor(drawn, dtype=torch.long).reshape(num_heads, num_blocks, count)
 
 
-@lru_cache(maxsize=256)  # a few sequence lengths times the layers of a model
-def _draw_blocks(num_blocks: int, num_heads: int, count: int, layer_index: int) -> Tensor:
-    """`(heads, num_blocks, count)` blocks that do not touch the query's, -1 where there are too few."""
+# A few sequence lengths times the layers of a model. What is kept is no tensor: one that was made while a
+# model is exported is none of numbers, and all later calls would get it.
+@lru_cache(maxsize=256)
+def _draw_blocks(num_blocks: int, num_heads: int, count: int, layer_index: int) -> list[int]:
     generator = random.Random(layer_index)
     drawn = []
     for _ in range(num_heads):
@@ -216,4 +221,4 @@ def _draw_blocks(num_blocks: int, num_heads: int, count: int, layer_index: int) 
             picks = generator.sample(range(far), min(count, far))
             drawn += [pick if pick < near.start else pick + len(near) for pick in picks]
             drawn += [-1] * (count - len(picks))
-    return torch.tensor(drawn, dtype=torch.long).reshape(num_heads, num_blocks, count)
+    return drawn

@@ -27,6 +27,7 @@ class EfficientCore(AttentionCore):
     """
 
     options_type = EfficientOptions
+    order_matters = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
         context = k.softmax(dim=-2).transpose(-2, -1).to(v.dtype) @ v
@@ -43,6 +44,7 @@ class ViTALiTyCore(AttentionCore):
     """
 
     options_type = ViTALiTyOptions
+    order_matters = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
         factor: float = self.head_dim**-0.5 if scale is None else scale

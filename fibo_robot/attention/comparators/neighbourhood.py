@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,20 +76,20 @@ def head_displacements(grid: Grid, num_heads: int, layer: int) -> list[list[tupl
 @constant_result
 def _constant_mask(grid: Grid, num_heads: int, layer: int, num_prefix_tokens: int) -> Tensor:
     """As :func:`_build_mask`, a constant of the compiled graph; Python's random module is not traced."""
-    return _build_mask(grid, num_heads, layer, num_prefix_tokens)
+    return torch.tensor(_build_mask(grid, num_heads, layer, num_prefix_tokens))
 
 
+# What is kept is no tensor: one that was made while a model is exported is none of numbers, and all later
+# calls would get it.
 @lru_cache(maxsize=64)
-def _build_mask(grid: Grid, num_heads: int, layer: int, num_prefix_tokens: int) -> Tensor:
-    with torch.inference_mode(False):  # a mask made under it could not be used for training later
-        places = torch.tensor(list(product(*(range(size) for size in grid))))
-        displacements = places[:, None] - places[None, :]
-        tokens = len(places) + num_prefix_tokens
-        mask = torch.ones(num_heads, tokens, tokens, dtype=torch.bool)
-        patches = mask[:, num_prefix_tokens:, num_prefix_tokens:]
-        for head, chosen in enumerate(head_displacements(grid, num_heads, layer)):
-            patches[head] = False
-            for displacement in chosen:
-                step = torch.tensor(displacement)
-                patches[head] |= (displacements == step).all(-1) | (displacements == -step).all(-1)
-        return mask
+def _build_mask(grid: Grid, num_heads: int, layer: int, num_prefix_tokens: int) -> np.ndarray:
+    places = np.array(list(product(*(range(size) for size in grid))))
+    displacements = places[:, None] - places[None, :]
+    tokens = len(places) + num_prefix_tokens
+    mask = np.ones((num_heads, tokens, tokens), dtype=bool)
+    patches = mask[:, num_prefix_tokens:, num_prefix_tokens:]
+    for head, chosen in enumerate(head_displacements(grid, num_heads, layer)):
+        patches[head] = False
+        for step in np.array(chosen):
+            patches[head] |= (displacements == step).all(-1) | (displacements == -step).all(-1)
+    return mask

@@ -30,6 +30,7 @@ class TokenStatisticsCore(AttentionCore):
     """
 
     options_type = TokenStatisticsOptions
+    order_matters = False
 
     def __init__(self, num_heads: int, head_dim: int, options: TokenStatisticsOptions) -> None:
         super().__init__(num_heads, head_dim, options)

@@ -25,6 +25,7 @@ class CrossCovarianceCore(AttentionCore):
     """
 
     options_type = CrossCovarianceOptions
+    order_matters = False
 
     def __init__(self, num_heads: int, head_dim: int, options: CrossCovarianceOptions) -> None:
         super().__init__(num_heads, head_dim, options)

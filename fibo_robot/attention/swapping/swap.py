@@ -66,9 +66,10 @@ def swap_attention(model: nn.Module, name: str | AttentionConfig, **options: Any
     config = name if isinstance(name, AttentionConfig) else AttentionConfig.parse({"name": name, **options})
     trunks = find_trunks(model)
     originals: dict[str, TimmAttention | AttentionModule] = {
-        path: module
-        for path, module in model.named_modules()
-        if path and (_is_timms(module) or isinstance(module, AttentionModule))
+        f"{path}.{attribute}".lstrip("."): module
+        for path, parent in model.named_modules()
+        for attribute, module in parent.named_children()  # each place of a module that several share
+        if _is_timms(module) or isinstance(module, AttentionModule)
     }
     if trunks and originals:
         raise AttentionError(
@@ -84,6 +85,7 @@ def swap_attention(model: nn.Module, name: str | AttentionConfig, **options: Any
             model.set_submodule(path, config.module_type.taking_over(old, config.options))
         if any(isinstance(m, AttentionModule) and m.layer_index is None for m in model.modules()):
             place_attention(model)
+        _check_patch_drop(model)
     except AttentionError:
         undo()
         raise
@@ -107,8 +109,10 @@ def place_attention(model: nn.Module, image_size: tuple[int, int] | None = None)
             other, else the grid stays unknown.
 
     Raises:
-        AttentionError: if the model holds no ViT.
+        AttentionError: if the model holds no ViT, or one that drops patches before an attention that goes by
+            their order.
     """
+    _check_patch_drop(model)
     placed: set[nn.Module] = set()
     for module in model.modules():
         if isinstance(module, PlacesAttention):
@@ -222,6 +226,19 @@ def _output_tensor(output: Any) -> Tensor:
         if hasattr(output, name):
             return getattr(output, name)
     return output
+
+
+def _check_patch_drop(model: nn.Module) -> None:
+    """timm drops patches in training by handing on the others in random order, without saying which."""
+    for trunk in model.modules():
+        if not isinstance(trunk, VisionTransformer) or not getattr(trunk.patch_drop, "prob", 0):
+            continue
+        for module in trunk.modules():
+            if isinstance(module, AttentionModule) and module.core.order_matters:
+                raise AttentionError(
+                    f"patch_drop_rate must be 0 for {type(module).__name__}, which goes by the order of "
+                    "patches: timm shuffles those that it keeps."
+                )
 
 
 def _is_timms(module: nn.Module) -> TypeGuard[TimmAttention]:

@@ -51,6 +51,14 @@ def test_class_can_be_timms_attn_layer(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_module_answers_the_same_after_its_export(name):
+    module = placed(name, layer=7).eval()
+    x = torch.randn(2, 21, HEADS * HEAD_DIM, dtype=torch.float64)
+    exported = torch.export.export(module, (x,), strict=False)
+    torch.testing.assert_close(exported.module()(x), module(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_autocast_gives_finite_gradients(name):
     module = placed(name).float()
     x = torch.randn(2, 21, HEADS * HEAD_DIM, requires_grad=True)
