@@ -53,6 +53,17 @@ def test_there_and_back_is_lossless_but_for_pictures(hdf5: Path, folder: Path, t
                     assert np.array_equal(after.observation(demo, key), before.observation(demo, key))
 
 
+def test_going_back_replaces_nothing_and_makes_an_hdf5_file(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.hdf5").write_bytes(b"hours of work")
+    with pytest.raises(DatasetError, match="exists already; delete it or choose another output"):
+        lerobot_to_hdf5(folder, tmp_path / "mine.hdf5")
+    assert (tmp_path / "mine.hdf5").read_bytes() == b"hours of work"
+    for name in ("other", folder):  # a folder's name, and the dataset itself
+        with pytest.raises(DatasetError, match=r"name it \.hdf5"):
+            lerobot_to_hdf5(folder, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.hdf5"]
+
+
 def test_every_step_has_its_own_picture(folder: Path) -> None:
     dataset = LeRobotFolder(folder)
     assert dataset.cameras == list(CAMERAS)
