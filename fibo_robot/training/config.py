@@ -35,34 +35,76 @@ def compose_config(overrides: Sequence[str], config_name: str = "train") -> Dict
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             config = compose(config_name, overrides=list(overrides))
-            choices = tuple(_choices(overrides))
-            # Options alone hold no text that somebody typed.
-            numbers = _numbers(config_name, choices) if len(choices) < len(overrides) else {}
+            check_config(config, overrides, config_name)
         # Hydra raises ValueError for an override without a key.
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(explain(error, overrides, config_name)) from error
-    _check_numbers(config, numbers)
     return config
 
 
+def check_config(config: DictConfig, overrides: Sequence[str], config_name: str = "train") -> None:
+    """Refuse what Hydra composes and nothing reads, or what would surface far from here.
+
+    Args:
+        config: composed of the overrides; Hydra is still initialised.
+        overrides: what somebody typed.
+        config_name: of what it was composed.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    choices = tuple(_choices(overrides))
+    if len(choices) == len(overrides):  # options alone hold nothing that somebody typed
+        return
+    default = _default(config_name, choices)
+    given = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(given, dict)
+    _check_keys(given, default)
+    _check_numbers(dict(leaves(given)), dict(leaves(default)))
+
+
 @cache  # composing takes longer than all else here, and a sweep chooses the same over and over
-def _numbers(config_name: str, choices: tuple[str, ...]) -> dict[str, int | float]:
-    """The numbers in the config that these choices of options give, by dotted key."""
+def _default(config_name: str, choices: tuple[str, ...]) -> dict[str, Any]:
+    """The config that these choices of options give."""
     default = OmegaConf.to_container(compose(config_name, overrides=list(choices)), resolve=False)
-    return {
-        key: value
-        for key, value in leaves(default)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    assert isinstance(default, dict)
+    return {str(key): value for key, value in default.items()}
 
 
-def _check_numbers(config: DictConfig, numbers: Mapping[str, int | float]) -> None:
-    """Text where the defaults have a number is a mistake that would surface far from here."""
-    plain = dict(leaves(OmegaConf.to_container(config, resolve=False)))
-    for key, value in numbers.items():
-        given = plain.get(key)
-        if isinstance(given, str) and not given.startswith("${"):
-            raise ConfigError(f"{key} must be a number like {value}, not '{given}'.")
+def _check_keys(given: Mapping[Any, Any], default: Mapping[str, Any]) -> None:
+    """Every top-level key must be there and be read; the trainer's and targets must be there, too.
+
+    Whether other keys are taken is seen when their node is built.
+    """
+    groups = GlobalHydra.instance().config_loader().list_groups("")
+    for key in set(given) - set(default) - set(groups):
+        if f"${{{key}" not in str(given):  # a variable that other values refer to is read
+            known = [leaf for leaf, _ in leaves(default)]
+            namesakes = [leaf for leaf in known if leaf.endswith(f".{key}")]
+            hint = did_you_mean(namesakes[0] if namesakes else key, {*default, *known})
+            raise ConfigError(f"Unknown config key '{key}': nothing reads it. {hint}")
+    left = dict(leaves(given))
+    removed = sorted(set(default) - set(given))
+    removed += [
+        key
+        for key, _ in leaves(default)
+        if key not in left and (key.startswith("trainer.") or key.endswith("._target_"))
+    ]
+    if removed:
+        raise ConfigError(f"{removed[0]} cannot be removed: give it another value, or choose another option.")
+
+
+def _check_numbers(given: Mapping[str, Any], default: Mapping[str, Any]) -> None:
+    for key, number in default.items():
+        value = given.get(key)
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if isinstance(value, bool) or (isinstance(value, str) and not value.startswith("${")):
+            raise ConfigError(f"{key} must be a number like {number}, not '{value}'.")
+        # Plugins are policies and attentions: the default of a fraction may be written 0 there.
+        plugins_key = key.startswith(("policy.", "attention."))
+        if isinstance(number, int) and isinstance(value, float) and not plugins_key:
+            raise ConfigError(f"{key} must be a whole number like {number}, not {value}.")
 
 
 def offer_plugins(overrides: Sequence[str]) -> None:
@@ -86,7 +128,7 @@ def offer_plugins(overrides: Sequence[str]) -> None:
                 taken = inspect.signature(plugin).parameters
                 node |= {part: f"${{{part}}}" for part in ("encoder", "observation") if part in taken}
             ConfigStore.instance().store(group=group, name=name, node=node)
-            _numbers.cache_clear()
+            _default.cache_clear()
 
 
 def _defaults(called: Callable[..., Any]) -> dict[str, Any]:

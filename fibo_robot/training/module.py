@@ -1,6 +1,6 @@
 """The LightningModule that policies and classifiers share: optimiser, schedule, reproducible steps."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -52,6 +52,7 @@ class OptimizerConfig:
     layer_decay: float | None = None
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         known = [str(name) for name in timm_optim.list_optimizers()]
         if self.name not in known:
             raise OptimizerError(
@@ -72,6 +73,33 @@ class OptimizerConfig:
                 f"The schedule {self.schedule} has no warm-up: set warmup_steps to 0, or choose another, "
                 "e.g. constant_with_warmup."
             )
+
+    def _check_numbers(self) -> None:
+        if min(self.lr, self.weight_decay, self.momentum, self.warmup_steps) < 0:
+            raise OptimizerError(
+                "optimizer.lr, weight_decay, momentum and warmup_steps must not be negative; given are "
+                f"{self.lr}, {self.weight_decay}, {self.momentum} and {self.warmup_steps}."
+            )
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise OptimizerError(
+                f"optimizer.layer_decay must lie in (0, 1], or be null for none, not {self.layer_decay}."
+            )
+        _check_list("betas", self.betas, "two numbers or more in [0, 1)", lambda given: len(given) >= 2)
+        _check_list(
+            "milestones",
+            self.milestones,
+            "ascending shares of training in (0, 1)",
+            lambda given: all(0 < low < high for low, high in zip(given, [*given[1:], 1.0])),
+        )
+
+
+def _check_list(name: str, given: Any, wanted: str, fits: Callable[[Sequence[Any]], bool]) -> None:
+    """Refuse what is no list of numbers below 1, or does not fit; None is no list that was given."""
+    if given is None:
+        return
+    numbers = isinstance(given, Sequence) and all(isinstance(value, int | float) for value in given)
+    if not numbers or not all(0 <= value < 1 for value in given) or not fits(given):
+        raise OptimizerError(f"optimizer.{name} must be {wanted}, not {given}.")
 
 
 Model = TypeVar("Model", bound=nn.Module)

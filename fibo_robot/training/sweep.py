@@ -19,11 +19,12 @@ from omegaconf.errors import OmegaConfBaseException
 from fibo_robot.extras import require
 from fibo_robot.files import write_json
 from fibo_robot.training.checkpoint import HISTORY
-from fibo_robot.training.config import ConfigError, explain, offer_plugins
+from fibo_robot.training.config import ConfigError, check_config, explain, offer_plugins
 from fibo_robot.training.run import train
 
 FOLDER, SWEEP = "hydra.sweep.dir", "sweep.json"
 LAUNCHER = "hydra/launcher"
+MULTIRUN = ("-m", "--multirun")  # may stand anywhere among the overrides
 
 
 def sweep(overrides: Sequence[str]) -> Path:
@@ -39,7 +40,9 @@ def sweep(overrides: Sequence[str]) -> Path:
         MissingExtraError: the launcher is one of submitit's, which is not installed.
         FiboError: what the first combination that failed raised, after all have run.
     """
-    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    # Hydra takes its options before or after the settings, not among them, and ours are added to these.
+    settings = [override for override in overrides if override not in MULTIRUN]
+    given = dict(override.lstrip("+").split("=", 1) for override in settings if "=" in override)
     if "run_dir" in given:
         raise ConfigError(
             f"A sweep writes many runs: give their common folder as {FOLDER}=FOLDER, not run_dir."
@@ -49,21 +52,20 @@ def sweep(overrides: Sequence[str]) -> Path:
     if given.get(LAUNCHER, "").startswith("submitit"):
         require("submitit", extra="slurm", purpose=f"{LAUNCHER}={given[LAUNCHER]}")
 
-    offer_plugins(overrides)
+    offer_plugins(settings)
 
     @hydra.main(version_base="1.3", config_path="pkg://fibo_robot.conf", config_name="train")
     def job(config: DictConfig) -> None:
+        check_config(config, HydraConfig.get().overrides.task)
         config.run_dir = HydraConfig.get().runtime.output_dir
         train(config)
 
     try:
-        with _as_hydras_command_line([*overrides, *named]):
+        with _as_hydras_command_line([MULTIRUN[0], *settings, *named]):
             job()
     # Hydra raises ValueError for an override without a key.
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(
-            explain(error, [key for key in overrides if key not in ("-m", "--multirun")])
-        ) from error
+        raise ConfigError(explain(error, settings)) from error
     finally:
         _compare(Path(folder))
     return Path(folder)

@@ -41,6 +41,15 @@ def test_every_combination_has_a_run_in_the_folder_that_is_returned(
     assert [load_checkpoint(folder / run).config["seed"] for run in ("0", "1")] == [3, 4]
 
 
+@pytest.mark.parametrize("place", [1, -1])
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_the_flag_may_stand_anywhere(demonstrations: Path, place: int, flag: str) -> None:
+    entries = overrides(demonstrations, Path("unused"))
+    given = [entry for entry in [*entries, *TINY, "seed=5"] if not entry.startswith("run_dir")]
+    given.insert(place % (len(given) + 1), flag)
+    assert load_checkpoint(train_from_overrides(given) / "0").config["seed"] == 5
+
+
 def test_a_run_from_elsewhere_in_the_folder_is_left_out(demonstrations: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     (folder / "alone").mkdir(parents=True)
@@ -82,6 +91,9 @@ def test_a_run_that_stops_on_its_way_does_not_look_finished(
         ("optimizer.lrr=1,2", r"'optimizer\.lrr'.*Did you mean 'optimizer\.lr'"),
         ("experiment=lift_bd", "no experiment named 'lift_bd'"),
         ("seed=[", "seed="),
+        ("data.batch_size=many", r"data\.batch_size must be a number like 64, not 'many'"),
+        ("+lr=1,2", r"'lr': nothing reads it. Did you mean 'optimizer.lr'"),
+        ("++run_dir=here", r"hydra\.sweep\.dir=FOLDER, not run_dir"),
         ("run_dir=here", r"hydra\.sweep\.dir=FOLDER, not run_dir"),
     ],
 )

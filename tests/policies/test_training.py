@@ -168,7 +168,14 @@ def test_a_finished_run_is_left_alone(demonstrations, finished, capsys):
 
 @pytest.mark.parametrize(
     "override",
-    ["trainer.precision=8", "trainer.accelerator=tpux", "optimizer.name=adamv", "data.batch_size=0"],
+    [
+        *("trainer.precision=8", "trainer.accelerator=tpux", "optimizer.name=adamv", "data.batch_size=0"),
+        *("trainer.max_epochs=0", "trainer.max_epochs=-1", "trainer.max_epochs=null"),
+        *("trainer.checkpoint_every_n_epochs=0", "trainer.checkpoint_every_n_epochs=null"),
+        *("trainer.keep_last=-1", "trainer.check_val_every_n_epoch=0", "trainer.accumulate_grad_batches=0"),
+        *("trainer.ema_decay=1.0", "trainer.ema_decay=-0.5", "trainer.precision=bf16-true"),
+        *("seed=-1", "seed=null", "seed=4294967296", "run_dir=null"),
+    ],
 )
 def test_a_setting_that_cannot_work_is_refused_and_leaves_nothing(demonstrations, tmp_path, override):
     run_dir = tmp_path / "run"

@@ -34,6 +34,40 @@ def test_text_in_place_of_a_number_is_said(override):
         compose_config(["experiment=lift_bc", override])
 
 
+@pytest.mark.parametrize(
+    "override", ["data.n_action_steps=2.0", "data.steps_per_epoch=1e3", "trainer.keep_last=1.5"]
+)
+def test_a_fraction_in_place_of_a_whole_number_is_said(override):
+    with pytest.raises(ConfigError, match=rf"{override.split('=')[0]} must be a whole number like \d+, not"):
+        compose_config(["experiment=lift_bc", override])
+    assert compose_config(["experiment=lift_bc", "optimizer.lr=1"]).optimizer.lr == 1
+
+
+def test_a_truth_value_in_place_of_a_number_is_said():
+    with pytest.raises(ConfigError, match=r"trainer\.keep_last must be a number like \d+, not 'True'"):
+        compose_config(["experiment=lift_bc", "trainer.keep_last=true"])
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"), [("+lr=1e-3", "optimizer.lr"), ("+optimiser.lr=1e-3", "optimizer")]
+)
+def test_an_added_key_that_nothing_reads_is_refused(override, meant):
+    key = override[1:].split("=")[0].split(".")[0]
+    with pytest.raises(ConfigError, match=rf"'{key}': nothing reads it. Did you mean '{meant}"):
+        compose_config(["experiment=lift_bc", override])
+
+
+def test_an_added_key_that_others_refer_to_is_read():
+    config = compose_config(["experiment=lift_bc", "+size=5", "data.batch_size=${size}"])
+    assert config.data.batch_size == 5
+
+
+@pytest.mark.parametrize("removed", ["logger", "seed", "optimizer", "trainer.keep_last"])
+def test_a_key_that_is_needed_cannot_be_removed(removed):
+    with pytest.raises(ConfigError, match=rf"^{removed}[._a-z]* cannot be removed"):
+        compose_config(["experiment=lift_bc", f"~{removed}"])
+
+
 @pytest.mark.parametrize("experiment", options_of("experiment"))
 def test_every_experiment_composes(experiment):
     config = compose_config([f"experiment={experiment}"])

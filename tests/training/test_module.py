@@ -1,10 +1,12 @@
-"""Which parameters are decayed, whatever timm calls its arguments."""
+"""Which parameters are decayed, whatever timm calls its arguments, and what makes no optimiser."""
+
+from typing import Any
 
 import pytest
 import torch
 
 from fibo_robot.encoders import create_encoder
-from fibo_robot.training.module import parameter_groups
+from fibo_robot.training.module import OptimizerConfig, OptimizerError, parameter_groups
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +35,25 @@ def test_embeddings_biases_and_norms_are_not_decayed_and_all_else_is(model: torc
 
 def test_biases_are_not_decayed_where_a_model_names_nothing() -> None:
     assert decay_by_name(torch.nn.Linear(3, 2)) == {"weight": 0.05, "bias": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"lr": -1e-3}, "must not be negative; given are -0.001"),
+        ({"warmup_steps": -5, "schedule": "cosine"}, "must not be negative"),
+        ({"layer_decay": -0.7}, r"layer_decay must lie in \(0, 1\]"),
+        ({"layer_decay": 0.0}, r"layer_decay must lie in \(0, 1\]"),
+        ({"betas": [0.9]}, r"betas must be two numbers or more in \[0, 1\), not \[0.9\]"),
+        ({"betas": [0.9, 1.5]}, "betas must be two numbers"),
+        ({"betas": 0.9}, "betas must be two numbers"),
+        ({"betas": "[0.9,0.99]"}, "betas must be two numbers"),
+        ({"schedule": "piecewise_constant", "milestones": [0.8, 0.5]}, "milestones must be ascending"),
+        ({"schedule": "piecewise_constant", "milestones": [0.5, 0.5]}, "milestones must be ascending"),
+        ({"schedule": "piecewise_constant", "milestones": [1.5]}, "milestones must be ascending"),
+        ({"schedule": "piecewise_constant", "milestones": 0.5}, "milestones must be ascending"),
+    ],
+)
+def test_numbers_that_make_no_optimizer_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptimizerError, match=words):
+        OptimizerConfig(**settings)

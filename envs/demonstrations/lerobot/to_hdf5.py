@@ -23,15 +23,21 @@ def lerobot_to_hdf5(
 
     Args:
         source: the dataset's folder.
-        target: the HDF5 file to make.
+        target: the HDF5 file to make, named .hdf5 or .h5.
         progress: called with the demonstrations done and wanted.
 
     Returns:
         how many demonstrations were written.
 
     Raises:
-        DatasetError: the dataset is damaged, or was not written by `fibo demos convert`.
+        DatasetError: the dataset is damaged, or was not written by `fibo demos convert`; or `target` exists
+            already, or is named otherwise.
     """
+    target = Path(target)
+    if target.suffix not in (".hdf5", ".h5"):
+        raise DatasetError(f"A dataset of LeRobot becomes an HDF5 file: name it .hdf5, not {target}.")
+    if target.exists():
+        raise DatasetError(f"{target} exists already; delete it or choose another output.")
     dataset = LeRobotFolder(source)
     env_args = dataset.env_args
     if env_args is None:

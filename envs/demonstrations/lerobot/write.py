@@ -1,6 +1,7 @@
 """From a robomimic file with pictures to a dataset in LeRobot's format v3."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,9 @@ def write_lerobot(
     codec: Codec = "av1",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Write a dataset of LeRobot's format v3 with everything that a robomimic file holds.
+    """Write a dataset of LeRobot's format v3 with what a robomimic file holds.
+
+    Observations that the file's task does not have are left out, which is warned of.
 
     Pictures lose what the codec loses. Actions, states and whatever else is no observation are kept bit for
     bit (columns `fibo_robot.…`); LeRobot's own columns, which learners read, are float32.
@@ -43,7 +46,8 @@ def write_lerobot(
         how many episodes were written.
 
     Raises:
-        DatasetError: the file is damaged or has no pictures, or `target` holds something else.
+        DatasetError: the file is damaged, has no pictures or something that does not fit the format, or
+            `target` holds something else.
     """
     target = Path(target)
     if target.exists() and not (target / layout.INFO).is_file():
@@ -54,6 +58,12 @@ def write_lerobot(
         if not cameras:
             raise DatasetError(
                 f"{source} has no pictures: draw them with `fibo demos convert {source} --output FILE.hdf5`."
+            )
+        left_out = set(file.obs_keys).difference(task.low_dim, task.image_keys)
+        if left_out:
+            warnings.warn(
+                f"The task {task.name} has no {', '.join(sorted(left_out))}: left out of {target}.",
+                stacklevel=2,
             )
         file.check(action_dim=task.action.dim)
         with replace_atomically(target) as temporary:
@@ -139,7 +149,8 @@ class _Writer:
             counts = statistics.colour_counts(pictures)
             self.videos[key].counts += counts
             of_episode[lerobots] = statistics.of_pictures(counts, length)
-            self.features[lerobots] = Feature("video", pictures.shape[1:], ["height", "width", "channels"])
+            sides = ["height", "width", "channels"]
+            self._take_feature(demo, lerobots, Feature("video", pictures.shape[1:], sides))
         counters = {
             "timestamp": np.arange(length, dtype=np.float32) / np.float32(self.fps),
             "frame_index": np.arange(length),
@@ -163,17 +174,19 @@ class _Writer:
     def _columns(self, demo: str) -> dict[str, np.ndarray]:
         """One demonstration's columns beside the counters, first axis time."""
         file = self.file
-        state = [file.observation(demo, key) for key in self.state_keys]
+        state = [self._vectors(demo, key, size) for key, size in self.state_keys.items()]
         names = {layout.STATE: layout.state_names(self.state_keys)}
         columns: dict[str, np.ndarray] = {}
         if state:
             columns[layout.STATE] = np.concatenate(state, axis=1).astype(np.float32)
         if self.has_object:
-            columns[layout.OBJECT] = file.observation(demo, "object").astype(np.float32)
+            size = self.task.low_dim["object"]
+            columns[layout.OBJECT] = self._vectors(demo, "object", size).astype(np.float32)
         actions = file.actions(demo)
         columns[layout.ACTION] = actions.astype(np.float32)
         columns[f"{layout.OURS}actions"] = actions
         for key in file.array_keys(demo):
+            self._check_column(demo, key, len(actions))
             if key == "rewards":
                 columns[layout.REWARD] = file.array(demo, key)[:].astype(np.float32)
             elif key == "dones":
@@ -182,13 +195,36 @@ class _Writer:
                 columns[layout.OURS + key] = file.array(demo, key)[:]
         for key, values in columns.items():
             shape = values.shape[1:] or (1,)
-            feature = Feature(str(values.dtype), shape, names.get(key))
-            if self.features.setdefault(key, feature) != feature:
-                raise DatasetError(
-                    f"{demo} of {file.path} has {key} of {feature.dtype} {shape}, other demonstrations have "
-                    f"{self.features[key].dtype} {self.features[key].shape}: such a file has no v3 layout."
-                )
+            self._take_feature(demo, key, Feature(str(values.dtype), shape, names.get(key)))
         return columns
+
+    def _take_feature(self, demo: str, key: str, feature: Feature) -> None:
+        """Remember what a step has; it must be the same in all demonstrations."""
+        if self.features.setdefault(key, feature) != feature:
+            raise DatasetError(
+                f"{demo} of {self.file.path} has {key} of {feature.dtype} {feature.shape}, other "
+                f"demonstrations have {self.features[key].dtype} {self.features[key].shape}: such a file has "
+                "no v3 layout."
+            )
+
+    def _vectors(self, demo: str, key: str, size: int) -> np.ndarray:
+        """An observation `(T, size)`: what stands after it in `observation.state` is found by its size."""
+        values = self.file.observation(demo, key)
+        if values.shape[1:] != (size,):
+            raise DatasetError(
+                f"{demo} of {self.file.path}: '{key}' has shape {values.shape[1:]}, the task has ({size},). "
+                "Record or convert the demonstrations with the task's settings."
+            )
+        return values
+
+    def _check_column(self, demo: str, key: str, length: int) -> None:
+        """A column is numbers or truth values, a row for each step."""
+        array = self.file.array(demo, key)
+        if len(array) != length or array.dtype.kind not in "biuf":
+            raise DatasetError(
+                f"{demo} of {self.file.path} has {len(array)} rows of {key}, type {array.dtype}: LeRobot's "
+                f"format takes numbers for each of its {length} steps. Remove {key} from a copy of the file."
+            )
 
     def _film(self, key: str, pictures: np.ndarray) -> float:
         """Append an episode's pictures to its camera's video; returns the second at which it begins there."""

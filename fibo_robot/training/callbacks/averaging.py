@@ -6,6 +6,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from fibo_robot.training.config import ConfigError
+
 
 def ema_decay_at(step: int, decay: float) -> float:
     """Weight of the old average at the 0-based optimiser step: `min(decay, (1 + step) / (10 + step))`.
@@ -23,9 +25,14 @@ class MovingAverage(WeightAveraging):
 
     Args:
         decay: reached after warming up, in [0, 1).
+
+    Raises:
+        ConfigError: for a `decay` outside.
     """
 
     def __init__(self, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ConfigError(f"trainer.ema_decay must lie in [0, 1), or be null for none, not {decay}.")
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
         self.decay = decay
 

@@ -15,6 +15,7 @@ from fibo_robot.envs.demonstrations.lerobot.read import LeRobotFolder  # noqa: E
 from fibo_robot.envs.demonstrations.lerobot.to_hdf5 import lerobot_to_hdf5  # noqa: E402
 from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot  # noqa: E402
 from fibo_robot.envs.tasks import get_task  # noqa: E402
+from tests.envs.demonstrations.opened import opened  # noqa: E402
 from tests.lerobot.demonstrations import CAMERAS, LENGTHS, level, write_demonstrations  # noqa: E402
 from tests.video.command_line import run  # noqa: E402
 
@@ -51,6 +52,17 @@ def test_there_and_back_is_lossless_but_for_pictures(hdf5: Path, folder: Path, t
             for key in before.obs_keys:
                 if key not in CAMERAS:
                     assert np.array_equal(after.observation(demo, key), before.observation(demo, key))
+
+
+def test_going_back_replaces_nothing_and_makes_an_hdf5_file(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.hdf5").write_bytes(b"hours of work")
+    with pytest.raises(DatasetError, match="exists already; delete it or choose another output"):
+        lerobot_to_hdf5(folder, tmp_path / "mine.hdf5")
+    assert (tmp_path / "mine.hdf5").read_bytes() == b"hours of work"
+    for name in ("other", folder):  # a folder's name, and the dataset itself
+        with pytest.raises(DatasetError, match=r"name it \.hdf5"):
+            lerobot_to_hdf5(folder, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.hdf5"]
 
 
 def test_every_step_has_its_own_picture(folder: Path) -> None:
@@ -131,6 +143,37 @@ def test_videos_and_tables_go_on_in_further_files(
         assert (
             abs(int(dataset.pictures(demo, CAMERAS[1])[-1].mean()) - level(number, LENGTHS[number] - 1)) <= 4
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "words"),
+    [
+        # One that stands before others in `observation.state` would move them.
+        ("obs/robot0_eef_pos", np.zeros((8, 6)), r"robot0_eef_pos' has shape \(6,\), the task has \(3,\)"),
+        ("obs/agentview_image", np.zeros((8, 42, 42, 3), np.uint8), r"\(42, 42, 3\), other demonstrations"),
+        ("note", np.zeros(3), "3 rows of note, type float64.*each of its 8 steps"),
+        ("note", np.array([b"good"] * 8), r"type \|S4: LeRobot's format takes numbers"),
+    ],
+)
+def test_what_does_not_fit_the_format_is_named(
+    hdf5: Path, tmp_path: Path, name: str, array: np.ndarray, words: str
+) -> None:
+    with opened(Path(shutil.copy(hdf5, tmp_path / "demos.hdf5")), "r+") as file:
+        demo = file["data/demo_1"]
+        if name in demo:
+            del demo[name]
+        demo[name] = array
+    with pytest.raises(DatasetError, match=words):
+        write_lerobot(tmp_path / "demos.hdf5", tmp_path / "v3", "h264")
+    assert not (tmp_path / "v3").exists()
+
+
+def test_observations_that_the_task_does_not_have_are_told_to_be_left_out(hdf5: Path, tmp_path: Path) -> None:
+    with opened(Path(shutil.copy(hdf5, tmp_path / "demos.hdf5")), "r+") as file:
+        for demo, length in enumerate(LENGTHS):
+            file[f"data/demo_{demo}/obs/robot0_joint_pos"] = np.zeros((length, 7))
+    with pytest.warns(UserWarning, match="has no robot0_joint_pos: left out of .*v3"):
+        write_lerobot(tmp_path / "demos.hdf5", tmp_path / "v3", "h264")
 
 
 def test_command_converts_both_ways(hdf5: Path, tmp_path: Path) -> None:
