@@ -67,13 +67,13 @@ def train(config: DictConfig) -> Path:
     refuse_other_config(run_dir, resolved)
     data = build(config.data)
     data.setup("fit")
-    first = getattr(rank_zero_only, "rank", 0) == 0  # of the processes of this run
-    meta = data.meta() if first else {}  # reading the data once more for their hash takes a while
+    # Reading the data once more for their hash takes a while: one process of the run does it.
+    meta = data.meta() if getattr(rank_zero_only, "rank", 0) == 0 else {}
     refuse_other_data(run_dir, meta)
     module = _module(config, data)
     interruption = Interruption()
     trainer = _trainer(config, run_dir, resolved, meta, interruption, has_castling=any(angular_cores(module)))
-    with only_writer(run_dir) if first else nullcontext():
+    with only_writer(run_dir) if trainer.is_global_zero else nullcontext():
         _continue(trainer, module, data, run_dir, config.name, interruption)
     return run_dir
 
