@@ -126,7 +126,7 @@ def test_the_data_are_hashed_by_one_process(
 
     hashed: list[Path] = []
     monkeypatch.setattr("fibo_robot.policies.data.hdf5.dataset_hash", hash_it)
-    monkeypatch.setattr("fibo_robot.training.run._fit", lambda *_: None)
+    monkeypatch.setattr("fibo_robot.training.run._continue", lambda *_: None)
     for rank, expected in ((1, 0), (0, 1)):
         monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", rank)
         try:
