@@ -71,7 +71,7 @@ class Hdf5Source:
     def seeds(self, demos: Sequence[str]) -> list[int]:
         if self._file.recording is None:
             return []
-        return sorted(int(self._file.attributes(demo)["seed"]) for demo in demos)
+        return sorted(int(said["seed"]) for said in map(self._file.attributes, demos) if "seed" in said)
 
     def mask(self, filter_key: str) -> Sequence[str]:
         return self._file.mask(filter_key)

@@ -122,8 +122,10 @@ class LeRobotFolder:
         return self.masks[filter_key]
 
     def seeds(self, demos: Sequence[str]) -> list[int]:
-        """None: the format does not keep from which start state an episode was recorded."""
-        return []
+        """From which seeds they were recorded here, ascending, as their file said; none of other files."""
+        if (self.env_args or {}).get("fibo_robot", {}).get("recording") is None:
+            return []
+        return sorted(int(said["seed"]) for said in map(self.attributes, demos) if "seed" in said)
 
     def content_hash(self) -> str:
         """SHA-256 of all its files and their names; reads all of it."""

@@ -173,10 +173,18 @@ def test_start_states_are_known_by_their_seeds_where_this_package_recorded_them(
         for number in range(4):
             file[f"data/demo_{number}"].attrs["seed"] = 10 - number
 
+    def recorded_but_for_one(file: h5py.File) -> None:
+        recorded(file)
+        del file["data/demo_1"].attrs["seed"]  # pyright: ignore
+
     data = changed(recorded)
     data.setup("fit")
     assert data.meta()["dataset"]["seeds"] == [8, 9, 10]  # of those to train on
     data.teardown("fit")
+    merged = changed(recorded_but_for_one)
+    merged.setup("fit")
+    assert merged.meta()["dataset"]["seeds"] == [8, 10]
+    merged.teardown("fit")
     foreign = changed(lambda file: file["data/demo_0"].attrs.__setitem__("seed", 3))
     foreign.setup("fit")
     assert foreign.meta()["dataset"]["seeds"] == []

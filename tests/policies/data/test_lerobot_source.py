@@ -1,5 +1,6 @@
 """Training samples from a dataset in LeRobot's format v3: those of the file that it was converted from."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError
 from fibo_robot.policies.data.module import DemonstrationData
+from tests.envs.demonstrations.opened import opened
 from tests.lerobot.demonstrations import write_demonstrations
 
 pytestmark = pytest.mark.parquet
@@ -36,6 +38,20 @@ def test_samples_are_those_of_the_file(tmp_path: Path, cache_gb: float) -> None:
             assert torch.equal(found["obs"][key], values), key
     (demos, sha256) = (data.meta()["dataset"][key] for key in ("demos", "sha256"))
     assert demos == 2 and sha256 != expected.meta()["dataset"]["sha256"]
+
+
+def test_start_states_stay_known_by_their_seeds(tmp_path: Path) -> None:
+    from fibo_robot.envs.demonstrations.lerobot.write import write_lerobot
+
+    hdf5 = write_demonstrations(tmp_path / "lift.hdf5")
+    write_lerobot(hdf5, tmp_path / "foreign", "h264")
+    assert read(tmp_path / "foreign").meta()["dataset"]["seeds"] == []  # nobody says of which task's
+    with opened(hdf5, "r+") as file:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        env_args["fibo_robot"]["recording"] = {"episodes": 3, "seed": 7, "noise": 0.1}
+        file["data"].attrs["env_args"] = json.dumps(env_args)
+    write_lerobot(hdf5, tmp_path / "recorded", "h264")
+    assert read(tmp_path / "recorded").meta()["dataset"]["seeds"] == [7, 9]  # of those to train on
 
 
 def test_actions_of_another_length_are_refused(tmp_path: Path) -> None:
