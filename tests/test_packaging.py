@@ -9,9 +9,12 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TASK_FOLDERS = ("video", "policies", "envs", "conf", "benchmarks")
@@ -90,6 +93,20 @@ def test_checkout_without_links_says_so(tmp_path: Path) -> None:
         [sys.executable, "-c", "import fibo_robot"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 1 and "core.symlinks" in done.stderr.splitlines()[-1]
+
+
+def test_what_is_pinned_can_be_installed_by_debian_12s_python() -> None:
+    """A pin that needs a later Python than 3.11.2 installs here and ends `make setup` there."""
+    pins = dict(
+        line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line
+    )
+    refusing = {}
+    for installed in distributions():
+        name = canonicalize_name(installed.name)
+        pythons = installed.metadata.get("Requires-Python") or ""
+        if pins.get(name) == installed.version and "3.11.2" not in SpecifierSet(pythons):
+            refusing[name] = pythons
+    assert len(pins) > 100 and not refusing
 
 
 def test_every_folder_with_modules_is_a_package() -> None:
