@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
 from fibo_robot.envs.demonstrations.lerobot import layout, statistics, tables
+from fibo_robot.envs.demonstrations.lerobot.columns import Columns
 from fibo_robot.envs.demonstrations.lerobot.layout import Feature
 from fibo_robot.envs.demonstrations.lerobot.mp4 import Codec, VideoWriter
 from fibo_robot.envs.simulation.object_state import OBJECT_STATES
@@ -20,7 +21,6 @@ from fibo_robot.envs.tasks import Task
 from fibo_robot.files import replace_atomically
 
 _MB = 1024**2
-_KNOWN = ("actions", "rewards", "dones")  # arrays that have a column of LeRobot's own
 
 
 def write_lerobot(
@@ -102,15 +102,12 @@ class _Writer:
         self.root, self.file, self.task = root, file, task
         self.codec: Codec = codec
         self.cameras = cameras
-        vectors = {key: size for key, size in task.low_dim.items() if key in file.obs_keys}
-        self.state_keys = {key: size for key, size in vectors.items() if key != "object"}
-        self.has_object = "object" in vectors
+        self.columns = Columns(file, task)
         self.videos = {key: _Video() for key in cameras}
         self.kept: dict[str, list[np.ndarray]] = {}  # vectors of all episodes, for statistics
         self.rows: list[dict[str, Any]] = []
         self.data_place = _Place()
         self.data: pq.ParquetWriter | None = None
-        self.features: dict[str, Feature] = {}
 
     def write(self, progress: Callable[[int, int], None]) -> None:
         first = 0
@@ -128,7 +125,7 @@ class _Writer:
 
     def _episode(self, number: int, demo: str, first: int) -> int:
         """Write one demonstration whose first step is the dataset's step `first`; returns the next one's."""
-        columns = self._columns(demo)
+        columns = self.columns.read(demo)
         length = len(columns[layout.ACTION])
         row: dict[str, Any] = {
             "episode_index": number,
@@ -150,7 +147,7 @@ class _Writer:
             self.videos[key].counts += counts
             of_episode[lerobots] = statistics.of_pictures(counts, length)
             sides = ["height", "width", "channels"]
-            self._take_feature(demo, lerobots, Feature("video", pictures.shape[1:], sides))
+            self.columns.take_feature(demo, lerobots, Feature("video", pictures.shape[1:], sides))
         counters = {
             "timestamp": np.arange(length, dtype=np.float32) / np.float32(self.fps),
             "frame_index": np.arange(length),
@@ -170,61 +167,6 @@ class _Writer:
     @property
     def fps(self) -> int:
         return self.task.control_freq
-
-    def _columns(self, demo: str) -> dict[str, np.ndarray]:
-        """One demonstration's columns beside the counters, first axis time."""
-        file = self.file
-        state = [self._vectors(demo, key, size) for key, size in self.state_keys.items()]
-        names = {layout.STATE: layout.state_names(self.state_keys)}
-        columns: dict[str, np.ndarray] = {}
-        if state:
-            columns[layout.STATE] = np.concatenate(state, axis=1).astype(np.float32)
-        if self.has_object:
-            size = self.task.low_dim["object"]
-            columns[layout.OBJECT] = self._vectors(demo, "object", size).astype(np.float32)
-        actions = file.actions(demo)
-        columns[layout.ACTION] = actions.astype(np.float32)
-        columns[f"{layout.OURS}actions"] = actions
-        for key in file.array_keys(demo):
-            self._check_column(demo, key, len(actions))
-            if key == "rewards":
-                columns[layout.REWARD] = file.array(demo, key)[:].astype(np.float32)
-            elif key == "dones":
-                columns[layout.DONE] = file.array(demo, key)[:].astype(bool)
-            if key != "actions":
-                columns[layout.OURS + key] = file.array(demo, key)[:]
-        for key, values in columns.items():
-            shape = values.shape[1:] or (1,)
-            self._take_feature(demo, key, Feature(str(values.dtype), shape, names.get(key)))
-        return columns
-
-    def _take_feature(self, demo: str, key: str, feature: Feature) -> None:
-        """Remember what a step has; it must be the same in all demonstrations."""
-        if self.features.setdefault(key, feature) != feature:
-            raise DatasetError(
-                f"{demo} of {self.file.path} has {key} of {feature.dtype} {feature.shape}, other "
-                f"demonstrations have {self.features[key].dtype} {self.features[key].shape}: such a file has "
-                "no v3 layout."
-            )
-
-    def _vectors(self, demo: str, key: str, size: int) -> np.ndarray:
-        """An observation `(T, size)`: what stands after it in `observation.state` is found by its size."""
-        values = self.file.observation(demo, key)
-        if values.shape[1:] != (size,):
-            raise DatasetError(
-                f"{demo} of {self.file.path}: '{key}' has shape {values.shape[1:]}, the task has ({size},). "
-                "Record or convert the demonstrations with the task's settings."
-            )
-        return values
-
-    def _check_column(self, demo: str, key: str, length: int) -> None:
-        """A column is numbers or truth values, a row for each step."""
-        array = self.file.array(demo, key)
-        if len(array) != length or array.dtype.kind not in "biuf":
-            raise DatasetError(
-                f"{demo} of {self.file.path} has {len(array)} rows of {key}, type {array.dtype}: LeRobot's "
-                f"format takes numbers for each of its {length} steps. Remove {key} from a copy of the file."
-            )
 
     def _film(self, key: str, pictures: np.ndarray) -> float:
         """Append an episode's pictures to its camera's video; returns the second at which it begins there."""
@@ -269,7 +211,7 @@ class _Writer:
             stats[layout.image_key(key)] = statistics.of_pictures(video.counts, steps)
         tables.write_json(self.root / layout.STATS, stats)
         counters = {key: Feature(dtype, (1,)) for key, dtype in layout.COUNTERS.items()}
-        features = {key: feature.to_dict() for key, feature in {**self.features, **counters}.items()}
+        features = {key: feature.to_dict() for key, feature in {**self.columns.features, **counters}.items()}
         for key in self.cameras:
             features[layout.image_key(key)]["info"] = self._video_info(key)
         info = {
@@ -296,7 +238,7 @@ class _Writer:
         masks = {key: file.mask(key) for key in file.masks}
         tables.write_json(
             self.root / layout.OUR_TASK,
-            {"env_args": self._env_args(), "state": self.state_keys, "masks": masks},
+            {"env_args": self._env_args(), "state": self.columns.state_keys, "masks": masks},
         )
         ours = []
         for demo in names:
@@ -307,14 +249,14 @@ class _Writer:
 
     def _env_args(self) -> dict[str, Any]:
         """The file's, and that its object observations have been brought into this program's order."""
-        if not self.has_object:
+        if not self.columns.has_object:
             return self.file.env_args
         names = [entry.name for entry in OBJECT_STATES[self.task.env_name]]
         ours = {**self.file.env_args.get("fibo_robot", {}), "object_state": names}
         return {**self.file.env_args, "fibo_robot": ours}
 
     def _video_info(self, key: str) -> dict[str, Any]:
-        height, width, channels = self.features[layout.image_key(key)].shape
+        height, width, channels = self.columns.features[layout.image_key(key)].shape
         return {
             "video.height": height,
             "video.width": width,
