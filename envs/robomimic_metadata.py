@@ -7,7 +7,7 @@ about it is known. Of any other environment, robot or controller, the simulator 
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -124,6 +124,18 @@ def task_from_env_args(
         quality=_ROBOSUITE_QUALITY,
         renderer="egl",
     )
+
+
+def recording_of(env_args: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How this package's scripted experts recorded a file, each demonstration from its `seed`; else None."""
+    return env_args.get("fibo_robot", {}).get("recording")
+
+
+def recorded_seeds(env_args: Mapping[str, Any], attributes: Iterable[Mapping[str, Any]]) -> list[int]:
+    """From which seeds demonstrations with these attributes were recorded, ascending; none of other files."""
+    if recording_of(env_args) is None:
+        return []
+    return sorted(int(demo["seed"]) for demo in attributes if "seed" in demo)
 
 
 def _needs_no_asking(settings: Mapping[str, Any]) -> bool:

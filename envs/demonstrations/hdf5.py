@@ -241,11 +241,6 @@ class DemonstrationFile:
         """Attributes of one demonstration, such as `model_file`, `seed` and `success`."""
         return dict(self._demo(demo).attrs)
 
-    @property
-    def recording(self) -> dict[str, Any] | None:
-        """How this package's scripted experts recorded it, each demonstration from its `seed`; else None."""
-        return self.env_args.get("fibo_robot", {}).get("recording")
-
     def task(self) -> Task:
         """The task the demonstrations were recorded on, rebuilt from :attr:`env_args`.
 

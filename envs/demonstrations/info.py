@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
+from fibo_robot.envs.robomimic_metadata import recording_of
 from fibo_robot.files import replace_atomically
 
 # Frames narrower than this are enlarged by a whole factor, to be seen on a screen, pixels.
@@ -148,9 +149,10 @@ def _count_successes(file: DemonstrationFile) -> int | None:
 
 
 def _count_tries(file: DemonstrationFile) -> int | None:
-    if file.recording is None:
+    recording = recording_of(file.env_args)
+    if recording is None:
         return None
-    return max(int(file.attributes(demo)["seed"]) for demo in file.demos) - int(file.recording["seed"]) + 1
+    return max(int(file.attributes(demo)["seed"]) for demo in file.demos) - int(recording["seed"]) + 1
 
 
 def _observation(file: DemonstrationFile, key: str) -> ObservationInfo:

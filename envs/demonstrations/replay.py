@@ -10,6 +10,7 @@ import numpy as np
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
 from fibo_robot.envs.demonstrations.pool import map_with_environment
+from fibo_robot.envs.robomimic_metadata import recording_of
 from fibo_robot.envs.tasks import simulator_versions
 
 if TYPE_CHECKING:
@@ -122,13 +123,12 @@ def replay_demonstrations(
         ):
             replayed[entry.demo] = entry
             progress(len(replayed), len(demos))
-        ours = file.env_args.get("fibo_robot", {})
         return Replay(
             path=Path(path),
             by=by,
             task=file.task(),
             recorded_with=file.versions,
-            recorded_by="scripted expert" if "recording" in ours else None,
+            recorded_by="scripted expert" if recording_of(file.env_args) is not None else None,
             demos=tuple(replayed[demo] for demo in demos),
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from fibo_robot.envs.controllers import composite_controller
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile, dataset_hash
+from fibo_robot.envs.robomimic_metadata import recorded_seeds
 from fibo_robot.envs.tasks import Task
 
 # An open array takes about 25 kB for the index of its chunks; opening one takes as long as reading a picture.
@@ -69,9 +70,7 @@ class Hdf5Source:
         return dataset_hash(self._file.path)
 
     def seeds(self, demos: Sequence[str]) -> list[int]:
-        if self._file.recording is None:
-            return []
-        return sorted(int(said["seed"]) for said in map(self._file.attributes, demos) if "seed" in said)
+        return recorded_seeds(self._file.env_args, map(self._file.attributes, demos))
 
     def mask(self, filter_key: str) -> Sequence[str]:
         return self._file.mask(filter_key)

@@ -17,7 +17,7 @@ from pyarrow import ArrowException
 from fibo_robot.envs.demonstrations.lerobot import layout
 from fibo_robot.envs.demonstrations.lerobot.mp4 import VideoFile
 from fibo_robot.envs.errors import DatasetError
-from fibo_robot.envs.robomimic_metadata import task_from_env_args
+from fibo_robot.envs.robomimic_metadata import recorded_seeds, task_from_env_args
 from fibo_robot.envs.tasks import Task
 
 _VIDEOS_HELD_OPEN = 64  # an mp4 holds many episodes; each keeps its index and a decoder in memory
@@ -123,9 +123,7 @@ class LeRobotFolder:
 
     def seeds(self, demos: Sequence[str]) -> list[int]:
         """From which seeds they were recorded here, ascending, as their file said; none of other files."""
-        if (self.env_args or {}).get("fibo_robot", {}).get("recording") is None:
-            return []
-        return sorted(int(said["seed"]) for said in map(self.attributes, demos) if "seed" in said)
+        return recorded_seeds(self.env_args or {}, map(self.attributes, demos))
 
     def content_hash(self) -> str:
         """SHA-256 of all its files and their names; reads all of it."""
