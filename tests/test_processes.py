@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fibo_robot.processes import LOCK_FILE, BusyError, only_writer
-from tests.another_writer import another_writer
+from tests.processes import another_writer, is_running
 
 PARENT = """
 import multiprocessing, os, signal, time
@@ -27,14 +27,6 @@ if __name__ == "__main__":
     print(queue.get(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-def is_running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_worker_ends_when_its_parent_is_killed(tmp_path):

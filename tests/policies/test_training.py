@@ -19,7 +19,7 @@ from fibo_robot.policies.module import DivergedError
 from fibo_robot.processes import LOCK_FILE, BusyError
 from fibo_robot.training.checkpoint import CheckpointError, load_checkpoint
 from fibo_robot.training.overrides import train_from_overrides
-from tests.another_writer import another_writer
+from tests.processes import another_writer
 
 EPOCHS = 4
 

@@ -1,4 +1,4 @@
-"""A process that writes into a folder meanwhile."""
+"""Other processes: one that writes into a folder meanwhile, and whether one still runs."""
 
 import subprocess
 import sys
@@ -27,3 +27,11 @@ def another_writer(folder: Path, *, with_child: bool = False) -> Iterator[subpro
         assert process.stdout is not None and process.stdout.readline() == "holds\n"
         yield process
         process.kill()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
