@@ -128,9 +128,7 @@ def rollout(
         finished = {} if log is None else {seed: log.episodes[seed] for seed in seeds if log.is_final(seed)}
         sessions: list[Session] = [] if log is None else log.sessions
         if len(finished) < len(seeds):
-            session = _play(policy, plan, player, seeds, finished, log, progress)
-            if session is not None and log is None:
-                sessions.append(session)
+            _play(policy, plan, player, seeds, finished, sessions, log, progress)
         remarks = [other_task_note(other_task)] if other_task else []
         if (seen := seen_in_training(policy, seeds, other_task)) is not None:
             remarks.append(seen)
@@ -159,12 +157,13 @@ def _play(
     player: Engine,
     seeds: Sequence[int],
     finished: dict[int, Episode],
+    sessions: list[Session],
     log: EpisodeLog | None,
     progress: bool,
-) -> Session | None:
-    """Play the seeds that are not in `finished`, into it and into the log; returns the account of the work.
+) -> None:
+    """Play the seeds that are not in `finished`, into it and into the log.
 
-    An interrupted stretch of work has its account in the log, too.
+    `sessions`, the log's where there is one, gets the account of the work, also of an interrupted one.
     """
     pending = [seed for seed in seeds if seed not in finished]
     successes = [episode.success_once for episode in finished.values()]
@@ -188,7 +187,8 @@ def _play(
         session = player.session()
         if session is not None and log is not None:
             log.add_session(session)
-    return session
+        elif session is not None:
+            sessions.append(session)
 
 
 def _header(
