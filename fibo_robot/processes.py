@@ -12,6 +12,7 @@ from pathlib import Path
 from fibo_robot.errors import FiboError
 
 LOCK_FILE = ".lock"
+HELD = frozenset({errno.EACCES, errno.EAGAIN})  # what the system answers where another process holds a lock
 # What a file system without locks answers; there, nothing can be promised.
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 
@@ -59,13 +60,12 @@ def _lock(path: Path) -> int:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                if error.errno in NO_LOCKS:
-                    return descriptor
-                os.close(descriptor)
-                raise
+            if error.errno in NO_LOCKS:
+                return descriptor
             holder = os.read(descriptor, 20).decode(errors="replace").strip()
             os.close(descriptor)
+            if error.errno not in HELD:
+                raise
             who = f"Process {holder}" if holder else "Another process"
             raise BusyError(
                 f"{who} is writing into {path.parent} at this moment. Wait until it has ended, or choose "
