@@ -18,6 +18,17 @@ from fibo_robot.plugins import ATTENTIONS, POLICIES, load_plugin, plugins, targe
 
 CONFIG_MODULE = "fibo_robot.conf"
 
+# The least that counts of the trainer can be, where Lightning or a callback would stumble over less later on.
+_LEAST = {
+    "max_epochs": 1,
+    "checkpoint_every_n_epochs": 1,
+    "keep_last": 0,
+    "check_val_every_n_epoch": 1,
+    "accumulate_grad_batches": 1,
+}
+_MAY_BE_NULL = ("max_epochs", "check_val_every_n_epoch")
+_LARGEST_SEED = 2**32 - 1  # numpy's
+
 
 class ConfigError(FiboError):
     """An override names a key or a config that does not exist, or does not parse."""
@@ -105,6 +116,25 @@ def _check_numbers(given: Mapping[str, Any], default: Mapping[str, Any]) -> None
         plugins_key = key.startswith(("policy.", "attention."))
         if isinstance(number, int) and isinstance(value, float) and not plugins_key:
             raise ConfigError(f"{key} must be a whole number like {number}, not {value}.")
+
+
+def check_settings(config: DictConfig) -> None:
+    """Refuse what would go wrong only once training has begun.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if not isinstance(config.seed, int) or not 0 <= config.seed <= _LARGEST_SEED:
+        raise ConfigError(f"seed must be a whole number from 0 to {_LARGEST_SEED}, not {config.seed}.")
+    if not config.run_dir:
+        raise ConfigError("run_dir has no value: give run_dir=FOLDER.")
+    trainer = config.trainer
+    for key, least in _LEAST.items():
+        value = trainer[key]
+        if (value is None and key not in _MAY_BE_NULL) or (value is not None and value < least):
+            raise ConfigError(f"trainer.{key} must be at least {least}, not {value}.")
+    if trainer.max_epochs is None and not {"max_steps", "max_time"} & set(trainer):
+        raise ConfigError("Training has no end: give trainer.max_epochs, or +trainer.max_steps beside null.")
 
 
 def offer_plugins(overrides: Sequence[str]) -> None:

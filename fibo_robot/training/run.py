@@ -29,21 +29,11 @@ from fibo_robot.training.callbacks.cost import TrainingCost
 from fibo_robot.training.callbacks.history import History
 from fibo_robot.training.callbacks.interruption import Interruption
 from fibo_robot.training.checkpoint import TRAINER
-from fibo_robot.training.config import ConfigError, options_of
+from fibo_robot.training.config import ConfigError, check_settings, options_of
 from fibo_robot.training.module import ModelModule
 from fibo_robot.training.resume import epochs_done, refuse_other_config, refuse_other_data
 from fibo_robot.training.sharding import FSDP2
 
-# The least that counts of the trainer can be, where Lightning or a callback would stumble over less later on.
-_LEAST = {
-    "max_epochs": 1,
-    "checkpoint_every_n_epochs": 1,
-    "keep_last": 0,
-    "check_val_every_n_epoch": 1,
-    "accumulate_grad_batches": 1,
-}
-_MAY_BE_NULL = ("max_epochs", "check_val_every_n_epoch")
-_LARGEST_SEED = 2**32 - 1  # numpy's
 WANDB_LOGGER = "lightning.pytorch.loggers.WandbLogger"
 
 
@@ -59,7 +49,7 @@ def train(config: DictConfig) -> Path:
     if config.get("policy") is None and config.get("classifier") is None:
         known = ", ".join(options_of("experiment"))
         raise ConfigError(f"Nothing to train: choose an experiment, e.g. experiment=lift_bc. Known: {known}.")
-    _check_settings(config)
+    check_settings(config)
     _quiet_libraries()
     pl.seed_everything(config.seed, workers=True, verbose=False)
     run_dir = Path(config.run_dir)
@@ -76,21 +66,6 @@ def train(config: DictConfig) -> Path:
     with only_writer(run_dir) if trainer.is_global_zero else nullcontext():
         _continue(trainer, module, data, run_dir, config.name, interruption)
     return run_dir
-
-
-def _check_settings(config: DictConfig) -> None:
-    """Refuse what would go wrong only once training has begun."""
-    if not isinstance(config.seed, int) or not 0 <= config.seed <= _LARGEST_SEED:
-        raise ConfigError(f"seed must be a whole number from 0 to {_LARGEST_SEED}, not {config.seed}.")
-    if not config.run_dir:
-        raise ConfigError("run_dir has no value: give run_dir=FOLDER.")
-    trainer = config.trainer
-    for key, least in _LEAST.items():
-        value = trainer[key]
-        if (value is None and key not in _MAY_BE_NULL) or (value is not None and value < least):
-            raise ConfigError(f"trainer.{key} must be at least {least}, not {value}.")
-    if trainer.max_epochs is None and not {"max_steps", "max_time"} & set(trainer):
-        raise ConfigError("Training has no end: give trainer.max_epochs, or +trainer.max_steps beside null.")
 
 
 def _continue(
