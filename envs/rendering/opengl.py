@@ -52,6 +52,8 @@ class OpenGLRenderer:
         see_through = quality.shadows or quality.reflections
         self._culling = None if see_through else MeshCulling(model)
         model.vis.quality.offsamples = quality.multisamples
+        if not quality.shadows:
+            model.vis.quality.shadowsize = 0  # a map of 64 MiB that nothing would be drawn into
         self._create_context(max_size)
 
     def _create_context(self, size: int) -> None:
