@@ -282,7 +282,8 @@ class AngularCore(AttentionCore):
             self.mass_passed.zero_()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
-        branch_runs = self.branch_enabled and (self.training or self.options.branch_in_eval)
+        # Of no example there is no mass that could pass.
+        branch_runs = self.branch_enabled and (self.training or self.options.branch_in_eval) and len(q) > 0
         along_tokens = self.options.dwconv == "tokens"
         taps = self.dwconv.weight.flatten(1) if along_tokens else None
         branch, const_term = None, self.options.const_term
@@ -314,5 +315,5 @@ class AngularCore(AttentionCore):
             raise AttentionError("dwconv 'grid' needs the token grid: place the module with grid=(T, H, W).")
         _, num_prefix_tokens = self._placement()
         patches = v[:, :, num_prefix_tokens:].transpose(2, 3).reshape(batch, heads * head_dim, *self.grid)
-        mixed = self.dwconv(patches).reshape(batch, heads, head_dim, -1).transpose(2, 3)
+        mixed = self.dwconv(patches).reshape(batch, heads, head_dim, prod(self.grid)).transpose(2, 3)
         return F.pad(mixed, (0, 0, num_prefix_tokens, 0))

@@ -124,6 +124,21 @@ def test_class_can_be_timms_attn_layer(name):
     assert vit(images()).shape == (2, 5)
 
 
+@pytest.mark.parametrize("options", [*({"name": name} for name in ATTENTIONS), OPTIONS[-1]], ids=str)
+@pytest.mark.parametrize("grid", [(1, 4, 4), (1, 8, 8)])
+def test_a_batch_of_nothing_gives_nothing(options, grid):
+    """As PyTorch's and timm's own attention do; short sequences and long ones have their own backends."""
+    module = create_attention(options, 24, 3, layer_index=0, num_prefix_tokens=1, grid=grid).train()
+    nothing = torch.randn(0, 1 + grid[1] * grid[2], 24, requires_grad=True)
+    out = module(nothing)
+    out.sum().backward()
+    assert out.shape == nothing.shape
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in module.parameters())
+    assert all(buffer.isfinite().all() for buffer in module.buffers())
+    with torch.inference_mode():
+        assert module.eval()(nothing).shape == nothing.shape
+
+
 def test_unplaced_module_says_what_to_do():
     with pytest.raises(AttentionError, match="place_attention"):
         Fibottention(24, num_heads=3)(torch.randn(1, 17, 24))

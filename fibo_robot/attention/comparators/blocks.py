@@ -180,7 +180,8 @@ def block_attention(
 
     def seen(tensor: Tensor) -> Tensor:
         shared = tensor[:, :, None, :num_global_tokens].expand(-1, -1, num_blocks, -1, -1).flatten(1, 2)
-        local = in_blocks(tensor).index_select(1, chosen).reshape(batch, heads * num_blocks, -1, head_dim)
+        local = in_blocks(tensor).index_select(1, chosen)
+        local = local.reshape(batch, heads * num_blocks, blocks.shape[2] * block_size, head_dim)
         return torch.cat([shared, local], dim=2)
 
     within = torch.arange(block_size, device=q.device)
