@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from operator import index
 from typing import Any, ClassVar
 
 import torch
@@ -181,8 +182,9 @@ class DiagonalCore(AttentionCore):
     def offsets(self, num_tokens: int) -> tuple[tuple[int, ...], ...]:
         """Offsets of every head of this layer for a sequence of `num_tokens`, prefix tokens included."""
         layer_index, num_prefix_tokens = self._placement()
+        num_patches = index(self._num_patches(num_tokens))  # a compiled graph is of one number of tokens
         return _constant_offsets(
-            self._num_patches(num_tokens), self.num_heads, layer_index, self.options.rule, num_prefix_tokens
+            num_patches, self.num_heads, layer_index, self.options.rule, num_prefix_tokens
         )
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:

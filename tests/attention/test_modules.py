@@ -124,6 +124,16 @@ def test_class_can_be_timms_attn_layer(name):
     assert vit(images()).shape == (2, 5)
 
 
+@pytest.mark.parametrize("name", ["fibottention", "bigbird"])
+def test_compiled_modules_take_pictures_of_any_size(name):
+    """After a second size PyTorch hands over a symbol for the number of tokens, of which no set follows."""
+    module = create_attention(name, 24, 3, layer_index=0, num_prefix_tokens=1).eval()
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    for tokens in (17, 37, 65):
+        x = torch.randn(2, tokens, 24)
+        torch.testing.assert_close(compiled(x), module(x))
+
+
 @pytest.mark.parametrize("options", [*({"name": name} for name in ATTENTIONS), OPTIONS[-1]], ids=str)
 @pytest.mark.parametrize("grid", [(1, 4, 4), (1, 8, 8)])
 def test_a_batch_of_nothing_gives_nothing(options, grid):

@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +99,8 @@ class BigBirdCore(AttentionCore):
         self._num_patches(num_tokens)
         options = self.options
         num_global = min(num_prefix_tokens + options.global_blocks * options.block_size, num_tokens)
-        num_blocks = -(-(num_tokens - num_global) // options.block_size)
+        # A compiled graph is of one number of blocks.
+        num_blocks = index(-(-(num_tokens - num_global) // options.block_size))
         drawn = _random_blocks(num_blocks, self.num_heads, options.random_blocks, layer_index)
         near = neighbouring_blocks(num_blocks).expand(self.num_heads, -1, -1)
         return torch.cat([near, drawn], dim=-1), num_global
