@@ -106,6 +106,15 @@ def test_swap_keeps_weights_and_is_reversible(options, qk_norm):
     assert torch.equal(vit(batch), expected)
 
 
+def test_restoring_leaves_frozen_blocks_in_their_mode():
+    vit = small_vit(proj_drop_rate=0.5).train()
+    vit.blocks[0].eval()
+    report = swap_attention(vit, "fibottention")
+    vit.blocks[1].eval()
+    report.restore()
+    assert [block.attn.proj_drop.training for block in vit.blocks] == [False, False, True]
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_trains_through_every_weight(options):
     vit = small_vit().train()
