@@ -284,6 +284,8 @@ class AngularCore(AttentionCore):
             self.mass_passed.zero_()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+        if self.grid is not None:  # where tokens are left out, the convolution would join strangers
+            self._num_patches(q.shape[-2])
         # Of no example there is no mass that could pass.
         branch_runs = self.branch_enabled and (self.training or self.options.branch_in_eval) and len(q) > 0
         along_tokens = self.options.dwconv == "tokens"
