@@ -298,7 +298,9 @@ class AngularCore(AttentionCore):
                 threshold = threshold_of_mass(q, k, self.options.branch_mass, factor)
             branch, passed = strongest_softmax(q, k, v, threshold=threshold, scale=factor)
             self.mass_passed.copy_(passed)
-        if branch is None and not torch.is_grad_enabled():
+        # A trace is of one operator, with gradients or without: PyTorch compares the two.
+        traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        if branch is None and not torch.is_grad_enabled() and not traced:
             out = castling_inference(q, k, v, const_term, taps)
         else:
             out = castling_training(q, k, v, const_term, taps, branch, self.branch_scale)

@@ -133,6 +133,16 @@ def test_class_can_be_timms_attn_layer(name):
     assert vit(images()).shape == (2, 5)
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_trace_answers_and_learns_as_the_module(options):
+    module = create_attention(options, 24, 3, layer_index=0, num_prefix_tokens=1, grid=(1, 8, 8)).eval()
+    traced: Any = torch.jit.trace(module, torch.randn(1, 65, 24))
+    x = torch.randn(3, 65, 24, requires_grad=True)
+    answers = traced(x), module(x)
+    torch.testing.assert_close(*answers)
+    torch.testing.assert_close(*(torch.autograd.grad(out.square().sum(), x)[0] for out in answers))
+
+
 @pytest.mark.parametrize("name", ["fibottention", "bigbird"])
 def test_compiled_modules_take_pictures_of_any_size(name):
     """After a second size PyTorch hands over a symbol for the number of tokens, of which no set follows."""
