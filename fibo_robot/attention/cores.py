@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from operator import index
 from typing import Any, ClassVar
 
 import torch
@@ -181,8 +182,9 @@ class DiagonalCore(AttentionCore):
     def offsets(self, num_tokens: int) -> tuple[tuple[int, ...], ...]:
         """Offsets of every head of this layer for a sequence of `num_tokens`, prefix tokens included."""
         layer_index, num_prefix_tokens = self._placement()
+        num_patches = index(self._num_patches(num_tokens))  # a compiled graph is of one number of tokens
         return _constant_offsets(
-            self._num_patches(num_tokens), self.num_heads, layer_index, self.options.rule, num_prefix_tokens
+            num_patches, self.num_heads, layer_index, self.options.rule, num_prefix_tokens
         )
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
@@ -282,7 +284,10 @@ class AngularCore(AttentionCore):
             self.mass_passed.zero_()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
-        branch_runs = self.branch_enabled and (self.training or self.options.branch_in_eval)
+        if self.grid is not None:  # where tokens are left out, the convolution would join strangers
+            self._num_patches(q.shape[-2])
+        # Of no example there is no mass that could pass.
+        branch_runs = self.branch_enabled and (self.training or self.options.branch_in_eval) and len(q) > 0
         along_tokens = self.options.dwconv == "tokens"
         taps = self.dwconv.weight.flatten(1) if along_tokens else None
         branch, const_term = None, self.options.const_term
@@ -293,7 +298,9 @@ class AngularCore(AttentionCore):
                 threshold = threshold_of_mass(q, k, self.options.branch_mass, factor)
             branch, passed = strongest_softmax(q, k, v, threshold=threshold, scale=factor)
             self.mass_passed.copy_(passed)
-        if branch is None and not torch.is_grad_enabled():
+        # A trace is of one operator, with gradients or without: PyTorch compares the two.
+        traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        if branch is None and not torch.is_grad_enabled() and not traced:
             out = castling_inference(q, k, v, const_term, taps)
         else:
             out = castling_training(q, k, v, const_term, taps, branch, self.branch_scale)
@@ -314,5 +321,5 @@ class AngularCore(AttentionCore):
             raise AttentionError("dwconv 'grid' needs the token grid: place the module with grid=(T, H, W).")
         _, num_prefix_tokens = self._placement()
         patches = v[:, :, num_prefix_tokens:].transpose(2, 3).reshape(batch, heads * head_dim, *self.grid)
-        mixed = self.dwconv(patches).reshape(batch, heads, head_dim, -1).transpose(2, 3)
+        mixed = self.dwconv(patches).reshape(batch, heads, head_dim, prod(self.grid)).transpose(2, 3)
         return F.pad(mixed, (0, 0, num_prefix_tokens, 0))

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fibo_robot.attention.errors import AttentionError
 
@@ -52,6 +53,7 @@ def define_operator(
     torch.library.register_fake(f"fibo_robot::{name}", fake, lib=_library)
 
     def under_autograd(*given: Any) -> Any:
+        _refuse_other_derivatives(name, given)
         if not _needs_gradient(given):
             return below_autograd(operator, *given)
         return derivative.apply(*given) if derivative else _Refused.apply(operator, refusal, *given)
@@ -95,6 +97,18 @@ class _Refused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple:
         raise AttentionError(ctx.refusal)
+
+
+def _refuse_other_derivatives(name: str, given: Sequence[Any]) -> None:
+    """Else PyTorch takes the derivative in forward mode of an operator that does not know it for zero."""
+    forward = forward_ad._current_level >= 0 and any(
+        isinstance(one, Tensor) and forward_ad.unpack_dual(one).tangent is not None for one in given
+    )
+    if forward or (torch._C._are_functorch_transforms_active() and _needs_gradient(given)):
+        raise AttentionError(
+            f"fibo_robot::{name} is differentiated by backward() and torch.autograd.grad alone, neither in "
+            "forward mode (jvp) nor by torch.func. Fibottention is in every way with its backend 'sdpa'."
+        )
 
 
 def _needs_gradient(given: Sequence[Any]) -> bool:

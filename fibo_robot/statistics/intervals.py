@@ -1,6 +1,7 @@
 """The interval of a single rate, and how rates and intervals are written."""
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 from scipy import special
@@ -15,7 +16,7 @@ class Interval(NamedTuple):
     high: float
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, float | int) and self.low <= value <= self.high
+        return isinstance(value, Real) and self.low <= float(value) <= self.high
 
 
 def wilson_interval(successes: float, episodes: float, confidence: float = CONFIDENCE) -> Interval:

@@ -25,10 +25,7 @@ def average_precision(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: the shapes differ, or a score is no number.
     """
-    if targets.shape != scores.shape or targets.ndim != 2:
-        raise ValueError(f"targets {targets.shape} and scores {scores.shape} must both be (N, classes).")
-    if not np.isfinite(scores).all():
-        raise ValueError("scores must be finite numbers.")
+    _check(targets, scores)
     if not len(targets):
         return np.full(targets.shape[1], np.nan)
     weights = np.ones((1, len(targets)))
@@ -55,7 +52,11 @@ def mean_average_precision_interval(
         seed: of the resampling.
         resamples: how many.
         confidence: two-sided.
+
+    Raises:
+        ValueError: as :func:`average_precision`.
     """
+    _check(targets, scores)
     if not len(targets):
         return Interval(0.0, 1.0)
     means = np.concatenate(list(_resampled_means(targets, scores, seed, resamples)))
@@ -64,6 +65,13 @@ def mean_average_precision_interval(
         return Interval(0.0, 1.0)
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Interval(float(low), float(high))
+
+
+def _check(targets: np.ndarray, scores: np.ndarray) -> None:
+    if targets.shape != scores.shape or targets.ndim != 2:
+        raise ValueError(f"targets {targets.shape} and scores {scores.shape} must both be (N, classes).")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite numbers.")
 
 
 def _resampled_means(

@@ -203,8 +203,7 @@ def difference_over_checkpoints(
         (found.rate, found.interval)
         for found in (average_over_checkpoints(runs, confidence) for runs in (a, b))
     )
-    varies = min(mean.std() for mean in means) > 0
-    correlation = float(np.corrcoef(means)[0, 1]) if varies else 0.0
+    correlation = _newcombes_correlation(*means)
     down = rate_a - low_a, high_b - rate_b
     up = high_a - rate_a, rate_b - low_b
     below, above = (
@@ -213,6 +212,20 @@ def difference_over_checkpoints(
     difference = rate_a - rate_b
     interval = Interval(max(-1.0, difference - below), min(1.0, difference + above))
     return RunDifference(difference, interval, _sign_flip_p_value(means[0] - means[1]))
+
+
+def _newcombes_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation of two runs' mean outcomes by seed, shrunk where positive as Newcombe's φ is.
+
+    Without that the interval of two runs that agree on every one of a few seeds is a point.
+    """
+    spread = float(a.std() * b.std())
+    if spread == 0:
+        return 0.0
+    covariance = float(np.mean((a - a.mean()) * (b - b.mean())))
+    if covariance > 0:
+        covariance = max(0.0, covariance - 1 / (2 * len(a)))
+    return covariance / spread
 
 
 def _sign_flip_p_value(differences: np.ndarray) -> float:

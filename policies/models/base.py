@@ -137,7 +137,13 @@ class ChunkPolicy(nn.Module, ABC):
 
         Raises:
             EpisodeNotBegun: for an episode that was not reset.
+            PolicyError: another number of observations than of episodes.
         """
+        if any(len(value) != len(episodes) for value in obs.values()):
+            rows = {key: len(value) for key, value in obs.items()}
+            raise PolicyError(
+                f"act takes one row of observations an episode, not {rows} for {len(episodes)} episodes."
+            )
         device = self.normalizer.fitted.device
         noise = Noise(tuple(episodes), tuple(map(self._decide, episodes)), device)
         chunk = self.predict(self.features({key: value.to(device) for key, value in obs.items()}), noise)

@@ -58,13 +58,16 @@ class GaussianMixtureHead(nn.Module):
 
     def forward(self, features: Tensor) -> MixtureSameFamily:
         """Features (B, F) to a distribution with event shape (H, A)."""
+        means, stds, logits = self._outputs(features)
+        components = Normal(means, F.softplus(stds) + self.min_std)
+        return MixtureSameFamily(Categorical(logits=logits), Independent(components, 2))
+
+    def _outputs(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The modes' means, what makes their deviations, `(B, modes, H, A)` each, and logits (B, modes)."""
         chunk = self.modes * self.action_horizon * self.action_dim
         means, stds, logits = self.network(features).float().split([chunk, chunk, self.modes], dim=-1)
         shape = (self.modes, self.action_horizon, self.action_dim)
-        components = Normal(
-            torch.tanh(means).unflatten(-1, shape), F.softplus(stds).unflatten(-1, shape) + self.min_std
-        )
-        return MixtureSameFamily(Categorical(logits=logits), Independent(components, 2))
+        return torch.tanh(means).unflatten(-1, shape), stds.unflatten(-1, shape), logits
 
     def loss(self, features: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
         """Mean negative log-likelihood per valid action of `actions` (B, H, A); `valid` is (B, H).
@@ -80,10 +83,11 @@ class GaussianMixtureHead(nn.Module):
     def choose(self, features: Tensor, draws: Tensor) -> Tensor:
         """One chunk (B, H, A) per row: the mean of the component that `draws` (B,) in [0, 1) selects.
 
-        Taking the component's mean rather than a sample around it is robomimic's low-noise evaluation.
+        Taking the component's mean rather than a sample around it is robomimic's low-noise evaluation. A row
+        that is not finite gives NaN, and no other does: a distribution would refuse all rows for it.
         """
-        distribution = self(features)
-        cumulative = distribution.mixture_distribution.probs.cumsum(-1)
+        means, _, logits = self._outputs(features)
+        cumulative = logits.softmax(-1).cumsum(-1)
         mode = (draws[:, None] >= cumulative).sum(-1).clamp(max=self.modes - 1)
-        means = distribution.component_distribution.base_dist.mean
-        return means[torch.arange(len(means), device=means.device), mode]
+        chosen = means[torch.arange(len(means), device=means.device), mode]
+        return chosen.where(cumulative[:, -1, None, None].isfinite(), torch.nan)

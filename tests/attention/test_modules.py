@@ -106,6 +106,15 @@ def test_swap_keeps_weights_and_is_reversible(options, qk_norm):
     assert torch.equal(vit(batch), expected)
 
 
+def test_restoring_leaves_frozen_blocks_in_their_mode():
+    vit = small_vit(proj_drop_rate=0.5).train()
+    vit.blocks[0].eval()
+    report = swap_attention(vit, "fibottention")
+    vit.blocks[1].eval()
+    report.restore()
+    assert [block.attn.proj_drop.training for block in vit.blocks] == [False, False, True]
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_trains_through_every_weight(options):
     vit = small_vit().train()
@@ -122,6 +131,41 @@ def test_class_can_be_timms_attn_layer(name):
     assert [block.attn.layer_index for block in vit.blocks] == [0, 1, 2]
     assert vit.blocks[0].attn.grid == (1, 4, 4)
     assert vit(images()).shape == (2, 5)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_trace_answers_and_learns_as_the_module(options):
+    module = create_attention(options, 24, 3, layer_index=0, num_prefix_tokens=1, grid=(1, 8, 8)).eval()
+    traced: Any = torch.jit.trace(module, torch.randn(1, 65, 24))
+    x = torch.randn(3, 65, 24, requires_grad=True)
+    answers = traced(x), module(x)
+    torch.testing.assert_close(*answers)
+    torch.testing.assert_close(*(torch.autograd.grad(out.square().sum(), x)[0] for out in answers))
+
+
+@pytest.mark.parametrize("name", ["fibottention", "bigbird"])
+def test_compiled_modules_take_pictures_of_any_size(name):
+    """After a second size PyTorch hands over a symbol for the number of tokens, of which no set follows."""
+    module = create_attention(name, 24, 3, layer_index=0, num_prefix_tokens=1).eval()
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    for tokens in (17, 37, 65):
+        x = torch.randn(2, tokens, 24)
+        torch.testing.assert_close(compiled(x), module(x))
+
+
+@pytest.mark.parametrize("options", [*({"name": name} for name in ATTENTIONS), OPTIONS[-1]], ids=str)
+@pytest.mark.parametrize("grid", [(1, 4, 4), (1, 8, 8)])
+def test_a_batch_of_nothing_gives_nothing(options, grid):
+    """As PyTorch's and timm's own attention do; short sequences and long ones have their own backends."""
+    module = create_attention(options, 24, 3, layer_index=0, num_prefix_tokens=1, grid=grid).train()
+    nothing = torch.randn(0, 1 + grid[1] * grid[2], 24, requires_grad=True)
+    out = module(nothing)
+    out.sum().backward()
+    assert out.shape == nothing.shape
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in module.parameters())
+    assert all(buffer.isfinite().all() for buffer in module.buffers())
+    with torch.inference_mode():
+        assert module.eval()(nothing).shape == nothing.shape
 
 
 def test_unplaced_module_says_what_to_do():

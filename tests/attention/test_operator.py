@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from fibo_robot.attention import choose_backend, create_attention, diagonal_attention, force_backend
+from fibo_robot.attention import (
+    AttentionError,
+    choose_backend,
+    create_attention,
+    diagonal_attention,
+    force_backend,
+)
 from fibo_robot.attention.backends.numba import runner as numba_runner
 from fibo_robot.attention.castling.branch import strongest_softmax
 from fibo_robot.attention.sparse.diagonal import MASK_MODES
@@ -213,6 +220,28 @@ def test_exported_graph_names_no_backend_and_runs_where_the_device_has_a_kernel(
         assert not torch._C._dispatch_has_kernel_for_dispatch_key(
             f"fibo_robot::{name}", "CompositeExplicitAutograd"
         )
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["fibottention", "castling"])
+def test_derivatives_that_the_kernels_do_not_know_are_refused_and_never_zero(name, training):
+    """Where an operator has no derivative in forward mode, PyTorch drops the tangent without a word."""
+    module = create_attention(name, 24, 3, layer_index=1, num_prefix_tokens=1).train(training)
+    module.requires_grad_(False)
+    x, direction = torch.randn(2, 30, 24), torch.randn(2, 30, 24)
+
+    def in_forward_mode() -> None:
+        with torch.no_grad(), forward_ad.dual_level():
+            module(forward_ad.make_dual(x, direction))
+
+    with force_backend("numba"):
+        for derivative in (
+            in_forward_mode,
+            lambda: torch.func.jvp(module, (x,), (direction,)),
+            lambda: torch.func.grad(lambda x: module(x).sum())(x),
+        ):
+            with pytest.raises(AttentionError, match="neither in forward mode"):
+                derivative()
 
 
 def test_forced_backend_holds_in_every_thread_and_in_what_checkpoints_recompute():

@@ -87,5 +87,6 @@ def test_many_examples_are_resampled_in_parts_to_the_same_interval(
     ("targets", "scores"), [(np.zeros((2, 3)), np.zeros((2, 2))), (np.ones((2, 1)), np.full((2, 1), np.nan))]
 )
 def test_wrong_input_is_refused(targets: np.ndarray, scores: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="scores"):
-        average_precision(targets, scores)
+    for function in (average_precision, mean_average_precision_interval):
+        with pytest.raises(ValueError, match="scores"):
+            function(targets, scores)

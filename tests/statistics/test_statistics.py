@@ -46,6 +46,11 @@ def test_wilson_interval_equals_scipy_for_every_count_and_level():
                 assert successes / episodes in ours
 
 
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.int64])
+def test_a_number_of_any_kind_is_looked_for_in_an_interval(kind):
+    assert kind(1) in Interval(0.5, 1.0) and kind(0) not in Interval(0.5, 1.0)
+
+
 def test_wilson_interval_without_episodes_says_nothing():
     assert wilson_interval(0, 0) == Interval(0.0, 1.0)
     with pytest.raises(ValueError, match="between 0 and episodes"):

@@ -209,6 +209,17 @@ def test_a_difference_over_checkpoints_covers_that_of_these_checkpoints(rates, s
         assert np.mean((paired.low <= difference) & (difference <= paired.high)) < NOMINAL[0]
 
 
+def test_a_difference_of_runs_that_agree_on_nearly_every_seed_is_covered(monkeypatch):
+    """Checkpoints that solve the easiest scenes and nothing else; where no seed differs, that is chance."""
+    monkeypatch.setattr(training_runs, "_sign_flip_p_value", lambda differences: math.nan)
+    scenes = np.random.default_rng(14).random((SIMULATIONS, 20))
+    found = [
+        difference_over_checkpoints([run(hardness < 0.7)] * 2, [run(hardness < 0.6)] * 2).interval
+        for hardness in scenes
+    ]
+    assert np.mean([interval is not None and 0.7 - 0.6 in interval for interval in found]) > NOMINAL[0]
+
+
 def mean_squares(table):
     """Of runs, of seeds, and what is left, by the textbook's sums of squares."""
     runs, seeds = table.shape
@@ -321,6 +332,8 @@ def test_a_difference_over_checkpoints_of_unrelated_runs_adds_their_intervals():
     half = math.hypot(own.high - 0.5, 0.5 - own.low)
     assert found.interval == pytest.approx((-half, half)) and found.p_value == 1
     same = difference_over_checkpoints(a, a)
-    assert same.difference == 0 and same.interval == pytest.approx((0, 0))
+    # Newcombe's φ of 10 agreeing successes and 10 agreeing failures is 0.9.
+    half = (own.high - 0.5) * math.sqrt(2 * (1 - 0.9))
+    assert same.difference == 0 and same.interval == pytest.approx((-half, half))
     with pytest.raises(ValueError, match="same seeds"):
         difference_over_checkpoints(a, [run([True])] * 2)

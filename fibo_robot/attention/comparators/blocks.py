@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +99,8 @@ class BigBirdCore(AttentionCore):
         self._num_patches(num_tokens)
         options = self.options
         num_global = min(num_prefix_tokens + options.global_blocks * options.block_size, num_tokens)
-        num_blocks = -(-(num_tokens - num_global) // options.block_size)
+        # A compiled graph is of one number of blocks.
+        num_blocks = index(-(-(num_tokens - num_global) // options.block_size))
         drawn = _random_blocks(num_blocks, self.num_heads, options.random_blocks, layer_index)
         near = neighbouring_blocks(num_blocks).expand(self.num_heads, -1, -1)
         return torch.cat([near, drawn], dim=-1), num_global
@@ -180,7 +182,8 @@ def block_attention(
 
     def seen(tensor: Tensor) -> Tensor:
         shared = tensor[:, :, None, :num_global_tokens].expand(-1, -1, num_blocks, -1, -1).flatten(1, 2)
-        local = in_blocks(tensor).index_select(1, chosen).reshape(batch, heads * num_blocks, -1, head_dim)
+        local = in_blocks(tensor).index_select(1, chosen)
+        local = local.reshape(batch, heads * num_blocks, blocks.shape[2] * block_size, head_dim)
         return torch.cat([shared, local], dim=2)
 
     within = torch.arange(block_size, device=q.device)

@@ -61,7 +61,7 @@ def diagonal_attention(
     any query there.
 
     Args:
-        q, k, v: `(B, heads, N, head_dim)`, one dtype and device, head_dim up to 256; any strides.
+        q, k, v: `(B, heads, N, head_dim)`, one dtype and device, head_dim up to 256; any strides. B may be 0.
         offsets: one sequence of offsets per head, each offset in [0, N - num_prefix_tokens).
         num_prefix_tokens: how many leading tokens are no patches.
         mask_mode: `drop`: a masked pair has no weight (its logit is -inf). `zero_logit`: its logit is 0
@@ -156,9 +156,9 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise AttentionError(f"{name} must be on q's device {q.device}, not {tensor.device}.")
     if q.dtype not in FLOAT_DTYPES:
         raise AttentionError(f"q, k and v must be float16, bfloat16, float32 or float64, not {q.dtype}.")
-    batch, heads, tokens, head_dim = q.shape
-    if batch == 0 or heads == 0 or tokens == 0 or head_dim == 0:
-        raise AttentionError(f"q must not be empty, but its shape is {tuple(q.shape)}.")
+    _, heads, tokens, head_dim = q.shape
+    if heads == 0 or tokens == 0 or head_dim == 0:
+        raise AttentionError(f"q's heads, tokens and channels must not be empty: {tuple(q.shape)}.")
     if head_dim > LARGEST_HEAD_DIM:
         raise AttentionError(f"q's head_dim must be at most {LARGEST_HEAD_DIM}, not {head_dim}.")
 

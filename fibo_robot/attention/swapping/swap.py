@@ -247,4 +247,4 @@ def _is_timms(module: nn.Module) -> TypeGuard[TimmAttention]:
 
 def _put_back(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
     for path, module in originals.items():
-        model.set_submodule(path, module.train(model.training))
+        model.set_submodule(path, module.train(model.get_submodule(path).training))

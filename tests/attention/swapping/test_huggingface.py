@@ -221,9 +221,10 @@ def test_model_for_any_image_size_learns_its_grid_from_place_attention():
     assert output(model, batch).shape == (1, 13, 24)
 
 
-def test_grid_mixers_follow_videomaes_tubelets():
+@pytest.mark.parametrize("name", ["afno", "castling", "fibottention"])
+def test_what_goes_by_the_order_of_patches_follows_videomaes_tubelets_and_wants_them_all(name):
     model = videomae()
-    swap_attention(model, "afno")
+    swap_attention(model, name)
     assert output(model, torch.rand(CLIPS)).shape == (2, 50, 24)
     visible = torch.zeros(2, 50, dtype=torch.bool)
     visible[:, ::2] = True

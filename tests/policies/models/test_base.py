@@ -11,7 +11,7 @@ from fibo_robot.encoders import create_encoder
 from fibo_robot.envs.tasks import get_task
 from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta
 from fibo_robot.noise import Noise
-from fibo_robot.policies.models.base import ChunkPolicy, EpisodeNotBegun
+from fibo_robot.policies.models.base import ChunkPolicy, EpisodeNotBegun, PolicyError
 from fibo_robot.policies.models.bc import BehaviourCloning
 from fibo_robot.policies.models.heads import GaussianMixtureHead
 
@@ -95,6 +95,16 @@ def test_an_episode_that_was_not_begun_or_is_forgotten_is_refused() -> None:
     for episode in (1, 7):
         with pytest.raises(EpisodeNotBegun, match=rf"Episode {episode} .*policy\.reset"):
             policy.act(positions(1), [episode])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_that_belong_to_no_episode_are_refused(rows: int) -> None:
+    """One row for two episodes would be answered twice, by the same observation and each one's noise."""
+    policy = draws()
+    policy.reset([1, 2])
+    with pytest.raises(PolicyError, match=rf"'position': {rows}.* for 2 episodes"):
+        policy.act(positions(rows), [1, 2])
+    assert set(policy._decisions.values()) == {0}
 
 
 @pytest.mark.parametrize("attention", ["fibottention", "castling"])

@@ -167,6 +167,22 @@ def test_an_episode_is_the_same_whatever_runs_beside_it(name: str) -> None:
     assert policy.episode_state == {}
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_no_number_stays_in_its_own_episode(name: str, value: float) -> None:
+    """A simulator that diverged spoils its row, which the engines stop, and not a batch of rollouts."""
+    policy, episodes = create(name), [1, 2, 3]
+    seen = observations(policy, 3)
+    policy.reset(episodes)
+    expected = policy.act(seen, episodes)
+    for vectors in seen.values():
+        vectors[1] = value
+    policy.reset(episodes)
+    actions = policy.act(seen, episodes)
+    assert torch.equal(actions[::2], expected[::2])
+    assert not actions[1].isfinite().all()
+
+
 def _of_episodes(policy: ChunkPolicy, episodes: list[int], decisions: list[int]) -> dict[str, torch.Tensor]:
     """What each of these episodes sees at its decision."""
     rows = [observations(policy, 1, 1000 * e + d) for e, d in zip(episodes, decisions)]
