@@ -48,7 +48,7 @@ def test_a_policy_that_looks_is_not_told_where_the_block_is() -> None:
 def test_what_is_no_action_is_refused(action: np.ndarray) -> None:
     env = PushTEnv(PushTTask())
     env.reset(seed=0)
-    with pytest.raises(FiboError, match="[Aa]n action"):
+    with pytest.raises(FiboError, match=r"[Aa]n action"):
         env.step(action)
 
 
