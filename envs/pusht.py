@@ -11,6 +11,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
+from fibo_robot.envs.simulation.actions import clipped_action
 from fibo_robot.errors import FiboError, did_you_mean
 from fibo_robot.extras import require
 from fibo_robot.interfaces import ActionSpec, ObservationSpec, ShapeMeta, StepResult
@@ -151,9 +152,12 @@ class PushTEnv(gymnasium.Env):
         return self.observe(), {"success": False}
 
     def advance(self, action: np.ndarray) -> StepResult:
-        """Send the disc to `action` `(2,)`, clipped to the field, for one control step; nothing is drawn."""
-        goal = np.clip(np.asarray(action, np.float64), 0.0, _FIELD)
-        _, reward, _, _, info = self._world.step(goal)
+        """Send the disc to `action` `(2,)`, clipped to the field, for one control step; nothing is drawn.
+
+        Raises:
+            ShapeError: it has another shape, or an entry that is NaN.
+        """
+        _, reward, _, _, info = self._world.step(clipped_action(action, self.task.action))
         self._steps += 1
         return StepResult(float(reward), bool(info["is_success"]))
 

@@ -62,6 +62,7 @@ def convert_demonstrations(
         progress: called with the demonstrations done and wanted.
 
     Raises:
+        BusyError: if another process is writing `output`.
         DatasetError: if `raw` cannot be used, or `output` exists already.
     """
     raw, output = Path(raw), Path(output)
@@ -72,18 +73,18 @@ def convert_demonstrations(
         task = _observed_task(file.task(), image_size, renderer)
         masks = {key: file.mask(key) for key in file.masks}
         settings = {"source": dataset_hash(raw), "task": task.to_dict()}
-        writer = DemonstrationWriter(output, settings)
+        env_args = task.env_args()
+        env_args["fibo_robot"]["converted_from"] = {"name": raw.name, "sha256": settings["source"]}
         parts = {demo: demonstration_number(demo) for demo in file.demos}
-        todo = [demo for demo, number in parts.items() if not writer.has(number)]
-        done = len(parts) - len(todo)
-        progress(done, len(parts))
-        job = partial(_convert_demo, raw=file, folder=writer)
-        for _ in map_with_environment(job, todo, task, None, workers) if todo else ():
-            done += 1
+        with DemonstrationWriter.alone(output, settings) as writer:
+            todo = [demo for demo, number in parts.items() if not writer.has(number)]
+            done = len(parts) - len(todo)
             progress(done, len(parts))
-    env_args = task.env_args()
-    env_args["fibo_robot"]["converted_from"] = {"name": raw.name, "sha256": settings["source"]}
-    writer.finish(parts, env_args, masks)
+            job = partial(_convert_demo, raw=file, folder=writer)
+            for _ in map_with_environment(job, todo, task, None, workers) if todo else ():
+                done += 1
+                progress(done, len(parts))
+            writer.finish(parts, env_args, masks)
     with DemonstrationFile(output) as file:
         successes = sum(bool(file.attributes(demo)["success"]) for demo in file.demos)
         steps = sum(file.length(demo) for demo in file.demos)

@@ -83,6 +83,7 @@ def record_demonstrations(
         progress: called with the episodes done and wanted.
 
     Raises:
+        BusyError: if another process is recording into `output`.
         DatasetError: if `output` or an unfinished recording lies there with other settings.
         FiboError: if there is no expert for the task, or it fails most of the time.
     """
@@ -95,7 +96,21 @@ def record_demonstrations(
     if output.exists():
         _check_same(output, settings)
         return _recorded(output, recording)
-    writer = DemonstrationWriter(output, settings)
+    with DemonstrationWriter.alone(output, settings) as writer:
+        succeeded = _record_parts(writer, task, recording, workers, progress)
+        parts = {f"demo_{index}": seed for index, seed in enumerate(succeeded)}
+        writer.finish(parts, env_args, split_masks(list(parts)))
+    return _recorded(output, recording)
+
+
+def _record_parts(
+    writer: DemonstrationWriter,
+    task: Task,
+    recording: Recording,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> list[int]:
+    """Record the episodes that are not there yet; returns the seeds of all, ascending."""
     succeeded: set[int] = set()
     failed: set[int] = set()
     next_seed = recording.seed
@@ -113,9 +128,7 @@ def record_demonstrations(
             progress(len(succeeded), recording.episodes)
         if len(failed) > recording.episodes + 10:
             raise DatasetError(f"The expert fails more often than it succeeds with noise {recording.noise}.")
-    parts = {f"demo_{index}": seed for index, seed in enumerate(sorted(succeeded))}
-    writer.finish(parts, env_args, split_masks(list(parts)))
-    return _recorded(output, recording)
+    return sorted(succeeded)
 
 
 def _check_same(output: Path, settings: dict[str, Any]) -> None:

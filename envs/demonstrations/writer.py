@@ -7,7 +7,8 @@ included) and the attributes `seed` and `success`.
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ import numpy as np
 
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError
 from fibo_robot.files import replace_atomically, write_bytes, write_json
+from fibo_robot.processes import only_writer
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class DemonstrationWriter:
 
     Part files are whole or absent, and so is the target: an interrupted recording continues where it stopped.
     Parts are named by numbers that the caller chooses; several processes may write different ones at once.
+    :meth:`alone` keeps another recording into the same target out meanwhile.
     """
 
     def __init__(self, target: Path | str, settings: Mapping[str, Any]) -> None:
@@ -83,7 +86,7 @@ class DemonstrationWriter:
             DatasetError: if parts lie there that were recorded with other settings.
         """
         self.target = Path(target)
-        self.folder = self.target.with_name(f".{self.target.name}.parts")
+        self.folder = self._folder_of(self.target)
         self.folder.mkdir(parents=True, exist_ok=True)
         described = self.folder / "settings.json"
         if described.exists():
@@ -93,7 +96,26 @@ class DemonstrationWriter:
                     "same command, delete the folder, or choose another output."
                 )
         else:
+            # Left by a removal that was interrupted: nothing says with which settings they were recorded.
+            for part in self.folder.glob("*.hdf5"):
+                part.unlink()
             write_json(described, settings)
+
+    @classmethod
+    @contextmanager
+    def alone(cls, target: Path | str, settings: Mapping[str, Any]) -> Iterator["DemonstrationWriter"]:
+        """Begin or go on as the only recording of this target; the arguments are the class's.
+
+        Raises:
+            BusyError: another process is recording into it.
+            DatasetError: if parts lie there that were recorded with other settings.
+        """
+        with only_writer(cls._folder_of(Path(target))):
+            yield cls(target, settings)
+
+    @staticmethod
+    def _folder_of(target: Path) -> Path:
+        return target.with_name(f".{target.name}.parts")
 
     def has(self, number: int) -> bool:
         """Whether part `number` is already there."""

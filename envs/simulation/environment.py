@@ -14,6 +14,7 @@ import numpy as np
 
 from fibo_robot.envs.errors import DatasetError
 from fibo_robot.envs.rendering.renderer import SceneRenderer, create_renderer
+from fibo_robot.envs.simulation.actions import clipped_action
 from fibo_robot.envs.simulation.geometry import BodyPoses, CubeGeometry, draw_cube_size, taken_cube_size
 from fibo_robot.envs.simulation.object_state import object_positions, object_state, sensed_positions
 from fibo_robot.envs.simulation.recorded_model import model_changes, with_changes
@@ -224,9 +225,12 @@ class SimulationEnv(gymnasium.Env):
         return self._steps
 
     def advance(self, action: np.ndarray) -> StepResult:
-        """Apply `action` `(A,)`, clipped to the task's bounds, for one control step; nothing is rendered."""
-        spec = self.task.action
-        self._robosuite.step(np.clip(np.asarray(action, dtype=np.float64), spec.low, spec.high))
+        """Apply `action` `(A,)`, clipped to the task's bounds, for one control step; nothing is rendered.
+
+        Raises:
+            ShapeError: it has another shape, or an entry that is NaN.
+        """
+        self._robosuite.step(clipped_action(action, self.task.action))
         # robosuite leaves positions one physics step behind velocities. Bring them up to date, so that what
         # is seen live equals what is seen when the recorded state is loaded.
         self._robosuite.sim.forward()

@@ -21,7 +21,7 @@ def build(node: Any, **given: Any) -> Any:
         return instantiate(node, _partial_=True)(**given)
     except FiboError:
         raise
-    except (InstantiationException, TypeError, ValueError) as error:
+    except (InstantiationException, AssertionError, TypeError, ValueError) as error:  # PyTorch asserts
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, FiboError):
             raise cause from None

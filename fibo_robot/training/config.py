@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -27,6 +28,8 @@ _LEAST = {
     "accumulate_grad_batches": 1,
 }
 _MAY_BE_NULL = ("max_epochs", "check_val_every_n_epoch")
+# Parts that a policy or classifier is built with, or is not; all others are built for themselves.
+_PARTS = ("attention", "encoder", "readout", "observation", "network")
 _LARGEST_SEED = 2**32 - 1  # numpy's
 
 
@@ -65,11 +68,12 @@ def check_config(config: DictConfig, overrides: Sequence[str], config_name: str 
         ConfigError: naming the key.
     """
     choices = tuple(_choices(overrides))
+    given = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(given, dict)
+    _note_unread(given, overrides)
     if len(choices) == len(overrides):  # options alone hold nothing that somebody typed
         return
     default = _default(config_name, choices)
-    given = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(given, dict)
     _check_keys(given, default)
     _check_numbers(dict(leaves(given)), dict(leaves(default)))
 
@@ -105,10 +109,32 @@ def _check_keys(given: Mapping[Any, Any], default: Mapping[str, Any]) -> None:
         raise ConfigError(f"{removed[0]} cannot be removed: give it another value, or choose another option.")
 
 
+def _note_unread(given: Mapping[Any, Any], overrides: Sequence[str]) -> None:
+    """Say which overrides are of a part that nothing in this config is built with.
+
+    No error: in a sweep over policies or encoders, some take the part and others have none.
+    """
+    read = set(given) - set(_PARTS)
+    waiting = list(read)
+    while waiting:
+        named = set(re.findall(r"\$\{(\w+)", str(given.get(waiting.pop())))) - read
+        read |= named
+        waiting += named
+    typed = [override for override in overrides if re.split(r"[.=]", override.lstrip("+"))[0] in _PARTS]
+    unread = [override for override in typed if re.split(r"[.=]", override.lstrip("+"))[0] not in read]
+    if unread:
+        warnings.warn(
+            f"{' '.join(unread)} has no effect: with the other settings, nothing is built with it.",
+            stacklevel=2,
+        )
+
+
 def _check_numbers(given: Mapping[str, Any], default: Mapping[str, Any]) -> None:
     for key, number in default.items():
         value = given.get(key)
         if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if (key, value) == ("trainer.devices", "auto"):  # Lightning's word for all that there are
             continue
         if isinstance(value, bool) or (isinstance(value, str) and not value.startswith("${")):
             raise ConfigError(f"{key} must be a number like {number}, not '{value}'.")
@@ -133,8 +159,14 @@ def check_settings(config: DictConfig) -> None:
         value = trainer[key]
         if (value is None and key not in _MAY_BE_NULL) or (value is not None and value < least):
             raise ConfigError(f"trainer.{key} must be at least {least}, not {value}.")
-    if trainer.max_epochs is None and not {"max_steps", "max_time"} & set(trainer):
-        raise ConfigError("Training has no end: give trainer.max_epochs, or +trainer.max_steps beside null.")
+    max_steps = trainer.get("max_steps")
+    if max_steps == 0:
+        raise ConfigError("trainer.max_steps must be at least 1, or -1 for no limit, not 0.")
+    if trainer.max_epochs is None and (max_steps is None or max_steps < 0):
+        raise ConfigError(
+            "Training has no end that its learning rate could go by: give trainer.max_epochs, or "
+            "+trainer.max_steps beside null. +trainer.max_time may end it before."
+        )
 
 
 def offer_plugins(overrides: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The LightningModule that policies and classifiers share: optimiser, schedule, reproducible steps."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -8,6 +9,7 @@ import lightning.pytorch as pl
 import timm.optim
 import torch
 from diffusers.optimization import SchedulerType, get_scheduler
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
@@ -75,10 +77,11 @@ class OptimizerConfig:
             )
 
     def _check_numbers(self) -> None:
-        if min(self.lr, self.weight_decay, self.momentum, self.warmup_steps) < 0:
+        given = (self.lr, self.weight_decay, self.momentum, self.warmup_steps)
+        if not all(0 <= value < math.inf for value in given):
             raise OptimizerError(
-                "optimizer.lr, weight_decay, momentum and warmup_steps must not be negative; given are "
-                f"{self.lr}, {self.weight_decay}, {self.momentum} and {self.warmup_steps}."
+                "optimizer.lr, weight_decay, momentum and warmup_steps must be finite and not negative; "
+                f"given are {self.lr}, {self.weight_decay}, {self.momentum} and {self.warmup_steps}."
             )
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise OptimizerError(
@@ -159,6 +162,11 @@ class ModelModule(pl.LightningModule, Generic[Model]):
             # timm leaves this product to its own schedulers.
             group["lr"] = config.lr * group.get("lr_scale", 1.0)
         steps = int(self.trainer.estimated_stepping_batches)
+        if config.warmup_steps >= steps:
+            rank_zero_warn(
+                f"The learning rate rises for {config.warmup_steps} steps and training has {steps}: it ends "
+                "before optimizer.lr is reached. Set optimizer.warmup_steps to less."
+            )
         scheduler = get_scheduler(
             config.schedule,
             optimizer,

@@ -68,8 +68,12 @@ class DemonstrationData(pl.LightningDataModule):
             raise DatasetError(
                 f"num_workers and cache_gb must not be negative, not {num_workers} and {cache_gb}."
             )
-        if max_demos is not None and max_demos < 1:
-            raise DatasetError(f"max_demos must be positive, or null for all, not {max_demos}.")
+        if max_demos is not None and (not isinstance(max_demos, int) or max_demos < 1):
+            raise DatasetError(
+                f"max_demos must be a whole number of at least 1, or null for all, not {max_demos}."
+            )
+        if obs_keys is not None and not obs_keys:
+            raise DatasetError("obs_keys names nothing that the policy sees; null is the task's own choice.")
         if min(batch_size, steps_per_epoch) < 1:
             raise DatasetError(
                 f"batch_size and steps_per_epoch must be positive, not {batch_size} and {steps_per_epoch}."

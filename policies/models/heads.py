@@ -34,6 +34,9 @@ class GaussianMixtureHead(nn.Module):
         min_std: lower bound of the standard deviation in normalised units. It bounds how sharply the
             likelihood can reward a memorised action.
         dropout: on the hidden layers.
+
+    Raises:
+        ValueError: there is no mode, or `min_std` is negative.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class GaussianMixtureHead(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if modes < 1 or min_std < 0:
+            raise ValueError(f"head.modes must be at least 1 and min_std 0, not {modes} and {min_std}.")
         self.modes, self.action_horizon, self.action_dim, self.min_std = (
             modes,
             action_horizon,

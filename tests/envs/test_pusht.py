@@ -44,6 +44,15 @@ def test_a_policy_that_looks_is_not_told_where_the_block_is() -> None:
 
 
 @pytest.mark.pusht
+@pytest.mark.parametrize("action", [np.array([np.nan, 3.0]), np.array([3.0]), np.zeros((1, 2))])
+def test_what_is_no_action_is_refused(action: np.ndarray) -> None:
+    env = PushTEnv(PushTTask())
+    env.reset(seed=0)
+    with pytest.raises(FiboError, match=r"[Aa]n action"):
+        env.step(action)
+
+
+@pytest.mark.pusht
 def test_an_episode_is_a_function_of_its_seed() -> None:
     actions = np.random.default_rng(0).uniform(100, 400, (8, 2))
     first, second = (PushTEnv(PushTTask()) for _ in range(2))

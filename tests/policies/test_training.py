@@ -175,6 +175,8 @@ def test_a_finished_run_is_left_alone(demonstrations, finished, capsys):
         *("trainer.keep_last=-1", "trainer.check_val_every_n_epoch=0", "trainer.accumulate_grad_batches=0"),
         *("trainer.ema_decay=1.0", "trainer.ema_decay=-0.5", "trainer.precision=bf16-true"),
         *("seed=-1", "seed=null", "seed=4294967296", "run_dir=null"),
+        *("data.obs_keys=[]", "data.max_demos=1.5", "policy.head.modes=0", "policy.head.min_std=-1"),
+        *("+trainer.max_steps=0", "optimizer.lr=nan"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_and_leaves_nothing(demonstrations, tmp_path, override):
@@ -182,6 +184,27 @@ def test_a_setting_that_cannot_work_is_refused_and_leaves_nothing(demonstrations
     with pytest.raises(FiboError):
         train_from_overrides([*overrides(demonstrations, run_dir), override])
     assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("end", ["+trainer.max_time=00:01:00:00", "+trainer.max_steps=-1"])
+def test_a_training_without_an_end_for_its_learning_rate_is_refused(demonstrations, tmp_path, end):
+    """Lightning would put an end of its own, a thousand epochs, or count infinitely many steps."""
+    with pytest.raises(FiboError, match="no end that its learning rate could go by"):
+        train_from_overrides([*overrides(demonstrations, tmp_path), "trainer.max_epochs=null", end])
+
+
+def test_heads_that_do_not_divide_the_width_are_refused(demonstrations, tmp_path):
+    settings = [one for one in overrides(demonstrations, tmp_path / "run") if "policy.head" not in one]
+    with pytest.raises(FiboError, match="divisible"):
+        train_from_overrides([*settings, "policy=act", "policy.heads=3"])
+
+
+@pytest.mark.parametrize(("steps", "is_said"), [(3 * EPOCHS, True), (3 * EPOCHS - 1, False)])
+def test_a_warm_up_that_training_does_not_outlast_is_said(demonstrations, tmp_path, recwarn, steps, is_said):
+    settings = [*overrides(demonstrations, tmp_path / "run"), "data.obs_keys=[robot0_eef_pos]"]
+    train_from_overrides([*settings, f"optimizer.warmup_steps={steps}"])
+    said = [str(one.message) for one in recwarn if "before optimizer.lr is reached" in str(one.message)]
+    assert bool(said) is is_said
 
 
 @pytest.mark.parametrize("policy", [[], ["policy=bc", "network=mlp", "network.width=16"]])

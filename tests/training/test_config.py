@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 
 from fibo_robot.training.config import ConfigError, compose_config, options_of
@@ -81,3 +83,33 @@ def test_every_experiment_composes(experiment):
 def test_every_option_composes_with_an_experiment(group):
     for option in options_of(group):
         compose_config(["experiment=lift_bc", f"{group}={option}"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["network=mlp"],
+        ["network=mlp", "network.width=64", "policy=act"],
+        ["encoder=resnet18", "attention=castling"],
+        ["experiment=tennis7", "readout=mean"],
+    ],
+)
+def test_a_part_that_nothing_is_built_with_is_named(overrides):
+    with pytest.warns(UserWarning, match=r"(network|attention|readout).* has no effect"):
+        compose_config(["experiment=lift_bc", *overrides])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["policy=diffusion", "network=mlp", "network.width=64"], ["attention=castling"], ["readout=mean"]],
+)
+def test_a_part_that_something_is_built_with_is_not_spoken_of(overrides):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compose_config(["experiment=lift_bc", *overrides])
+
+
+def test_all_devices_can_be_asked_for():
+    assert compose_config(["experiment=lift_bc", "trainer.devices=auto"]).trainer.devices == "auto"
+    with pytest.raises(ConfigError, match=r"trainer.devices must be a number like 1, not 'all'"):
+        compose_config(["experiment=lift_bc", "trainer.devices=all"])

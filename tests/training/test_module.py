@@ -1,5 +1,6 @@
 """Which parameters are decayed, whatever timm calls its arguments, and what makes no optimiser."""
 
+import math
 from typing import Any
 
 import pytest
@@ -40,8 +41,9 @@ def test_biases_are_not_decayed_where_a_model_names_nothing() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lr": -1e-3}, "must not be negative; given are -0.001"),
-        ({"warmup_steps": -5, "schedule": "cosine"}, "must not be negative"),
+        ({"lr": -1e-3}, "must be finite and not negative; given are -0.001"),
+        ({"lr": math.nan}, "must be finite and not negative"),
+        ({"warmup_steps": -5, "schedule": "cosine"}, "must be finite and not negative"),
         ({"layer_decay": -0.7}, r"layer_decay must lie in \(0, 1\]"),
         ({"layer_decay": 0.0}, r"layer_decay must lie in \(0, 1\]"),
         ({"betas": [0.9]}, r"betas must be two numbers or more in \[0, 1\), not \[0.9\]"),

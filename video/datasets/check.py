@@ -14,7 +14,7 @@ from fibo_robot.video.datasets.recognise import read_clips
 from fibo_robot.video.datasets.table import ClipTableError, NoClipsFoundError, UnreadableDataError
 from fibo_robot.video.reading.clip import open_clip
 from fibo_robot.video.reading.errors import VideoDecodeError
-from fibo_robot.video.reading.frames import DEFAULT_FRAME_RATE, folder_size
+from fibo_robot.video.reading.frames import DEFAULT_FRAME_RATE, FrameFolder, folder_size
 from fibo_robot.video.reading.stored import stored_clip
 
 _PATHS = "surrogateescape"  # names of files need not be UTF-8; they are written as the system has them
@@ -109,8 +109,13 @@ def check_clips(
         One row per file, in their order.
     """
     rows = {row.path: row for row in _read(table)} if table.exists() else {}
-    # What could not be read is tried again: it may have been mended without a change of its length.
-    readable = {path: row.size_bytes for path, row in rows.items() if not row.problem}
+    # What could not be read is tried again: it may have been mended without a change of its length. So is a
+    # folder of pictures that was checked with another frame rate.
+    readable = {
+        path: row.size_bytes
+        for path, row in rows.items()
+        if not row.problem and (row.reader != FrameFolder.backend or row.fps == round(frame_rate, 3))
+    }
     known = {path for path, size in readable.items() if size and _size(Path(path)) == size}
     todo = [file for file in files if str(file) not in known]
     # Threads are enough: both decoders work outside Python's lock.

@@ -30,6 +30,7 @@ def lerobot_to_hdf5(
         how many demonstrations were written.
 
     Raises:
+        BusyError: another process is writing `target`.
         DatasetError: the dataset is damaged, or was not written by `fibo demos convert`; or `target` exists
             already, or is named otherwise.
     """
@@ -43,12 +44,12 @@ def lerobot_to_hdf5(
     if env_args is None:
         dataset.task()  # says what is missing
         raise DatasetError(f"{source} does not say which simulated task it shows.")
-    writer = DemonstrationWriter(target, {"lerobot": dataset.content_hash()})
-    for number, demo in enumerate(dataset.demos):
-        if not writer.has(number):
-            write_part(writer.part(number), _demonstration(dataset, demo))
-        progress(number + 1, len(dataset.demos))
-    writer.finish({demo: number for number, demo in enumerate(dataset.demos)}, env_args, dataset.masks)
+    with DemonstrationWriter.alone(target, {"lerobot": dataset.content_hash()}) as writer:
+        for number, demo in enumerate(dataset.demos):
+            if not writer.has(number):
+                write_part(writer.part(number), _demonstration(dataset, demo))
+            progress(number + 1, len(dataset.demos))
+        writer.finish({demo: number for number, demo in enumerate(dataset.demos)}, env_args, dataset.masks)
     return len(dataset.demos)
 
 

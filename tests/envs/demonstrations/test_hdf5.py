@@ -19,7 +19,9 @@ from fibo_robot.envs.demonstrations import pool
 from fibo_robot.envs.demonstrations.hdf5 import DatasetError, DemonstrationFile
 from fibo_robot.envs.demonstrations.writer import Demonstration, DemonstrationWriter, split_masks, write_part
 from fibo_robot.envs.tasks import Task
+from fibo_robot.processes import BusyError
 from tests.envs.demonstrations.opened import opened
+from tests.processes import another_writer
 
 
 def demonstration(length: int, value: float) -> Demonstration:
@@ -305,6 +307,29 @@ def test_a_part_that_does_not_fit_on_the_disk_is_named_and_absent(tmp_path: Path
     last = done.stderr.strip().splitlines()[-1]
     assert (done.returncode, last) == (1, "OSError: [Errno 27] File too large: '000000001.hdf5'")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_recording_at_a_time_goes_on_with_a_target(tmp_path: Path) -> None:
+    """The second one's parts went with the folder that the first removed at its end."""
+    target = tmp_path / "demos.hdf5"
+    with (
+        another_writer(tmp_path / ".demos.hdf5.parts") as first,
+        pytest.raises(BusyError, match=f"Process {first.pid} is writing"),
+        DemonstrationWriter.alone(target, {}),
+    ):
+        pytest.fail("there were two")
+    with DemonstrationWriter.alone(target, {}) as writer:
+        write_part(writer.part(0), demonstration(4, 0))
+        writer.finish({"demo_0": 0}, {}, {})
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_parts_of_settings_that_nobody_knows_are_not_taken(tmp_path: Path) -> None:
+    """An end that is interrupted while it removes the folder may have removed the settings alone."""
+    writer = DemonstrationWriter(tmp_path / "demos.hdf5", {"noise": 0.1})
+    write_part(writer.part(0), demonstration(4, 0))
+    (writer.folder / "settings.json").unlink()
+    assert not DemonstrationWriter(tmp_path / "demos.hdf5", {"noise": 0.2}).has(0)
 
 
 def test_an_interrupted_write_leaves_no_target_and_continues(tmp_path: Path) -> None:

@@ -141,6 +141,26 @@ def test_unknown_observation_is_refused_before_the_simulator_starts() -> None:
         SimulationEnv(get_task("lift"), ["agentview_imag"])
 
 
+@pytest.mark.parametrize(
+    ("action", "wrong"),
+    [
+        (np.array([0, 0, np.nan, 0, 0, 0, 0]), "entry 2 is NaN"),
+        (np.array([1.0]), r"shape \(7,\), not \(1,\)"),
+        (np.ones(()), r"shape \(7,\), not \(\)"),
+        (np.zeros((2, 7)), r"shape \(7,\), not \(2, 7\)"),
+    ],
+)
+def test_what_is_no_action_is_refused_before_anything_moves(
+    lift: SimulationEnv, action: np.ndarray, wrong: str
+) -> None:
+    lift.start(0)
+    before = lift.get_state()
+    with pytest.raises(FiboError, match=wrong):
+        lift.step(action)
+    np.testing.assert_array_equal(lift.get_state(), before)
+    assert lift.steps == 0
+
+
 def test_transport_moves_in_the_world_frame() -> None:
     # The two bases are turned by +90 and -90 degrees: in base frames the arms would move against each other.
     task = get_task("transport")

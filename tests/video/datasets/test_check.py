@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fibo_robot.video.datasets import check
 from fibo_robot.video.datasets.check import check_clip, check_clips, find_clips
@@ -36,6 +37,14 @@ def test_what_was_mended_is_read_again(motion_clips: Path, tmp_path: Path) -> No
         clip.write_bytes(content)
         (row,) = check_clips([clip], tmp_path / "checked.csv")
         assert (row.problem == "") is is_whole
+
+
+def test_pictures_are_checked_again_for_another_frame_rate(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
+    table = tmp_path / "checked.csv"
+    rates = [check_clips([tmp_path], table, frame_rate=rate)[0].fps for rate in (30.0, 15.0)]
+    assert rates == [30.0, 15.0]
 
 
 def test_another_table_is_not_overwritten(motion_clips: Path) -> None:
