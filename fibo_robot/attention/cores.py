@@ -286,8 +286,8 @@ class AngularCore(AttentionCore):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
         if self.grid is not None:  # where tokens are left out, the convolution would join strangers
             self._num_patches(q.shape[-2])
-        # Of no example there is no mass that could pass.
-        branch_runs = self.branch_enabled and (self.training or self.options.branch_in_eval) and len(q) > 0
+        branch_runs = self.branch_enabled and (self.training or self.options.branch_in_eval)
+        branch_runs = branch_runs and q.shape[0] > 0  # of no example there is no mass that could pass
         along_tokens = self.options.dwconv == "tokens"
         taps = self.dwconv.weight.flatten(1) if along_tokens else None
         branch, const_term = None, self.options.const_term

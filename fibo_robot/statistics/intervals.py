@@ -27,6 +27,8 @@ def wilson_interval(successes: float, episodes: float, confidence: float = CONFI
     """
     if not 0 <= successes <= episodes:
         raise ValueError(f"successes ({successes}) must lie between 0 and episodes ({episodes})")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, as 0.95 does, not {confidence}")
     if episodes == 0:
         return Interval(0.0, 1.0)
     z2 = float(special.ndtri(0.5 + confidence / 2)) ** 2

@@ -37,8 +37,12 @@ def episodes_to_resolve(
         which the exact power of the test reaches `power`.
 
     Raises:
-        ValueError: the rates are equal, or no such pair of outcomes exists.
+        ValueError: the rates are equal, no such pair of outcomes exists, or what is a share does not lie
+            between 0 and 1.
     """
+    for name, share in (("power", power), ("confidence", confidence)):
+        if not 0 < share < 1:
+            raise ValueError(f"{name} must lie between 0 and 1, as 0.95 does, not {share}")
     difference = abs(rate_a - rate_b)
     if difference == 0:
         raise ValueError("equal success rates cannot be told apart by any number of episodes")

@@ -143,6 +143,18 @@ def test_a_trace_answers_and_learns_as_the_module(options):
     torch.testing.assert_close(*(torch.autograd.grad(out.square().sum(), x)[0] for out in answers))
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["fibottention", "castling", "afno"])
+def test_an_exported_module_takes_batches_of_any_size(name, training):
+    module = create_attention(name, 24, 3, layer_index=0, num_prefix_tokens=1, grid=(1, 8, 8))
+    sizes = ({0: torch.export.Dim("batch")},)
+    example = (torch.randn(3, 65, 24),)
+    exported = torch.export.export(module.train(training), example, dynamic_shapes=sizes, strict=False)
+    for batch in (1, 5):
+        x = torch.randn(batch, 65, 24)
+        torch.testing.assert_close(exported.module()(x), module(x))
+
+
 @pytest.mark.parametrize("name", ["fibottention", "bigbird"])
 def test_compiled_modules_take_pictures_of_any_size(name):
     """After a second size PyTorch hands over a symbol for the number of tokens, of which no set follows."""

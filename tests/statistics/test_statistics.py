@@ -46,6 +46,17 @@ def test_wilson_interval_equals_scipy_for_every_count_and_level():
                 assert successes / episodes in ours
 
 
+@pytest.mark.parametrize("percent", [0, 1, 95])
+def test_what_is_no_share_is_refused_by_name(percent):
+    """Of 95 percent given as 95 the interval was all of [0, 1]."""
+    with pytest.raises(ValueError, match="confidence must lie between 0 and 1"):
+        wilson_interval(3, 10, percent)
+    with pytest.raises(ValueError, match="confidence must lie between 0 and 1"):
+        episodes_to_resolve(0.5, 0.8, confidence=percent)
+    with pytest.raises(ValueError, match="power must lie between 0 and 1"):
+        episodes_to_resolve(0.5, 0.8, power=percent)
+
+
 @pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.int64])
 def test_a_number_of_any_kind_is_looked_for_in_an_interval(kind):
     assert kind(1) in Interval(0.5, 1.0) and kind(0) not in Interval(0.5, 1.0)

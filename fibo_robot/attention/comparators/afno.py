@@ -62,7 +62,7 @@ class AFNOCore(AttentionCore):
                 "afno needs the token grid: call place_attention(model, image_size=(height, width)), or "
                 "place(...) on the module."
             )
-        if len(v) == 0:
+        if v.shape[0] == 0:
             return v  # libraries refuse to transform nothing
         patches = v[:, :, num_prefix_tokens:].transpose(1, 2).unflatten(1, self.grid)
         with torch.autocast(v.device.type, enabled=False):
