@@ -229,6 +229,28 @@ def test_unknown_choice_is_named_with_the_known_ones(
     assert all(f"'{name}'" in shown for name in known)
 
 
+@pytest.mark.parametrize("size", ["0", "-96"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("record", "lift", "--output", "out.hdf5"),
+        ("convert", "raw.hdf5", "--output", "out.hdf5"),
+        ("skills", "--output", "out"),
+    ],
+)
+def test_pictures_without_a_size_are_refused(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    size: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fibo", "demos", *command, "--image-size", size])
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main()
+    assert stopped.value.code == 2 and "--image-size" in capsys.readouterr().err
+    assert not any(Path.cwd().iterdir())
+
+
 def test_every_renderer_can_be_chosen() -> None:
     assert get_args(get_args(Renderer)[0]) == ("auto", *RENDERERS)
 
