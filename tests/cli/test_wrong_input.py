@@ -255,6 +255,23 @@ def test_every_renderer_can_be_chosen() -> None:
     assert get_args(get_args(Renderer)[0]) == ("auto", *RENDERERS)
 
 
+# --- fibo bench --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("policy", "--policies", "bc"), "--batches"),
+        (("attention",), "--tokens"),
+    ],
+)
+@pytest.mark.parametrize("number", ["0", "4,-1"])
+def test_a_benchmark_of_nothing_is_refused(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...], option: str, number: str
+) -> None:
+    assert f"{option} must be at least 1" in refused(capsys, "bench", *command, option, number)
+
+
 # --- fibo compare ------------------------------------------------------------------------------------------
 
 
