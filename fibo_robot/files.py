@@ -29,6 +29,8 @@ def replace_atomically(target: Path | str) -> Iterator[Path]:
         OSError: it cannot be written; `filename` is the target.
     """
     target = Path(target)
+    if not target.name:  # the working folder, or the root
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
         with name_write_errors(target, temporary):

@@ -1,4 +1,4 @@
-"""Processes that know of each other: workers that end with their parent, and one writer per folder."""
+"""Processes that know of each other: workers that end with their parent, one writer per folder or file."""
 
 import errno
 import fcntl
@@ -18,7 +18,7 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 
 
 class BusyError(FiboError):
-    """Another process is writing into the folder that this one was to write into."""
+    """Another process is writing into the folder or file that this one was to write into."""
 
 
 def exit_with_parent() -> None:
@@ -43,9 +43,35 @@ def only_writer(folder: Path | str) -> Iterator[None]:
     Raises:
         BusyError: another process holds the folder.
     """
-    path = Path(folder) / LOCK_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(path)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _held(folder / LOCK_FILE, _where(folder, "folder")):
+        yield
+
+
+@contextmanager
+def only_writer_of(file: Path | str) -> Iterator[None]:
+    """Be the only process that writes `file`, whose folder is created where it is missing.
+
+    As :func:`only_writer`, with a lock of its own beside the file.
+
+    Raises:
+        BusyError: another process writes it.
+    """
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    path = file.with_name(f".{file.name}{LOCK_FILE}")
+    with _held(path, _where(file, "file")):
+        yield
+
+
+def _where(path: Path, kind: str) -> str:
+    return f"{path} at this moment. Wait until it has ended, or choose another {kind}."
+
+
+@contextmanager
+def _held(path: Path, where: str) -> Iterator[None]:
+    descriptor = _lock(path, where)
     try:
         yield
     finally:
@@ -53,8 +79,8 @@ def only_writer(folder: Path | str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(path: Path) -> int:
-    """Open and lock a file that its holder removes; returns the descriptor."""
+def _lock(path: Path, where: str) -> int:
+    """Open and lock a file that its holder removes; returns the descriptor. `where` ends the refusal."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -67,10 +93,7 @@ def _lock(path: Path) -> int:
             if error.errno not in HELD:
                 raise
             who = f"Process {holder}" if holder else "Another process"
-            raise BusyError(
-                f"{who} is writing into {path.parent} at this moment. Wait until it has ended, or choose "
-                "another folder."
-            ) from None
+            raise BusyError(f"{who} is writing into {where}") from None
         try:
             same = os.path.samestat(os.fstat(descriptor), os.stat(path))
         except FileNotFoundError:

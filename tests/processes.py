@@ -1,4 +1,4 @@
-"""Other processes: one that writes into a folder meanwhile, and whether one still runs."""
+"""Other processes: one that writes into a folder or a file meanwhile, and whether one still runs."""
 
 import subprocess
 import sys
@@ -8,10 +8,10 @@ from pathlib import Path
 
 PROGRAM = """
 import os, sys
-from fibo_robot.processes import only_writer
+from fibo_robot import processes
 
-with only_writer(sys.argv[1]):
-    if sys.argv[2:] and os.fork() == 0:  # as a loader's worker is
+with getattr(processes, sys.argv[1])(sys.argv[2]):
+    if sys.argv[3:] and os.fork() == 0:  # as a loader's worker is
         sys.stdin.read()
         os._exit(0)
     print("holds", flush=True)
@@ -20,9 +20,11 @@ with only_writer(sys.argv[1]):
 
 
 @contextmanager
-def another_writer(folder: Path, *, with_child: bool = False) -> Iterator[subprocess.Popen]:
-    """A process that holds `folder` until its input is closed; its child lives as long."""
-    command = [sys.executable, "-c", PROGRAM, str(folder), *(["child"] if with_child else [])]
+def another_writer(
+    path: Path, *, with_child: bool = False, lock: str = "only_writer"
+) -> Iterator[subprocess.Popen]:
+    """A process that holds `path`, by this function, until its input is closed; its child lives as long."""
+    command = [sys.executable, "-c", PROGRAM, lock, str(path), *(["child"] if with_child else [])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "holds\n"
         yield process

@@ -91,6 +91,13 @@ def test_a_write_error_names_the_target_not_the_temporary_file(tmp_path: Path) -
     assert raised.value.filename == str(tmp_path / "target")
 
 
+@pytest.mark.parametrize("target", [".", "", "/"])
+def test_a_folder_without_a_name_is_named_in_the_error(target: str) -> None:
+    with pytest.raises(IsADirectoryError) as raised:
+        write_json(target, 1)
+    assert raised.value.filename == str(Path(target))
+
+
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
 CHECKPOINT = (
     "import torch; from fibo_robot.training.checkpoint import save_checkpoint\n"

@@ -72,6 +72,10 @@ class DemonstrationFile:
         return self._opened
 
     def _open(self) -> h5py.File:
+        if self.path.is_dir():
+            raise DatasetError(
+                f"{self.path} is a folder: give an HDF5 file, or a dataset of LeRobot's format."
+            )
         if not self.path.is_file():
             raise DatasetError(
                 f"The dataset {self.path} does not exist; record one with `fibo demos record`."
@@ -85,9 +89,12 @@ class DemonstrationFile:
             # Whole chunks are read once: a cache of them, a megabyte for every array, would only be filled.
             return h5py.File(self.path, "r", rdcc_nbytes=0)
         except OSError as error:
-            raise DatasetError(
-                f"The dataset {self.path} cannot be opened: it is truncated or no HDF5 file."
-            ) from error
+            reasons = {
+                BlockingIOError: "another program is writing it",
+                PermissionError: "you may not read it",
+            }
+            reason = reasons.get(type(error), "it is truncated or no HDF5 file")
+            raise DatasetError(f"The dataset {self.path} cannot be opened: {reason}.") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -164,7 +171,10 @@ class DemonstrationFile:
         if filter_key not in self.masks:
             known = ", ".join(self.masks) or "none"
             raise DatasetError(f"{self.path} has no mask {filter_key!r}; it has: {known}.")
-        listed = [name.decode() for name in array_at(self._file, f"mask/{filter_key}")[:]]
+        stored = array_at(self._file, f"mask/{filter_key}")[:].tolist()
+        if not all(isinstance(name, bytes) for name in stored):
+            raise DatasetError(f"The mask {filter_key} of {self.path} holds no names of demonstrations.")
+        listed = [name.decode() for name in stored]
         names = set(listed)
         if len(names) < len(listed):
             twice = min(name for name in names if listed.count(name) > 1)

@@ -77,10 +77,26 @@ def check_demonstration(data: h5py.Group, demo: str) -> None:
     group = data[demo]
     if not isinstance(group, h5py.Group) or "actions" not in group:
         raise DatasetError(f"{data.file.filename} is not in robomimic's layout: {demo} has no actions.")
-    length = len(array_at(group, "actions"))
+    actions = array_at(group, "actions")
+    length = len(actions)
+    _require_numbers(actions, demo, "actions")
+    if actions.ndim != 2:
+        raise DatasetError(
+            f"{data.file.filename} is not in robomimic's layout: actions of {demo} have shape "
+            f"{actions.shape}, not one row for each step."
+        )
     for key in array_names(group):
-        if key in ("states", "rewards", "dones") or key.startswith("obs/"):
+        if key in ("states", "rewards", "dones"):
+            array = array_at(group, key)
+            _require_numbers(array, demo, key)
+            require_rows(array, demo, key, length)
+        elif key.startswith("obs/"):
             require_rows(array_at(group, key), demo, key, length)
+
+
+def _require_numbers(array: h5py.Dataset, demo: str, key: str) -> None:
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(f"{array.file.filename} is damaged: {key} of {demo} are no numbers.")
 
 
 def require_rows(array: h5py.Dataset, demo: str, key: str, length: int) -> None:
@@ -105,9 +121,11 @@ def array_at(group: h5py.Group, key: str) -> h5py.Dataset:
     Raises:
         DatasetError: it is no array.
     """
-    array = group[key]
+    try:
+        array = group[key]
+    except KeyError:  # a link that leads nowhere
+        array = None
     if not isinstance(array, h5py.Dataset) or not array.shape:
-        raise DatasetError(
-            f"{group.file.filename} is not in robomimic's layout: {group.name}/{key} is no array."
-        )
+        name = f"{str(group.name).rstrip('/')}/{key}"
+        raise DatasetError(f"{group.file.filename} is not in robomimic's layout: {name} is no array.")
     return array

@@ -14,7 +14,9 @@ Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes, one s
 Renderer = Annotated[
     Literal["auto", "egl", "osmesa", "warp"], typer.Option("--renderer", help="What draws the pictures.")
 ]
-ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels of a picture's side.")]
+ImageSize = Annotated[
+    int | None, typer.Option("--image-size", min=1, help="Pixels of a picture's side [the task's].")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -157,7 +159,9 @@ def skills(
     ] = 24,
     workers: Workers = 2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode.")] = 0,
-    image_size: Annotated[int, typer.Option("--image-size", help="Pixels of a frame's side, even.")] = 96,
+    image_size: Annotated[
+        int, typer.Option("--image-size", min=2, help="Pixels of a frame's side, even.")
+    ] = 96,
     renderer: Renderer = "auto",
 ) -> None:
     """Record short clips of robot skills, each the reverse of another.

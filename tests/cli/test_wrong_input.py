@@ -57,13 +57,13 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*")}
 
 
-def write_robomimic_file(path: Path, key: str = "actions") -> Path:
+def write_robomimic_file(path: Path, key: str = "actions", values: np.ndarray | None = None) -> Path:
     """A file as robomimic writes it, as far as it goes; large enough to be cut in half."""
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_name": "Lift", "type": 1, "env_kwargs": {}})
         demo = data.create_group("demo_0")
-        demo.create_dataset(key, data=np.zeros((5000, 7)))
+        demo.create_dataset(key, data=np.zeros((5000, 7)) if values is None else values)
     return path
 
 
@@ -109,13 +109,16 @@ def test_dataset_path_that_was_not_given_is_asked_for(capsys: pytest.CaptureFixt
 # What is wrong with a demonstration file, and the words that must say so.
 BAD_FILES = {
     "missing": "does not exist",
-    "folder": "does not exist",
+    "folder": "is a folder",
     "empty": "truncated or no HDF5",
     "text": "truncated or no HDF5",
     "truncated": "truncated or no HDF5",
     "not_robomimic": "not in robomimic's layout",
     "no_demonstrations": "holds no demonstrations",
     "no_actions": "has no actions",
+    "words_for_actions": "actions of demo_0 are no numbers",
+    "flat_actions": "not one row for each step",
+    "link_to_nowhere": "obs/lost is no array",
 }
 
 
@@ -141,6 +144,14 @@ def write_bad_file(kind: str) -> Path:
                 del file["data/demo_0"]
         case "no_actions":
             write_robomimic_file(path, key="something_else")
+        case "words_for_actions":
+            write_robomimic_file(path, values=np.array([b"left"] * 5000))
+        case "flat_actions":
+            write_robomimic_file(path, values=np.zeros(5000))
+        case "link_to_nowhere":
+            write_robomimic_file(path)
+            with h5py.File(path, "r+") as file:
+                file["data/demo_0/obs/lost"] = h5py.SoftLink("/nowhere")
     return path
 
 
@@ -152,6 +163,30 @@ def test_training_on_an_unusable_dataset_is_refused(capsys: pytest.CaptureFixtur
 
 
 # --- fibo demos --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_unusable_demonstrations_are_not_described(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    write_bad_file(kind)
+    message = refused(capsys, "demos", "info", "demos.hdf5")
+    assert "demos.hdf5" in message and BAD_FILES[kind] in message
+
+
+def test_a_file_that_is_being_written_is_not_called_damaged(capsys: pytest.CaptureFixture[str]) -> None:
+    program = "import h5py; file = h5py.File('demos.hdf5', 'w'); print('open', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == b"open\n"
+        assert "another program is writing it" in refused(capsys, "demos", "info", "demos.hdf5")
+        writer.communicate(b"\n")
+
+
+def test_a_mask_of_numbers_is_not_described(capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File(write_robomimic_file(Path("demos.hdf5")), "r+") as file:
+        file["mask/train"] = np.zeros(3)
+    message = refused(capsys, "demos", "info", "demos.hdf5")
+    assert "mask train" in message and "holds no names" in message
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
@@ -194,8 +229,47 @@ def test_unknown_choice_is_named_with_the_known_ones(
     assert all(f"'{name}'" in shown for name in known)
 
 
+@pytest.mark.parametrize("size", ["0", "-96"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("record", "lift", "--output", "out.hdf5"),
+        ("convert", "raw.hdf5", "--output", "out.hdf5"),
+        ("skills", "--output", "out"),
+    ],
+)
+def test_pictures_without_a_size_are_refused(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    size: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fibo", "demos", *command, "--image-size", size])
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main()
+    assert stopped.value.code == 2 and "--image-size" in capsys.readouterr().err
+    assert not any(Path.cwd().iterdir())
+
+
 def test_every_renderer_can_be_chosen() -> None:
     assert get_args(get_args(Renderer)[0]) == ("auto", *RENDERERS)
+
+
+# --- fibo bench --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("policy", "--policies", "bc"), "--batches"),
+        (("attention",), "--tokens"),
+    ],
+)
+@pytest.mark.parametrize("number", ["0", "4,-1"])
+def test_a_benchmark_of_nothing_is_refused(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...], option: str, number: str
+) -> None:
+    assert f"{option} must be at least 1" in refused(capsys, "bench", *command, option, number)
 
 
 # --- fibo compare ------------------------------------------------------------------------------------------

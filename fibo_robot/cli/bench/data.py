@@ -67,7 +67,7 @@ def data(
     if "all" in chosen and not fits_in_memory(samples):
         typer.echo("robomimic's cache of everything does not fit into memory here and is left out.", err=True)
         chosen.remove("all")
-    rows = benchmark.measure(samples, whole_numbers("--workers", workers), chosen, rounds)
+    rows = benchmark.measure(samples, whole_numbers("--workers", workers, least=0), chosen, rounds)
     if not is_standard_output(json):
         _print(rows)
     if json is not None:

@@ -26,13 +26,16 @@ def is_standard_output(json: Path | None) -> bool:
     return str(json) == "-"
 
 
-def whole_numbers(option: str, text: str) -> list[int]:
-    """Read `1,2,4`.
+def whole_numbers(option: str, text: str, least: int = 1) -> list[int]:
+    """Read `1,2,4`, none of them less than `least`.
 
     Raises:
         FiboError: naming the option.
     """
     try:
-        return [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise FiboError(f"{option} must be whole numbers separated by commas, not {text!r}.") from error
+    if min(numbers) < least:
+        raise FiboError(f"{option} must be at least {least}, not {min(numbers)}.")
+    return numbers

@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ import typer
 from fibo_robot.cli.classify.lines import Row, finished_rows
 from fibo_robot.errors import FiboError
 from fibo_robot.files import replace_atomically
+from fibo_robot.processes import only_writer_of
 
 if TYPE_CHECKING:
     from fibo_robot.video.inference.predict import Prediction
@@ -38,7 +39,8 @@ class Output:
     """Takes results one by one. JSON lines are in their file at once; a CSV is written when all are known.
 
     A JSON file that is there already is gone on with, if it was made by the same classifier with the same
-    options: its results are shown and written to the CSV as if they were new.
+    options: its results are shown and written to the CSV as if they were new. Another process that writes the
+    same JSON file meanwhile is refused.
 
     Args:
         json_file, csv_file: where to write, `-` for stdout; None does not write.
@@ -60,6 +62,7 @@ class Output:
         self._table: list[tuple[str, ...]] = []
         self._csv_rows: list[dict[str, Any]] = []
         self._json: TextIO | None = None
+        self._alone = ExitStack()  # holds the JSON file against other processes
         self.finished: set[str] = set()
 
     def __enter__(self) -> "Output":
@@ -72,11 +75,13 @@ class Output:
         return self
 
     def _open_json(self, file: Path) -> None:
-        with _writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
+        with _writing(file), ExitStack() as alone:
+            if file.is_file() or not file.exists():  # a pipe or device may have several writers
+                alone.enter_context(only_writer_of(file))
             goes_on = self._goes_on and file.is_file()  # a pipe or device has nothing to go on with
             rows = finished_rows(file, self._made_by) if goes_on else []
             self._json = file.open("a" if goes_on else "w", encoding="utf-8")
+            self._alone = alone.pop_all()
         self.finished = {row["path"] for row in rows}
         for row in rows:
             self._show_row(row)
@@ -84,6 +89,10 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._alone:
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
         if self._json is not None and self._json is not sys.stdout:
             with suppress(OSError):  # each line was flushed, so what is wrong has been said
                 self._json.close()

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from fibo_robot.cli.classify.lines import finished_rows
+from fibo_robot.cli.classify.output import Output
 from fibo_robot.errors import FiboError
+from fibo_robot.processes import BusyError
+from tests.processes import another_writer
 from tests.video.command_line import run
 
 
@@ -65,6 +68,22 @@ def test_results_of_other_options_are_not_gone_on_with(
     with pytest.raises(FiboError, match=r"holds results of .* delete it, or name another"):
         run("classify", checkpoint, clip, "--json", file, *more)
     assert file.read_text() == before
+
+
+def test_two_that_write_one_file_at_once_are_refused(tmp_path: Path) -> None:
+    """The second put a file of its own in the place of the one that the first went on writing."""
+    file = tmp_path / "out.jsonl"
+    file.write_text('{"path": "a", "start": 0.0, "predictions": [], "made_by": "x"}\n')
+    before = file.read_text()
+    output = Output(str(file), None, as_timeline=True, made_by="x", goes_on=True)
+    with another_writer(file, lock="only_writer_of") as first:
+        with pytest.raises(BusyError, match=f"Process {first.pid} is writing into {file}"), output:
+            pytest.fail("there were two")
+        assert file.read_text() == before
+        first.communicate("")
+    with output:
+        pass
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_another_file_is_not_written_into(checkpoint: Path, motion_clips: Path, tmp_path: Path) -> None:
