@@ -29,9 +29,7 @@ def replace_atomically(target: Path | str) -> Iterator[Path]:
         OSError: it cannot be written; `filename` is the target.
     """
     target = Path(target)
-    if not target.name:  # the working folder, or the root
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    temporary = _beside(target)
     try:
         with name_write_errors(target, temporary):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,6 +48,29 @@ def replace_atomically(target: Path | str) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(target: Path | str) -> None:
+    """Find out whether a file can be written, before much work is done for it; its folder is created.
+
+    Raises:
+        OSError: it cannot be, or it is a folder; `filename` is the target.
+    """
+    target = Path(target)
+    temporary = _beside(target)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    with name_write_errors(target, temporary):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+
+
+def _beside(target: Path) -> Path:
+    """A name in the same folder that nobody has, for what is to become `target`."""
+    if not target.name:  # the working folder, or the root
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    return target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fibo_robot.cli.bench.options import Device, JsonFile, is_standard_output, whole_numbers
+from fibo_robot.cli.bench.options import Device, JsonFile, is_standard_output, whole_numbers, writable
 
 
 class Dtype(StrEnum):
@@ -29,7 +29,9 @@ def attention(
     dtype: Annotated[Dtype, typer.Option(help="Of the tensors.")] = Dtype.FLOAT32,
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU,
     json: JsonFile = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a log-log plot to this PNG file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(callback=writable, help="Write a log-log plot to this PNG file.")
+    ] = None,
 ) -> None:
     """Attention alone and its whole module, against fused dense attention, over sequence lengths."""
     from fibo_robot.benchmarks.attention import sweep as benchmark

@@ -7,10 +7,22 @@ from typing import Annotated
 import typer
 
 from fibo_robot.errors import FiboError
+from fibo_robot.files import check_writable
+
+
+def writable(file: Path | None) -> Path | None:
+    """The file that an option names; raises OSError now where it could not be written after the work."""
+    if file is not None and not is_standard_output(file):
+        check_writable(file)
+    return file
+
 
 JsonFile = Annotated[
     Path | None,
-    typer.Option(help="Write the rows to this JSON file; - writes them to standard output, and no table."),
+    typer.Option(
+        callback=writable,
+        help="Write the rows to this JSON file; - writes them to standard output, and no table.",
+    ),
 ]
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fibo_robot.cli.bench.options import JsonFile, is_standard_output
+from fibo_robot.errors import FiboError
 
 if TYPE_CHECKING:
     from fibo_robot.benchmarks.study.summary import Summary
@@ -42,6 +43,8 @@ def study(
     if data is not None:
         run_study(chosen, VARIANTS, data, output, jobs)
     records = read_records(output / chosen.name)
+    if not records:
+        raise FiboError(f"No run is finished in {output / chosen.name}; give --data to train them.")
     summary = summarise(records)
     if not is_standard_output(json):
         tested = sum(record.correct is not None for record in records)
