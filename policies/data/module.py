@@ -1,5 +1,6 @@
 """The LightningDataModule for demonstrations of one task."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,9 +65,10 @@ class DemonstrationData(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(num_workers, cache_gb) < 0:
+        if min(num_workers, seed) < 0 or not 0 <= cache_gb < math.inf:
             raise DatasetError(
-                f"num_workers and cache_gb must not be negative, not {num_workers} and {cache_gb}."
+                "num_workers, cache_gb and seed must be finite and not negative; given are "
+                f"{num_workers}, {cache_gb} and {seed}."
             )
         if max_demos is not None and (not isinstance(max_demos, int) or max_demos < 1):
             raise DatasetError(

@@ -175,7 +175,14 @@ def test_a_finished_run_is_left_alone(demonstrations, finished, capsys):
         *("trainer.keep_last=-1", "trainer.check_val_every_n_epoch=0", "trainer.accumulate_grad_batches=0"),
         *("trainer.ema_decay=1.0", "trainer.ema_decay=-0.5", "trainer.precision=bf16-true"),
         *("seed=-1", "seed=null", "seed=4294967296", "run_dir=null"),
-        *("data.obs_keys=[]", "data.max_demos=1.5", "policy.head.modes=0", "policy.head.min_std=-1"),
+        *(
+            "data.obs_keys=[]",
+            "data.max_demos=1.5",
+            "data.cache_gb=nan",
+            "data.seed=-1",
+            "policy.head.modes=0",
+            "policy.head.min_std=-1",
+        ),
         *("+trainer.max_steps=0", "optimizer.lr=nan"),
     ],
 )
