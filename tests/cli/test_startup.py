@@ -10,7 +10,7 @@ import pytest
 from fibo_robot.encoders import create_video_encoder
 from fibo_robot.training.checkpoint import save_checkpoint
 from fibo_robot.video.classifier import VideoClassifier
-from tests.cli.test_wrong_videos import write_clip
+from tests.cli.wrong_input.test_videos import write_clip
 from tests.video.command_line import ENCODER, LABELS
 
 # Runs `fibo` with the given arguments and prints last which packages it has imported, and PyTorch's compiler.
