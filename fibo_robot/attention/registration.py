@@ -107,7 +107,7 @@ def _refuse_other_derivatives(name: str, given: Sequence[Any]) -> None:
     if forward or (torch._C._are_functorch_transforms_active() and _needs_gradient(given)):
         raise AttentionError(
             f"fibo_robot::{name} is differentiated by backward() and torch.autograd.grad alone, neither in "
-            "forward mode (jvp) nor by torch.func. With force_backend('sdpa') Fibottention is in all of them."
+            "forward mode (jvp) nor by torch.func. Fibottention is under force_backend('reference')."
         )
 
 
