@@ -97,7 +97,9 @@ def test_actions_to_imitate_are_one_for_each_step(changed: Callable[[Change], De
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_demonstrations_are_asked_for_by_mistake(demonstrations: Path, count: int) -> None:
-    with pytest.raises(DatasetError, match=f"max_demos must be positive, or null for all, not {count}"):
+    with pytest.raises(
+        DatasetError, match=f"max_demos must be a whole number of at least 1, or null for all, not {count}"
+    ):
         DemonstrationData(str(demonstrations), KEYS, max_demos=count)
 
 
