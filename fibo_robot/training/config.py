@@ -114,14 +114,14 @@ def _note_unread(given: Mapping[Any, Any], overrides: Sequence[str]) -> None:
 
     No error: in a sweep over policies or encoders, some take the part and others have none.
     """
+    typed = {override: re.split(r"[.=]", override.lstrip("+"))[0] for override in overrides}
     read = set(given) - set(_PARTS)
     waiting = list(read)
     while waiting:
         named = set(re.findall(r"\$\{(\w+)", str(given.get(waiting.pop())))) - read
         read |= named
         waiting += named
-    typed = [override for override in overrides if re.split(r"[.=]", override.lstrip("+"))[0] in _PARTS]
-    unread = [override for override in typed if re.split(r"[.=]", override.lstrip("+"))[0] not in read]
+    unread = [override for override, part in typed.items() if part in _PARTS and part not in read]
     if unread:
         warnings.warn(
             f"{' '.join(unread)} has no effect: with the other settings, nothing is built with it.",
