@@ -12,7 +12,7 @@ from fibo_robot.encoders import create_encoder
 from fibo_robot.files import write_json
 from fibo_robot.training.checkpoint import HISTORY, save_checkpoint
 from tests.envs.results.comparison.test_comparison import evaluation
-from tests.reporting.test_report import write_video
+from tests.reporting.test_report import write_film
 
 STAGES = [{"lane": "policy", "title": "Train", "command": "fibo train", "seconds": 60.0}]
 
@@ -30,7 +30,7 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_json(tmp_path / name / HISTORY, [{"step": 5, "valid/accuracy": accuracy}])
     (tmp_path / "skills").mkdir()
     (tmp_path / "skills" / "clips.csv").write_text("path,label\ntest/a.mp4,open\n")
-    clip = write_video(tmp_path / "skills" / "a.mp4")
+    clip = write_film(tmp_path / "skills" / "a.mp4")
     row = {"path": str(clip), "predictions": [{"label": "shut", "probability": 0.9}]}
     (tmp_path / "classified.jsonl").write_text((json.dumps(row) + "\n") * 36)
     encoder = create_encoder("vit_micro", attention="fibottention", image_size=24)

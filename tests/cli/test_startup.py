@@ -10,7 +10,7 @@ import pytest
 from fibo_robot.encoders import create_video_encoder
 from fibo_robot.training.checkpoint import save_checkpoint
 from fibo_robot.video.classifier import VideoClassifier
-from tests.cli.wrong_input.test_videos import write_clip
+from tests.video.clips import numbered_frames, write_video
 from tests.video.command_line import ENCODER, LABELS
 
 # Runs `fibo` with the given arguments and prints last which packages it has imported, and PyTorch's compiler.
@@ -61,7 +61,7 @@ def test_a_mistake_in_a_config_is_told_before_the_trainer_is_imported() -> None:
 
 
 def test_classifying_a_clip_imports_neither_trainer_nor_simulator(classifier: Path, tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", 100)
+    clip = write_video(tmp_path / "clip.mp4", numbered_frames(8, 64, 64))
     imported = imported_by("classify", str(classifier), str(clip), "--json", str(tmp_path / "out.jsonl"))
     assert {"torch", "timm"} <= imported  # it has really classified
     assert "predictions" in (tmp_path / "out.jsonl").read_text()

@@ -6,9 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import av
 import matplotlib
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from PIL import Image
 
 from fibo_robot.reporting import FIGURE_STYLE, KeyNumber, Picture, Report, ReportError, VideoClip
 from fibo_robot.reporting.media import encode_figure
+from tests.video.clips import write_video
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -60,14 +59,9 @@ class Page(HTMLParser):
         ]
 
 
-def write_video(path: Path, codec: str = "libx264", pixel_format: str = "yuv420p") -> Path:
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=20, pix_fmt=pixel_format)
-        stream.width = stream.height = 64
-        for _ in range(3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
-        container.mux(stream.encode())
-    return path
+def write_film(path: Path, codec: str = "libx264", pixel_format: str = "yuv420p") -> Path:
+    pictures = np.zeros((3, 64, 64, 3), np.uint8)
+    return write_video(path, pictures, codec=codec, pixel_format=pixel_format, rate=20)
 
 
 def line_figure() -> Figure:
@@ -86,7 +80,7 @@ def full_report(folder: Path) -> Report:
     section.key_numbers([KeyNumber("Success rate", "85 %", "17 of 20")])
     section.table([{"seed": 1, "return": 0.123456}])
     section.figure(line_figure(), "A figure").image(np.zeros((8, 8), np.uint8), "An image")
-    section.videos([VideoClip(write_video(folder / "a.mp4"), "A video", success=False)])
+    section.videos([VideoClip(write_film(folder / "a.mp4"), "A video", success=False)])
     section.config("a: 1")
     return report
 
@@ -100,7 +94,7 @@ def test_markup_in_any_text_is_shown_not_obeyed(tmp_path: Path) -> None:
     section.figure(line_figure(), evil).image(np.zeros((8, 8), np.uint8), evil)
     section.figure(line_figure(), evil, collapsed=True)
     section.images([Picture(np.zeros((8, 8), np.uint8), evil)], evil, collapsed=True)
-    section.videos([VideoClip(write_video(tmp_path / "a.mp4"), evil, success=True)])
+    section.videos([VideoClip(write_film(tmp_path / "a.mp4"), evil, success=True)])
     page = Page(report.to_html())
     assert page.all("script") == []
     assert all(not name.startswith("on") for _, attributes in page.elements for name in attributes)
@@ -154,7 +148,7 @@ def test_page_adds_little_to_its_media(tmp_path: Path) -> None:
 
 
 def test_success_and_failure_are_told_in_words(tmp_path: Path) -> None:
-    video = write_video(tmp_path / "a.mp4")
+    video = write_film(tmp_path / "a.mp4")
     report = Report("Title")
     clips = [VideoClip(video, "one", True), VideoClip(video, "two", False), VideoClip(video, "three")]
     report.section("Section").videos(clips)
@@ -225,7 +219,7 @@ def test_heavy_figure_becomes_a_picture() -> None:
 
 @pytest.mark.parametrize(("codec", "pixel_format"), [("mpeg4", "yuv420p"), ("libx264", "yuv444p")])
 def test_video_that_browsers_cannot_play_is_refused(tmp_path: Path, codec: str, pixel_format: str) -> None:
-    video = write_video(tmp_path / "a.mp4", codec, pixel_format)
+    video = write_film(tmp_path / "a.mp4", codec, pixel_format)
     with pytest.raises(ReportError, match=r"H\.264 yuv420p"):
         Report("Title").section("Section").videos([VideoClip(video, "a")])
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import matplotlib
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 
 from fibo_robot.reporting import FIGURE_STYLE, KeyNumber, Picture, Report, VideoClip
 from tests.capabilities import CHROMIUM
+from tests.video.clips import write_video
 
 pytestmark = pytest.mark.browser
 
@@ -128,16 +128,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser.close()
 
 
-def write_video(path: Path, frames: int = 30) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=20, pix_fmt="yuv420p")
-        stream.width = stream.height = 96
-        for index in range(frames):
-            image = np.full((96, 96, 3), 200, np.uint8)
-            image[30:60, index : index + 20] = (200, 30, 30)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+def write_film(path: Path, frames: int = 30) -> Path:
+    pictures = np.full((frames, 96, 96, 3), 200, np.uint8)
+    for index, picture in enumerate(pictures):
+        picture[30:60, index : index + 20] = (200, 30, 30)
+    return write_video(path, pictures, rate=20)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +153,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         axes.legend()
     curves.figure(figure, "Loss per epoch")
     rollouts = report.section("Rollouts")
-    video = write_video(folder / "episode.mp4")
+    video = write_film(folder / "episode.mp4")
     rollouts.videos([VideoClip(video, f"seed {i}", success=i % 2 == 0) for i in range(3)])
     rollouts.table([{f"column {i}": "a long value" for i in range(12)}] * 3, caption="Wide")
     masks = report.section("Masks", "Which keys a query sees.")

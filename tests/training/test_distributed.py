@@ -6,7 +6,6 @@ import socket
 import subprocess
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from fibo_robot.training.config import ConfigError
 from fibo_robot.training.overrides import train_from_overrides
+from tests.video.clips import write_video
 
 # Plain gradient descent: an adaptive optimiser divides rounding errors of small gradients by their size.
 TINY = [
@@ -46,12 +46,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["path,label,split"]
     for number in range(10):
         name, split = f"{number}.mp4", "test" if number < 3 else "train"
-        with av.open(str(folder / name), "w") as container:
-            stream = container.add_stream("libx264", rate=10, pix_fmt="yuv420p")
-            stream.width = stream.height = 64
-            for picture in generator.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
+        write_video(folder / name, generator.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8), rate=10)
         rows.append(f"{name},{'even' if number % 2 else 'odd'},{split}")
     (folder / "clips.csv").write_text("\n".join(rows) + "\n")
     return folder

@@ -10,11 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from fibo_robot.cli import main as command_line
 from fibo_robot.cli.demos import Renderer
 from fibo_robot.envs.rendering.settings import RENDERERS
 from tests.cli.wrong_input.files import BAD_FILES, write_bad_file, write_robomimic_file
-from tests.cli.wrong_input.refusals import check_message, refused
+from tests.cli.wrong_input.refusals import check_message, refused, run
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
@@ -67,16 +66,11 @@ def test_unknown_task_is_named_with_the_nearest_known_one(capsys: pytest.Capture
     ],
 )
 def test_unknown_choice_is_named_with_the_known_ones(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: tuple[str, ...],
-    known: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], known: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["fibo", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        command_line.main()
-    shown = " ".join(capsys.readouterr().err.split())
-    assert stopped.value.code == 2
+    status, _, err = run(capsys, *arguments)
+    shown = " ".join(err.split())
+    assert status == 2
     assert "'opengl' is not one of" in shown
     assert all(f"'{name}'" in shown for name in known)
 
@@ -91,15 +85,10 @@ def test_unknown_choice_is_named_with_the_known_ones(
     ],
 )
 def test_pictures_without_a_size_are_refused(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    command: tuple[str, ...],
-    size: str,
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...], size: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["fibo", "demos", *command, "--image-size", size])
-    with pytest.raises(SystemExit) as stopped:
-        command_line.main()
-    assert stopped.value.code == 2 and "--image-size" in capsys.readouterr().err
+    status, _, err = run(capsys, "demos", *command, "--image-size", size)
+    assert status == 2 and "--image-size" in err
     assert not any(Path.cwd().iterdir())
 
 

@@ -6,38 +6,13 @@ import shutil
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 from fibo_robot.cli import main as command_line
 from fibo_robot.training.overrides import train_from_overrides
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Run `fibo` here; returns exit status, stdout and stderr. A traceback would fail the test."""
-    capsys.readouterr()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["fibo", *arguments])
-        try:
-            command_line.main()
-            status = 0
-        except SystemExit as stopped:
-            status = int(stopped.code or 0)
-    shown = capsys.readouterr()
-    return status, shown.out, shown.err
-
-
-def write_clip(path: Path, level: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, pix_fmt="yuv420p")
-        stream.width = stream.height = 64
-        for index in range(8):
-            picture = np.full((64, 64, 3), level + index, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+from tests.cli.wrong_input.refusals import run
+from tests.video.clips import write_video
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +21,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     rows = ["path,label,split"]
     for label, level in (("dark", 20), ("bright", 200)):
+        pictures = np.full((8, 64, 64, 3), level, np.uint8)
+        pictures += np.arange(8, dtype=np.uint8)[:, None, None, None]
         for index, split in enumerate(("train", "test")):
-            clip = write_clip(folder / f"{label}_{index}.mp4", level)
+            clip = write_video(folder / f"{label}_{index}.mp4", pictures, rate=10)
             rows.append(f"{clip.name},{label},{split}")
     (folder / "clips.csv").write_text("\n".join(rows) + "\n")
     return folder
@@ -62,12 +39,6 @@ def classifier(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["experiment=video_skills", f"data.root={clips}", f"run_dir={run_dir}", "logger=none", *small]
     )
     return run_dir
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def write_broken(kind: str, clips: Path) -> Path:
